@@ -1,0 +1,133 @@
+"""Reads about people and projects. Fetching and authorising are one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Case, Count, IntegerField, QuerySet, Value, When
+from django.utils.translation import gettext as _
+
+from portal.accounts.models import Membership, Project, SshKey, User
+from portal.accounts.permissions import ROLE_PERMISSIONS, Permission, Role
+from portal.errors import ForbiddenError, NotFoundError
+from portal.lib.units import format_mib, percent
+
+
+def project_for(
+    user: User | AnonymousUser, pk: UUID | str, permission: Permission = Permission.PROJECT_VIEW
+) -> Project:
+    """The project, if `user` holds `permission` in it. NotFoundError if unseen, ForbiddenError if only seen."""
+    project = Project.objects.visible_to(user).filter(pk=pk).first()
+    if project is None:
+        raise NotFoundError
+    require(user, project.pk, permission)
+    return project
+
+
+def projects_for(user: User | AnonymousUser, permission: Permission = Permission.PROJECT_VIEW) -> QuerySet[Project]:
+    return Project.objects.with_permission(user, permission).order_by("name").distinct()
+
+
+def permissions_in(user: User | AnonymousUser, project_id: UUID) -> frozenset[Permission]:
+    """Everything that `user` may do in a project."""
+    if not user.is_active:
+        return frozenset()
+    if user.is_staff:
+        return frozenset(Permission)
+    role = Membership.objects.filter(user_id=user.pk, project_id=project_id).values_list("role", flat=True).first()
+    return ROLE_PERMISSIONS[Role(role)] if role else frozenset()
+
+
+def require(user: User | AnonymousUser, project_id: UUID, permission: Permission) -> None:
+    """Raise ForbiddenError unless `user` holds `permission` in the project."""
+    if permission not in permissions_in(user, project_id):
+        raise ForbiddenError
+
+
+def operators() -> QuerySet[User]:
+    return User.objects.filter(is_active=True, is_staff=True)
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaLine:
+    """One limit of a project, ready for a bar: numbers for the bar, texts with units for people."""
+
+    label: str
+    used: int
+    limit: int
+    used_text: str
+    limit_text: str
+    free_text: str
+
+    @property
+    def percent(self) -> int:
+        return percent(self.used, self.limit)
+
+    @property
+    def is_full(self) -> bool:
+        return self.used >= self.limit
+
+    @property
+    def is_nearly_full(self) -> bool:
+        return not self.is_full and self.percent >= 80
+
+
+def quota_lines(project: Project) -> list[QuotaLine]:
+    return [
+        _quota_line(_("Machines"), project.used_machines, project.max_machines, str),
+        _quota_line(_("vCPUs"), project.used_vcpus, project.max_vcpus, str),
+        _quota_line(_("Memory"), project.used_memory_mib, project.max_memory_mib, format_mib),
+        _quota_line(_("Disk"), project.used_disk_gib, project.max_disk_gib, lambda gib: format_mib(gib * 1024)),
+    ]
+
+
+def _quota_line(label: str, used: int, limit: int, text: Callable[[int], str]) -> QuotaLine:
+    return QuotaLine(label, used, limit, text(used), text(limit), text(max(limit - used, 0)))
+
+
+def project_rows(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Projects that the person sees, each with the number of its `members`; their own roles come from `roles_of`."""
+    projects = Project.objects.filter(pk__in=Project.objects.visible_to(user).values("pk"))
+    return projects.annotate(members=Count("memberships")).order_by("name")
+
+
+def roles_of(user: User | AnonymousUser) -> dict[UUID, Role]:
+    """The person's role in each of their projects."""
+    rows = Membership.objects.filter(user_id=user.pk).values_list("project_id", "role")
+    return {project_id: Role(role) for project_id, role in rows}
+
+
+def members_of(project: Project) -> QuerySet[Membership]:
+    """Owners first, then members, then viewers, each by name."""
+    rank = Case(
+        *(When(role=role, then=Value(place)) for place, role in enumerate(Role)), output_field=IntegerField()
+    )
+    return project.memberships.select_related("user", "project").order_by(rank, "user__username")
+
+
+def membership_for(
+    user: User | AnonymousUser,
+    project_pk: UUID | str,
+    pk: int,
+    permission: Permission = Permission.PROJECT_MANAGE,
+) -> Membership:
+    """A membership of a project in which `user` holds `permission`. Found by both keys, so one cannot stand for another."""
+    project = project_for(user, project_pk, permission)
+    membership = members_of(project).filter(pk=pk).first()
+    if membership is None:
+        raise NotFoundError
+    return membership
+
+
+def keys_of(user: User | AnonymousUser) -> QuerySet[SshKey]:
+    return SshKey.objects.filter(user_id=user.pk)
+
+
+def key_for(user: User | AnonymousUser, pk: int) -> SshKey:
+    key = keys_of(user).select_related("user").filter(pk=pk).first()
+    if key is None:
+        raise NotFoundError
+    return key

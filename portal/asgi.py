@@ -1,0 +1,31 @@
+"""The web process: HTTP by Django; live channel and console by Channels, behind an origin check and the session."""
+
+import os
+from typing import Any
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import OriginValidator
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+django_app = get_asgi_application()
+
+# These touch models, so they come after Django is set up.
+from django.conf import settings  # noqa: E402
+from django.urls import path  # noqa: E402
+
+from portal.accounts.consumers import LiveConsumer  # noqa: E402
+from portal.console.consumers import console_app  # noqa: E402
+
+# Django's stubs know views only; Channels routes ASGI applications by the same path().
+routes: list[Any] = [path("ws/live/", LiveConsumer.as_asgi()), path("ws/console/", console_app)]  # type: ignore[arg-type]
+websockets = URLRouter(routes)
+
+application = ProtocolTypeRouter(
+    {
+        "http": django_app,
+        # A page of another site may open a WebSocket with our cookie, so only our own origins get through.
+        "websocket": OriginValidator(AuthMiddlewareStack(websockets), settings.CSRF_TRUSTED_ORIGINS),
+    }
+)

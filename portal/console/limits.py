@@ -1,0 +1,72 @@
+"""How many screens may be open at once: for each person, each machine, and each web process.
+
+A place is a lease in Redis that its session renews, so a web process that dies gives its places back by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import redis.asyncio
+from django.conf import settings
+
+LEASE_S: Final = 30
+RENEW_S: Final = 10
+
+# All or nothing, in one step for all web processes. Gives 0, or the number of the key that is full.
+_TAKE: Final = """
+local now = tonumber(redis.call('TIME')[1])
+for i, key in ipairs(KEYS) do
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZREM', key, ARGV[1])
+  if redis.call('ZCARD', key) >= tonumber(ARGV[2 + i]) then return i end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('ZADD', key, now + tonumber(ARGV[2]), ARGV[1])
+  redis.call('EXPIRE', key, ARGV[2])
+end
+return 0
+"""
+_FULL: Final = {1: "user", 2: "machine"}
+_open_here = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A session's place among those of its person and its machine. `number` is the session's own."""
+
+    number: str
+    user_id: int
+    machine_id: UUID
+
+    @property
+    def keys(self) -> list[str]:
+        return [f"casement:console:user:{self.user_id}", f"casement:console:machine:{self.machine_id}"]
+
+
+async def take(client: redis.asyncio.Redis, place: Place) -> str | None:
+    """Take or renew the place; the word for what is full ("user", "machine") when there is none."""
+    limits = [settings.CONSOLE_MAX_SESSIONS_PER_USER, settings.CONSOLE_MAX_SESSIONS_PER_MACHINE]
+    full = await client.eval(_TAKE, 2, *place.keys, place.number, str(LEASE_S), *map(str, limits))
+    return _FULL.get(int(full))
+
+
+async def give_back(client: redis.asyncio.Redis, place: Place) -> None:
+    for key in place.keys:
+        await client.zrem(key, place.number)
+
+
+@contextmanager
+def process_place() -> Iterator[bool]:
+    """Counts a session of this process while it lasts; gives False when there are too many already."""
+    global _open_here  # noqa: PLW0603 - one event loop for each process, and no await between reading and writing
+    free = _open_here < settings.CONSOLE_MAX_SESSIONS_PER_PROCESS
+    _open_here += 1
+    try:
+        yield free
+    finally:
+        _open_here -= 1

@@ -1,0 +1,91 @@
+"""Console tickets: what lets one WebSocket through, once, within half a minute.
+
+A ticket is 256 random bits. Redis knows its SHA-256 only, so who reads Redis cannot use what is found there; GETDEL
+makes redeeming atomic, however many web processes are asked at the same moment. It travels in a WebSocket subprotocol,
+never in a URL, because URLs end up in logs.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import redis
+import redis.asyncio
+from django.conf import settings
+
+TTL_S: Final = 30
+SUBPROTOCOL_PREFIX: Final = "casement.ticket."
+_TICKET_IN_TEXT: Final = re.compile(re.escape(SUBPROTOCOL_PREFIX) + r"[A-Za-z0-9_-]+")
+
+
+class Mode(enum.StrEnum):
+    """`VIEW` is enforced by the relay: nothing that a watcher types reaches the machine."""
+
+    CONTROL = "control"
+    VIEW = "view"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a ticket stands for. `session` is the hash of the session key of the browser that asked for it."""
+
+    user_id: int
+    session: str
+    machine_id: UUID
+    mode: Mode
+
+
+def session_hash(session_key: str | None) -> str:
+    """Hashed, since a session key is as good as a password. No session has no hash that could match."""
+    return _digest(session_key) if session_key else ""
+
+
+def issue(claim: Claim) -> str:
+    """Store the claim and give the ticket, which nobody can see again."""
+    token = secrets.token_urlsafe(32)
+    value = json.dumps([claim.user_id, claim.session, str(claim.machine_id), claim.mode])
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.set(_key(token), value, ex=TTL_S)
+    return token
+
+
+async def redeem(client: redis.asyncio.Redis, token: str) -> Claim | None:
+    """The claim behind a ticket, which is spent by this; None when it is unknown, too old or spent before."""
+    value = await client.getdel(_key(token))
+    if value is None:
+        return None
+    user_id, session, machine_id, mode = json.loads(value)
+    return Claim(user_id, session, UUID(machine_id), Mode(mode))
+
+
+def from_subprotocols(subprotocols: Sequence[str]) -> str | None:
+    """The ticket among the offered subprotocols; two of them are as bad as none."""
+    found = [name.removeprefix(SUBPROTOCOL_PREFIX) for name in subprotocols if name.startswith(SUBPROTOCOL_PREFIX)]
+    return found[0] if len(found) == 1 and found[0] else None
+
+
+class TicketScrubber(logging.Filter):
+    """Blots tickets out of log records: web servers print all headers of a WebSocket when they log in detail."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if SUBPROTOCOL_PREFIX in text:
+            record.msg, record.args = _TICKET_IN_TEXT.sub(f"{SUBPROTOCOL_PREFIX}***", text), None
+        return True
+
+
+def _key(token: str) -> str:
+    return f"casement:console:ticket:{_digest(token)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,9 @@
+from django.urls import path
+
+from portal.console import views
+
+app_name = "console"
+urlpatterns = [
+    path("<uuid:pk>/console/ticket", views.ticket, name="ticket"),
+    path("<uuid:pk>/screen/", views.screen, name="screen"),
+]

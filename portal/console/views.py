@@ -1,0 +1,48 @@
+"""Two doors: a ticket for the screen's WebSocket, and the screen in a tab of its own."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.urls import get_script_prefix
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from portal.accounts.models import User
+from portal.accounts.permissions import Permission
+from portal.console import tickets
+from portal.console.errors import step_of
+from portal.console.selectors import mode_for, target_for
+from portal.console.tickets import Claim, Mode
+from portal.errors import PortalError
+from portal.machines.selectors import machine_for
+
+
+@require_POST
+@never_cache
+def ticket(request: HttpRequest, pk: UUID) -> JsonResponse:
+    """`{"ticket", "path", "mode"}`; with `mode=view` a watching one. A refusal says the step, for the page's remedy."""
+    try:
+        return JsonResponse(_ticket(request, pk))
+    except PortalError as error:
+        body = {"code": error.code, "message": str(error.message), "step": step_of(error)}
+        return JsonResponse(body, status=error.status)
+
+
+def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
+    user = request.user
+    assert isinstance(user, User)  # noqa: S101 - LoginRequiredMiddleware lets nobody else through
+    wanted = Mode.VIEW if request.POST.get("mode") == Mode.VIEW else Mode.CONTROL
+    mode = mode_for(user, pk, wanted)
+    target_for(user, pk, mode)
+    claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode)
+    return {"ticket": tickets.issue(claim), "path": f"{get_script_prefix()}ws/console/", "mode": mode}
+
+
+@require_GET
+def screen(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself."""
+    machine = machine_for(request.user, pk, Permission.MACHINE_CONSOLE_VIEW)
+    return render(request, "console/screen.html", {"machine": machine})

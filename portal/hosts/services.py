@@ -1,0 +1,92 @@
+"""Writes about hosts: registering, what they report, and reserving their capacity."""
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Greatest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from portal.accounts.models import User
+from portal.accounts.quota import Amount
+from portal.audit import services as audit
+from portal.errors import NoCapacityError
+from portal.hosts.models import Host
+from portal.lib import live
+
+
+@transaction.atomic
+def register_host(name: str, *, uri: str, pool_dir: str, network: str = "casement", actor: User | None = None) -> Host:
+    """Add a host, or bring the one of this name up to date. It gets its sizes from its first report."""
+    values = {"uri": uri, "pool_dir": pool_dir, "network": network}
+    host, created = Host.objects.update_or_create(name=name, defaults=values)
+    if created:
+        audit.record(actor, "host.registered", host, detail={"uri": uri})
+    return host
+
+
+def record_host(host: Host, **observed: object) -> None:
+    """Store what the host said of itself, and that it was heard."""
+    Host.objects.filter(pk=host.pk).update(**observed, last_seen_at=timezone.now(), last_error="")
+    _tell(host)
+
+
+def record_unreachable(host: Host, *, message: str) -> None:
+    """The host did not answer. Nothing else is concluded from that."""
+    Host.objects.filter(pk=host.pk).update(last_error=message[:300])
+    _tell(host)
+
+
+def reserve_capacity(amount: Amount) -> Host:
+    """Choose a host with room for `amount` and reserve it there. NoCapacityError says what is missing.
+
+    The emptiest host (by promised memory) is tried first; each try is one conditional UPDATE, so two requests at once
+    cannot both take the last of a host.
+    """
+    candidates = sorted(
+        Host.objects.filter(enabled=True, last_error="", last_seen_at__isnull=False),
+        key=lambda host: host.reserved_memory_mib - host.memory_promisable_mib,
+    )
+    for host in candidates:
+        if _reserve_on(host, amount):
+            return host
+    raise NoCapacityError(_why_none(candidates, amount))
+
+
+def release_capacity(host: Host, amount: Amount) -> None:
+    """Give back what `reserve_capacity` took. Exactly once, by the transition that ends the machine."""
+    Host.objects.filter(pk=host.pk).update(
+        reserved_vcpus=Greatest(F("reserved_vcpus") - amount.vcpus, 0),
+        reserved_memory_mib=Greatest(F("reserved_memory_mib") - amount.memory_mib, 0),
+        reserved_disk_gib=Greatest(F("reserved_disk_gib") - amount.disk_gib, 0),
+    )
+    _tell(host)
+
+
+def _reserve_on(host: Host, amount: Amount) -> bool:
+    changed = Host.objects.filter(
+        pk=host.pk,
+        enabled=True,
+        reserved_vcpus__lte=host.vcpus_promisable - amount.vcpus,
+        reserved_memory_mib__lte=host.memory_promisable_mib - amount.memory_mib,
+        reserved_disk_gib__lte=host.disk_promisable_gib - amount.disk_gib,
+        storage_free_bytes__gt=2 * 1024**3,  # A host that is nearly full takes nothing, whatever is promised.
+    ).update(
+        reserved_vcpus=F("reserved_vcpus") + amount.vcpus,
+        reserved_memory_mib=F("reserved_memory_mib") + amount.memory_mib,
+        reserved_disk_gib=F("reserved_disk_gib") + amount.disk_gib,
+    )
+    return changed == 1
+
+
+def _why_none(candidates: list[Host], amount: Amount) -> str:
+    if not candidates:
+        return _("No host takes new machines just now: none is registered, enabled and answering.")
+    free = max(host.memory_promisable_mib - host.reserved_memory_mib for host in candidates)
+    return _(
+        "No host has room for %(vcpus)s vCPUs, %(memory)s MiB of memory and %(disk)s GiB of disk (most free memory "
+        "on one host: %(free)s MiB). Choose a smaller size, or ask an operator."
+    ) % {"vcpus": amount.vcpus, "memory": amount.memory_mib, "disk": amount.disk_gib, "free": max(free, 0)}
+
+
+def _tell(host: Host) -> None:
+    live.publish_on_commit([live.OPERATORS], [f"host:{host.pk}", "hosts"])

@@ -1,0 +1,47 @@
+"""Reads about images."""
+
+from uuid import UUID
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Prefetch, QuerySet
+
+from portal.accounts.models import Project, User
+from portal.errors import NotFoundError
+from portal.images.models import Image, ImageVersion, VersionStatus
+
+
+def images_for(user: User | AnonymousUser) -> QuerySet[Image]:
+    """Images that the person sees, each with its versions, newest first."""
+    versions = Prefetch("versions", ImageVersion.objects.exclude(status=VersionStatus.DELETING).order_by("-number"))
+    return Image.objects.visible_to(user).select_related("project", "created_by").prefetch_related(versions)
+
+
+def image_for(user: User | AnonymousUser, pk: UUID | str) -> Image:
+    image = images_for(user).filter(pk=pk).first()
+    if image is None:
+        raise NotFoundError
+    return image
+
+
+def version_for(user: User | AnonymousUser, pk: UUID | str) -> ImageVersion:
+    version = (
+        ImageVersion.objects.filter(pk=pk, image__in=Image.objects.visible_to(user)).select_related("image").first()
+    )
+    if version is None:
+        raise NotFoundError
+    return version
+
+
+def catalogue_for(user: User | AnonymousUser, project: Project) -> list[tuple[Image, ImageVersion | None]]:
+    """What can be launched in the project: each image with its newest ready version, or None while it is being made."""
+    images = images_for(user).usable_in(project)  # type: ignore[attr-defined]  # images_for keeps the queryset's class
+    pairs = [(image, _newest_ready(image)) for image in images]
+    return [(image, version) for image, version in pairs if version is not None or _is_coming(image)]
+
+
+def _newest_ready(image: Image) -> ImageVersion | None:
+    return next((version for version in image.versions.all() if version.status == VersionStatus.READY), None)
+
+
+def _is_coming(image: Image) -> bool:
+    return any(version.status == VersionStatus.BUILDING for version in image.versions.all())

@@ -1,0 +1,214 @@
+"""Writes about images. The file work is done by workers; here are the rows."""
+
+from pathlib import Path
+from typing import IO
+from uuid import uuid4
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils.text import slugify
+from django.utils.translation import gettext as _
+
+from portal.accounts.models import Project, User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import require
+from portal.audit import services as audit
+from portal.errors import ConflictError, ForbiddenError, InvalidError
+from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
+from portal.jobs import services as jobs
+from portal.jobs.models import Job
+from portal.jobs.names import JobName
+from portal.jobs.selectors import active_job_of
+from portal.lib import live
+
+QUEUE = "images"
+
+
+def register_recipe(
+    slug: str, *, title: str, description: str, kind: Kind, firmware: Firmware, min_memory_mib: int
+) -> Image:
+    """The image of a recipe file, made or brought up to date. It has no version until it is built."""
+    values = {
+        "title": title,
+        "description": description,
+        "kind": kind,
+        "source": Source.RECIPE,
+        "recipe": slug,
+        "min_memory_mib": min_memory_mib,
+    }
+    image, created = Image.objects.update_or_create(slug=slug, defaults=values)
+    if created:
+        audit.record(None, "image.registered", image)
+    return image
+
+
+@transaction.atomic
+def request_build(image: Image, *, actor: User | None, request_ip: str | None = None) -> Job:
+    """Build the next version by the image's recipe. A build that is under way is not started twice."""
+    if actor is not None and not actor.is_staff:
+        raise ForbiddenError(_("Only operators build images."))
+    if image.source != Source.RECIPE:
+        raise InvalidError(_("This image was uploaded; it has no recipe to build it by."))
+    under_way = image.versions.filter(status=VersionStatus.BUILDING).first()
+    if under_way is not None:
+        job = active_job_of(under_way)
+        if job is not None:
+            return job
+    version = _next_version(image)
+    audit.record(actor, "image.build", image, detail={"version": version.number}, request_ip=request_ip)
+    return jobs.enqueue(JobName.IMAGE_BUILD, version, queue=QUEUE, actor=actor, project=image.project)
+
+
+def add_upload(
+    upload: "UploadedFile[bytes]",
+    *,
+    actor: User,
+    title: str,
+    kind: Kind,
+    firmware: Firmware = Firmware.BIOS,
+    project: Project | None,
+    request_ip: str | None = None,
+) -> ImageVersion:
+    """Keep an uploaded disk and have a worker inspect and convert it. Without a project it is for everyone."""
+    _may_add(actor, project)
+    _check_size(upload)
+    with transaction.atomic():
+        image = Image.objects.create(
+            slug=f"{slugify(title)[:60] or 'image'}-{uuid4().hex[:8]}",
+            title=title,
+            kind=kind,
+            source=Source.UPLOAD,
+            project=project,
+            created_by=actor,
+            has_agent=False,
+        )
+        version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
+        _keep_file(upload, version.upload_path)
+        audit.record(actor, "image.uploaded", image, detail={"bytes": upload.size}, request_ip=request_ip)
+        jobs.enqueue(JobName.IMAGE_IMPORT, version, queue=QUEUE, actor=actor, project=project)
+    _tell(version)
+    return version
+
+
+@transaction.atomic
+def request_delete_version(version: ImageVersion, *, actor: User, request_ip: str | None = None) -> Job:
+    """Remove a version that no machine is based on."""
+    _may_delete(actor, version.image)
+    if version.machines.exclude(status="deleted").exists():
+        raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
+    claimed = (
+        ImageVersion.objects.filter(pk=version.pk)
+        .exclude(status__in=[VersionStatus.DELETING, VersionStatus.BUILDING])
+        .update(status=VersionStatus.DELETING)
+    )
+    if claimed != 1:
+        job = active_job_of(version)
+        if job is not None and job.name == JobName.IMAGE_DELETE:
+            return job
+        raise ConflictError(_("This version is being made; wait until that has ended."))
+    audit.record(actor, "image.deleted", version.image, detail={"version": version.number}, request_ip=request_ip)
+    _tell(version)
+    return jobs.enqueue(JobName.IMAGE_DELETE, version, queue=QUEUE, actor=actor, project=version.image.project)
+
+
+def record_version_facts(
+    version: ImageVersion,
+    *,
+    size_bytes: int,
+    virtual_size_bytes: int,
+    sha256: str,
+    upload_sha256: str = "",
+) -> None:
+    """What was found out about the finished file."""
+    ImageVersion.objects.filter(pk=version.pk).update(
+        size_bytes=size_bytes, virtual_size_bytes=virtual_size_bytes, sha256=sha256, upload_sha256=upload_sha256
+    )
+
+
+def record_version_ready(version: ImageVersion) -> None:
+    """The file is whole under its name and its facts are known: offer it."""
+    ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING).update(
+        status=VersionStatus.READY, error=""
+    )
+    _tell(version)
+
+
+def record_version_failed(version: ImageVersion, *, message: str) -> None:
+    ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING).update(
+        status=VersionStatus.FAILED, error=message
+    )
+    _tell(version)
+
+
+@transaction.atomic
+def record_version_deleted(version: ImageVersion) -> None:
+    """Its files are gone: remove the row, and the image with its last version unless a recipe can make it again.
+
+    A version that deleted machines were based on stays as a row for their history.
+    """
+    _tell(version)
+    image = version.image
+    if version.machines.exists():
+        return
+    version.delete()
+    if image.source == Source.UPLOAD and not image.versions.exists():
+        image.delete()
+
+
+def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, upload_name: str = "") -> ImageVersion:
+    number = (image.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+    try:
+        return ImageVersion.objects.create(image=image, number=number, firmware=firmware, upload_name=upload_name)
+    except IntegrityError as error:
+        raise ConflictError(_("Another version of this image is being added just now.")) from error
+
+
+def _may_add(actor: User, project: Project | None) -> None:
+    if project is not None:
+        require(actor, project.pk, Permission.IMAGE_CREATE)
+    elif not actor.is_staff:
+        raise ForbiddenError(_("Only operators add images for everyone; choose a project."))
+
+
+def _may_delete(actor: User, image: Image) -> None:
+    if image.project_id is not None:
+        require(actor, image.project_id, Permission.IMAGE_DELETE)
+    elif not actor.is_staff:
+        raise ForbiddenError(_("Only operators delete images that are for everyone."))
+
+
+def _check_size(upload: "UploadedFile[bytes]") -> None:
+    if not upload.size:
+        raise InvalidError(_("The file is empty: nothing arrived. Choose the disk again."), field="file")
+    if upload.size > settings.IMAGE_MAX_UPLOAD_BYTES:
+        raise InvalidError(
+            _("The file is larger than the %(gib)s GiB that are allowed.")
+            % {"gib": settings.IMAGE_MAX_UPLOAD_BYTES // 1024**3},
+            field="file",
+        )
+
+
+def _keep_file(upload: "UploadedFile[bytes]", destination: Path) -> None:
+    """Move the spooled upload under the name that its row knows; across file systems it is copied."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with destination.open("xb") as target:
+        for chunk in upload.chunks(4 * 1024**2):
+            _write(target, chunk)
+
+
+def _write(target: IO[bytes], chunk: bytes) -> None:
+    try:
+        target.write(chunk)
+    except OSError as error:
+        Path(target.name).unlink(missing_ok=True)
+        raise InvalidError(_("The portal's disk is full; the upload was not kept."), field="file") from error
+
+
+def _tell(version: ImageVersion) -> None:
+    project_id = version.image.project_id
+    group = live.project_group(project_id) if project_id else live.EVERYONE
+    live.publish_on_commit(
+        [group, live.OPERATORS], [f"imageversion:{version.pk}", f"image:{version.image_id}", "images"]
+    )

@@ -1,0 +1,34 @@
+"""Waking workers by name. The web side knows no task function, only the broker."""
+
+import logging
+from uuid import UUID
+
+import kombu.exceptions
+import redis.exceptions
+from celery import Celery
+from django.conf import settings
+
+logger = logging.getLogger(__name__)
+
+# Longer than the longest step (an image build), or Redis would hand a running job's message out a second time.
+VISIBILITY_TIMEOUT_S = 3 * 3600
+
+BROKER_OPTIONS = {
+    "visibility_timeout": VISIBILITY_TIMEOUT_S,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 3,
+    "global_keyprefix": "casement.",
+}
+
+_app = Celery("portal", broker=settings.CELERY_BROKER_URL, set_as_current=False)
+_app.conf.update(broker_transport_options=BROKER_OPTIONS, task_ignore_result=True, broker_connection_retry=False)
+
+
+def wake(name: str, job_id: UUID, *, queue: str, countdown_s: float = 0) -> None:
+    """Send a worker the job's id. A message that cannot be sent is no loss: the clock sends it again."""
+    if settings.TESTING and not getattr(settings, "BUS_IN_TESTS", False):
+        return
+    try:
+        _app.send_task(name, args=[str(job_id)], queue=queue, countdown=countdown_s or None, retry=False)
+    except (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError) as error:
+        logger.warning("job %s not sent, it will be sent again by the clock: %s", job_id, error)

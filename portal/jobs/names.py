@@ -1,0 +1,91 @@
+"""Every kind of background work and the names of its steps, in order.
+
+The web side shows the steps of a job before a worker touched it, so their names live here; what each step does is in
+`workers/workflows/`. A test holds the two together.
+"""
+
+from __future__ import annotations
+
+from django.db.models import TextChoices
+from django.utils.translation import gettext_lazy as _
+
+
+class JobName(TextChoices):
+    MACHINE_CREATE = "machine.create", _("Create machine")
+    MACHINE_START = "machine.start", _("Start")
+    MACHINE_STOP = "machine.stop", _("Shut down")
+    MACHINE_REBOOT = "machine.reboot", _("Restart")
+    MACHINE_RESET = "machine.reset", _("Reset")
+    MACHINE_FORCE_OFF = "machine.force_off", _("Force off")
+    MACHINE_DELETE = "machine.delete", _("Delete machine")
+    IMAGE_BUILD = "image.build", _("Build image")
+    IMAGE_IMPORT = "image.import", _("Check and import image")
+    IMAGE_DELETE = "image.delete", _("Delete image version")
+
+
+class StepName(TextChoices):
+    IMAGE = "image", _("Put the image on the host")
+    DISK = "disk", _("Create the disk")
+    SEED = "seed", _("Write name, user and keys")
+    DEFINE = "define", _("Define the machine")
+    START = "start", _("Switch it on")
+    BOOT = "boot", _("Wait for the guest to start")
+    ADDRESS = "address", _("Ask for its address")
+    ASK_SHUT_DOWN = "ask_shut_down", _("Ask the guest to shut down")
+    WAIT_OFF = "wait_off", _("Wait until it is off")
+    RESTART = "restart", _("Ask the guest to restart")
+    RESET = "reset", _("Reset")
+    CUT_POWER = "cut_power", _("Cut the power")
+    WAIT_WORK = "wait_work", _("Wait for other work to end")
+    UNDEFINE = "undefine", _("Remove the machine")
+    DELETE_STORAGE = "delete_storage", _("Delete its disks")
+    RELEASE = "release", _("Give the quota back")
+    BUILD = "build", _("Build the disk")
+    IMPORT = "import", _("Inspect and convert")
+    PUBLISH = "publish", _("Offer it in the catalogue")
+    DELETE_FILES = "delete_files", _("Delete its files")
+
+
+STEPS: dict[JobName, tuple[StepName, ...]] = {
+    JobName.MACHINE_CREATE: (
+        StepName.IMAGE,
+        StepName.DISK,
+        StepName.SEED,
+        StepName.DEFINE,
+        StepName.START,
+        StepName.BOOT,
+        StepName.ADDRESS,
+    ),
+    JobName.MACHINE_START: (StepName.START,),
+    JobName.MACHINE_STOP: (StepName.ASK_SHUT_DOWN, StepName.WAIT_OFF),
+    JobName.MACHINE_REBOOT: (StepName.RESTART,),
+    JobName.MACHINE_RESET: (StepName.RESET,),
+    JobName.MACHINE_FORCE_OFF: (StepName.CUT_POWER,),
+    JobName.MACHINE_DELETE: (StepName.WAIT_WORK, StepName.UNDEFINE, StepName.DELETE_STORAGE, StepName.RELEASE),
+    JobName.IMAGE_BUILD: (StepName.BUILD, StepName.PUBLISH),
+    JobName.IMAGE_IMPORT: (StepName.IMPORT, StepName.PUBLISH),
+    JobName.IMAGE_DELETE: (StepName.DELETE_FILES,),
+}
+
+
+class JobStatus(TextChoices):
+    """`WAITING`: no worker holds it; it comes back by itself (a guest is booting, a retry is due)."""
+
+    QUEUED = "queued", _("Queued")
+    RUNNING = "running", _("Running")
+    WAITING = "waiting", _("Waiting")
+    DONE = "done", _("Done")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
+
+
+ACTIVE = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.WAITING)
+FINAL = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class StepStatus(TextChoices):
+    PENDING = "pending", _("To come")
+    RUNNING = "running", _("Running")
+    DONE = "done", _("Done")
+    FAILED = "failed", _("Failed")
+    UNDONE = "undone", _("Taken back")

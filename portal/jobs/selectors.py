@@ -1,0 +1,116 @@
+"""Reads about jobs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from statistics import median
+from uuid import UUID
+
+from django.contrib.auth.models import AnonymousUser
+from django.db import models
+from django.db.models import Prefetch, Q, QuerySet
+from django.utils import timezone
+
+from portal.accounts.models import Project, User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import permissions_in
+from portal.errors import NotFoundError
+from portal.jobs.models import Job, JobStep
+from portal.jobs.names import ACTIVE, CANCELLABLE, JobName, JobStatus, StepName, StepStatus
+
+
+def jobs_for(user: User | AnonymousUser) -> QuerySet[Job]:
+    """Jobs of the person's projects; an operator's view holds all."""
+    if not user.is_active:
+        return Job.objects.none()
+    jobs = Job.objects.select_related("actor", "project").prefetch_related("steps")
+    if user.is_staff:
+        return jobs
+    return jobs.filter(project__in=Project.objects.with_permission(user, Permission.MACHINE_VIEW))
+
+
+def job_for(user: User | AnonymousUser, pk: UUID | str) -> Job:
+    job = jobs_for(user).filter(pk=pk).first()
+    if job is None:
+        raise NotFoundError
+    return job
+
+
+def jobs_of(target: models.Model, *, limit: int = 20) -> list[Job]:
+    """The newest jobs of one object, with their steps."""
+    jobs = Job.objects.filter(target_type=target._meta.model_name, target_id=target.pk).select_related("actor")
+    return list(jobs.prefetch_related(Prefetch("steps", JobStep.objects.order_by("position")))[:limit])
+
+
+def active_job_of(target: models.Model) -> Job | None:
+    jobs = Job.objects.filter(target_type=target._meta.model_name, target_id=target.pk, status__in=ACTIVE)
+    return jobs.prefetch_related("steps").first()
+
+
+def active_jobs() -> QuerySet[Job]:
+    return Job.objects.filter(status__in=ACTIVE).select_related("actor", "project").prefetch_related("steps")
+
+
+def recent_failures(*, hours: int = 24) -> QuerySet[Job]:
+    since = timezone.now() - dt.timedelta(hours=hours)
+    return Job.objects.filter(status=JobStatus.FAILED, finished_at__gte=since).select_related("actor", "project")
+
+
+def stuck_jobs(*, minutes: int = 30) -> QuerySet[Job]:
+    """Active, and without a sign of life for longer than any wait should take."""
+    since = timezone.now() - dt.timedelta(minutes=minutes)
+    return active_jobs().filter(created_at__lt=since).filter(Q(lease_until=None) | Q(lease_until__lt=timezone.now()))
+
+
+def others_at_work(job: Job) -> bool:
+    """True if another job on the same target may still touch it: one that runs, or that waits to go on."""
+    others = Job.objects.filter(target_type=job.target_type, target_id=job.target_id, status__in=ACTIVE)
+    return others.exclude(pk=job.pk).filter(created_at__lte=job.created_at).exists()
+
+
+def usual_seconds(name: JobName, step: StepName, *, sample: int = 20) -> float | None:
+    """How long a step usually takes: the median of its last runs. None without any."""
+    done = JobStep.objects.filter(job__name=name, name=step, status=StepStatus.DONE, finished_at__isnull=False)
+    seconds = [row.seconds for row in done.order_by("-finished_at")[:sample]]
+    known = [value for value in seconds if value is not None]
+    return median(known) if known else None
+
+
+def find_jobs(user: User | AnonymousUser, *, state: str = "", kind: str = "", search: str = "") -> QuerySet[Job]:
+    """Rows for the list page, newest first. `state` is a status or "active". Filters that mean nothing are ignored."""
+    jobs = jobs_for(user)
+    if state == "active":
+        jobs = jobs.filter(status__in=ACTIVE)
+    elif state in JobStatus.values:
+        jobs = jobs.filter(status=state)
+    if kind in JobName.values:
+        jobs = jobs.filter(name=kind)
+    if search:
+        jobs = jobs.filter(
+            Q(target_name__icontains=search)
+            | Q(actor__username__icontains=search)
+            | Q(project__name__icontains=search)
+            | Q(error_message__icontains=search)
+        )
+    return jobs
+
+
+def newest_job_by_target(target_type: str, target_ids: Iterable[UUID]) -> dict[UUID, Job]:
+    """The newest job of each of many objects, with its steps: two queries however many there are."""
+    jobs = Job.objects.filter(target_type=target_type, target_id__in=list(target_ids)).order_by("created_at")
+    return {job.target_id: job for job in jobs.prefetch_related("steps")}
+
+
+def may_cancel(user: User | AnonymousUser, job: Job) -> bool:
+    """Work that makes something can be stopped by operators, by the project's owners, and by who asked for it."""
+    if job.name not in CANCELLABLE or not job.is_active or job.cancel_requested:
+        return False
+    if user.is_active and user.is_staff:
+        return True
+    if job.project_id is None:
+        return False
+    granted = permissions_in(user, job.project_id)
+    return Permission.PROJECT_MANAGE in granted or (
+        job.actor_id == user.pk and CANCELLABLE[JobName(job.name)] in granted
+    )

@@ -1,0 +1,175 @@
+"""Writes about jobs: enqueueing, the lease, steps, and the end. Each is one conditional UPDATE."""
+
+import datetime as dt
+from uuid import UUID
+
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from portal.accounts.models import Project, User
+from portal.jobs import bus
+from portal.jobs.models import Job, JobStep
+from portal.jobs.names import ACTIVE, STEPS, JobName, JobStatus, StepName, StepStatus
+from portal.lib import live
+
+LEASE = dt.timedelta(seconds=45)
+# A message that was sent and not taken for so long is sent again.
+UNTAKEN_AFTER = dt.timedelta(seconds=30)
+
+
+class LeaseLostError(Exception):
+    """Another worker took the job over: whoever catches this stops at once and writes nothing."""
+
+
+def enqueue(
+    name: JobName, target: models.Model, *, queue: str, actor: User | None, project: Project | None = None
+) -> Job:
+    """Create the job with its steps, and wake a worker once the transaction has committed."""
+    job = Job.objects.create(
+        name=name,
+        target_type=target._meta.model_name or "",
+        target_id=target.pk,
+        target_name=str(target)[:150],
+        queue=queue,
+        actor=actor,
+        project=project if project is not None else getattr(target, "project", None),
+    )
+    JobStep.objects.bulk_create(
+        JobStep(job=job, position=position, name=step) for position, step in enumerate(STEPS[name])
+    )
+    wake(job)
+    _tell(job)
+    return job
+
+
+def wake(job: Job, *, after_s: float = 0) -> None:
+    transaction.on_commit(lambda: bus.wake(job.name, job.pk, queue=job.queue, countdown_s=after_s))
+
+
+def take_lease(job_id: UUID, *, owner: str) -> Job | None:
+    """Become the one who works on the job; None if it has ended or another one does."""
+    now = timezone.now()
+    taken = (
+        Job.objects.filter(pk=job_id, status__in=ACTIVE)
+        .filter(Q(lease_until=None) | Q(lease_until__lt=now))
+        .update(
+            status=JobStatus.RUNNING,
+            lease_owner=owner,
+            lease_until=now + LEASE,
+            attempts=F("attempts") + 1,
+            due_at=None,
+        )
+    )
+    if taken != 1:
+        return None
+    Job.objects.filter(pk=job_id, started_at=None).update(started_at=now)
+    job = Job.objects.select_related("project", "actor").get(pk=job_id)
+    _tell(job)
+    return job
+
+
+def renew_lease(job: Job) -> None:
+    """Say that the worker lives. LeaseLostError if another one has the job."""
+    _held(job, lease_until=timezone.now() + LEASE)
+
+
+def put_back(job: Job, *, after_s: float, retry: bool = False) -> None:
+    """Let go of the job and have it looked at again after a while. `retry` counts it as a retry after an error."""
+    due = timezone.now() + dt.timedelta(seconds=after_s)
+    with transaction.atomic():
+        _held(
+            job,
+            status=JobStatus.WAITING,
+            lease_owner="",
+            lease_until=None,
+            due_at=due,
+            retries=F("retries") + (1 if retry else 0),
+        )
+        wake(job, after_s=after_s)
+    _tell(job)
+
+
+def finish(job: Job, status: JobStatus, *, code: str = "", message: str = "") -> None:
+    """End the job. LeaseLostError if another worker has it."""
+    _held(
+        job,
+        status=status,
+        lease_owner="",
+        lease_until=None,
+        due_at=None,
+        finished_at=timezone.now(),
+        error_code=code,
+        error_message=message,
+    )
+    _tell(job)
+
+
+def request_cancel(job: Job) -> bool:
+    """Ask the worker to stop at the next chance. False if the job has ended already."""
+    return Job.objects.filter(pk=job.pk, status__in=ACTIVE).update(cancel_requested=True) == 1
+
+
+def is_cancel_requested(job: Job) -> bool:
+    return Job.objects.filter(pk=job.pk, cancel_requested=True).exists()
+
+
+def start_step(job: Job, name: StepName) -> JobStep:
+    """Mark the step as running; it keeps its first start when it is run again after a wait or a crash."""
+    renew_lease(job)
+    now = timezone.now()
+    JobStep.objects.filter(job=job, name=name, started_at=None).update(started_at=now)
+    JobStep.objects.filter(job=job, name=name).update(status=StepStatus.RUNNING)
+    _tell(job)
+    return JobStep.objects.get(job=job, name=name)
+
+
+def report_step(step: JobStep, *, progress: int, detail: str = "") -> None:
+    changed = (
+        JobStep.objects.filter(pk=step.pk)
+        .exclude(progress=progress, detail=detail)
+        .update(progress=progress, detail=detail[:200])
+    )
+    if changed:
+        _tell(step.job)
+
+
+def end_step(step: JobStep, status: StepStatus, *, detail: str = "") -> None:
+    values: dict[str, object] = {"status": status, "finished_at": timezone.now()}
+    if status == StepStatus.DONE:
+        values["progress"] = 100
+    if detail:
+        values["detail"] = detail[:200]
+    JobStep.objects.filter(pk=step.pk).update(**values)
+    _tell(step.job)
+
+
+def send_again() -> int:
+    """Wake a worker for every job that should be worked on and is not: the clock's part. Returns how many."""
+    now = timezone.now()
+    forgotten = Job.objects.filter(
+        Q(status=JobStatus.QUEUED, created_at__lt=now - UNTAKEN_AFTER)
+        | Q(status=JobStatus.WAITING, due_at__lt=now - dt.timedelta(seconds=5))
+        | Q(status=JobStatus.RUNNING, lease_until__lt=now)
+    )
+    jobs = list(forgotten[:500])
+    for job in jobs:
+        wake(job)
+    return len(jobs)
+
+
+def _held(job: Job, **values: object) -> None:
+    """Update the job if this worker still holds it."""
+    changed = Job.objects.filter(pk=job.pk, lease_owner=job.lease_owner, status=JobStatus.RUNNING).update(**values)
+    if changed != 1:
+        raise LeaseLostError
+
+
+def _tell(job: Job) -> None:
+    groups = [live.OPERATORS]
+    if job.project_id:
+        groups.append(live.project_group(job.project_id))
+    elif job.target_type == "imageversion":
+        groups.append(live.EVERYONE)  # Images without a project are everyone's to see, and so is their building.
+    topics = [f"job:{job.pk}", "jobs", f"{job.target_type}:{job.target_id}"]
+    live.publish_on_commit(groups, topics)

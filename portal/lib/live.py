@@ -1,0 +1,44 @@
+"""Tell open browser tabs that something changed. The message carries names only; the tab asks for what it may see."""
+
+import logging
+from collections.abc import Iterable
+
+import redis.exceptions
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import transaction
+
+logger = logging.getLogger(__name__)
+
+OPERATORS = "operators"
+EVERYONE = "everyone"
+
+
+def project_group(project_id: object) -> str:
+    return f"project.{project_id}"
+
+
+def user_group(user_id: object) -> str:
+    return f"user.{user_id}"
+
+
+def publish_on_commit(groups: Iterable[str], topics: Iterable[str]) -> None:
+    """Send `topics` (such as "machine:<id>" or "machines") to every tab in `groups`, after the commit."""
+    group_list, topic_list = list(dict.fromkeys(groups)), list(topics)
+    transaction.on_commit(lambda: _publish(group_list, topic_list))
+
+
+def _publish(groups: list[str], topics: list[str]) -> None:
+    layer = get_channel_layer()
+    if layer is None:
+        return
+
+    async def send() -> None:
+        for group in groups:
+            await layer.group_send(group, {"type": "live.changed", "topics": topics})
+
+    try:
+        async_to_sync(send)()
+    except (OSError, redis.exceptions.RedisError) as error:
+        # The rows are right and tabs ask again when they reconnect, so a missing Redis must not fail the request.
+        logger.warning("live update not sent: %s", error)

@@ -1,0 +1,124 @@
+"""A desktop or server, and the sizes it comes in."""
+
+import uuid
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from portal.accounts.quota import Amount
+from portal.images.models import Kind
+from portal.machines.querysets import MachineQuerySet
+from portal.machines.states import HAS_SCREEN, PowerState, Status, Task
+
+
+class Flavour(models.Model):
+    """A size that people choose from. Existing machines keep what they were made with."""
+
+    name = models.SlugField(_("short name"), max_length=40, unique=True)
+    title = models.CharField(_("name"), max_length=60)
+    vcpus = models.PositiveSmallIntegerField(_("vCPUs"), validators=[MinValueValidator(1), MaxValueValidator(64)])
+    memory_mib = models.PositiveIntegerField(_("memory (MiB)"), validators=[MinValueValidator(64)])
+    disk_gib = models.PositiveIntegerField(_("disk (GiB)"), validators=[MinValueValidator(1)])
+    position = models.PositiveSmallIntegerField(_("position"), default=0)
+    enabled = models.BooleanField(_("offered"), default=True)
+
+    class Meta:
+        verbose_name = _("flavour")
+        verbose_name_plural = _("flavours")
+        ordering = ["position", "memory_mib"]
+
+    def __str__(self) -> str:
+        return self.title
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(machines=1, vcpus=self.vcpus, memory_mib=self.memory_mib, disk_gib=self.disk_gib)
+
+
+class Machine(models.Model):
+    """The id is the libvirt domain's UUID as well. `console_secret` and `login_password` are sealed.
+
+    `holds_quota` is true while the machine counts against its project's quota and its host's capacity; whoever turns it
+    off by a conditional UPDATE gives both back, exactly once.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey(
+        "accounts.Project", on_delete=models.PROTECT, related_name="machines", verbose_name=_("project")
+    )
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, verbose_name=_("owner")
+    )
+    name = models.CharField(_("name"), max_length=63)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
+    image_version = models.ForeignKey(
+        "images.ImageVersion", on_delete=models.PROTECT, related_name="machines", verbose_name=_("image version")
+    )
+    flavour = models.ForeignKey(Flavour, on_delete=models.PROTECT, verbose_name=_("flavour"))
+    vcpus = models.PositiveSmallIntegerField(_("vCPUs"))
+    memory_mib = models.PositiveIntegerField(_("memory (MiB)"))
+    disk_gib = models.PositiveIntegerField(_("disk (GiB)"))
+    host = models.ForeignKey("hosts.Host", on_delete=models.PROTECT, related_name="machines", verbose_name=_("host"))
+    holds_quota = models.BooleanField(_("counts against the quota"), default=True, editable=False)
+    # What makes a request unique, so that a double click or a retry makes one machine; empty machines have none.
+    request_key = models.UUIDField(_("request key"), unique=True, default=uuid.uuid4, editable=False)
+
+    status = models.CharField(_("status"), max_length=12, choices=Status.choices, default=Status.REQUESTED)
+    task = models.CharField(_("task"), max_length=12, choices=Task.choices, default=Task.NONE, blank=True)
+    task_since = models.DateTimeField(_("busy since"), null=True, blank=True)
+    power_state = models.CharField(_("power"), max_length=10, choices=PowerState.choices, default=PowerState.SHUT_OFF)
+    power_state_at = models.DateTimeField(_("power as of"), null=True, blank=True)
+    error_message = models.TextField(_("error"), blank=True)
+
+    login_user = models.CharField(_("user in the guest"), max_length=32)
+    login_password = models.TextField(_("first password (sealed)"), blank=True, editable=False)
+    ssh_key = models.TextField(_("SSH key"), blank=True)
+    mac = models.CharField(_("MAC address"), max_length=17, unique=True)
+    addresses = models.JSONField(_("addresses"), default=list, blank=True)
+    genid = models.UUIDField(_("generation id"), default=uuid.uuid4, editable=False)
+    console_socket = models.CharField(_("console socket"), max_length=255, blank=True, editable=False)
+    console_secret = models.TextField(_("console secret (sealed)"), blank=True, editable=False)
+    # Waiting for a slow guest ends here; set anew at each start.
+    boot_deadline = models.DateTimeField(_("must be up by"), null=True, blank=True, editable=False)
+
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    ready_at = models.DateTimeField(_("ready"), null=True, blank=True)
+    deleted_at = models.DateTimeField(_("deleted"), null=True, blank=True)
+
+    objects = MachineQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("machine")
+        verbose_name_plural = _("machines")
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "name"], condition=~Q(status=Status.DELETED), name="machine_name_once_per_project"
+            ),
+            models.CheckConstraint(condition=Q(status__in=Status.values), name="machine_status_known"),
+            models.CheckConstraint(condition=Q(task__in=Task.values), name="machine_task_known"),
+            models.CheckConstraint(condition=Q(power_state__in=PowerState.values), name="machine_power_known"),
+        ]
+        indexes = [
+            models.Index(fields=["project", "status", "-created_at"], name="machine_project_status"),
+            models.Index(fields=["host", "status"], name="machine_host_status"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(machines=1, vcpus=self.vcpus, memory_mib=self.memory_mib, disk_gib=self.disk_gib)
+
+    @property
+    def domain_name(self) -> str:
+        """What host tools show: made from the id, never from what a person typed."""
+        return f"casement-{self.pk}"
+
+    @property
+    def has_screen(self) -> bool:
+        return self.power_state in HAS_SCREEN and bool(self.console_socket)

@@ -1,0 +1,105 @@
+"""Reads about machines. Fetching and authorising are one call."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Count, Q, QuerySet
+
+from portal.accounts.models import User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import permissions_in, require
+from portal.errors import ForbiddenError, NotFoundError
+from portal.lib.secrets import unseal
+from portal.machines.models import Flavour, Machine
+from portal.machines.states import CAN_FORCE_OFF, CAN_REBOOT, CAN_START, CAN_STOP, INTERRUPTIBLE, Status, Task
+
+_RELATED = ("project", "owner", "flavour", "host", "image_version__image")
+
+
+def machine_for(
+    user: User | AnonymousUser, pk: UUID | str, permission: Permission = Permission.MACHINE_VIEW
+) -> Machine:
+    """The machine, if `user` holds `permission`. NotFoundError if unseen or deleted, ForbiddenError if only seen."""
+    machine = Machine.objects.visible_to(user).live().select_related(*_RELATED).filter(pk=pk).first()
+    if machine is None:
+        raise NotFoundError
+    require(user, machine.project_id, permission)
+    return machine
+
+
+def machines_for(
+    user: User | AnonymousUser, *, search: str = "", status: str = "", kind: str = "", project: str = ""
+) -> QuerySet[Machine]:
+    """Rows for the list page, newest first; one query. Filters that mean nothing are ignored."""
+    machines = Machine.objects.visible_to(user).live().select_related(*_RELATED)
+    if search:
+        machines = machines.filter(Q(name__icontains=search) | Q(owner__username__icontains=search))
+    if status in Status.values:
+        machines = machines.filter(status=status)
+    if kind:
+        machines = machines.filter(kind=kind)
+    if project:
+        machines = machines.filter(project__name=project)
+    return machines
+
+
+def machine_by_id(pk: UUID | str) -> Machine:
+    """For workers, which act for the portal itself. NotFoundError if there is none."""
+    machine = Machine.objects.select_related(*_RELATED).filter(pk=pk).first()
+    if machine is None:
+        raise NotFoundError
+    return machine
+
+
+def flavours() -> QuerySet[Flavour]:
+    return Flavour.objects.filter(enabled=True)
+
+
+def allowed_actions(user: User | AnonymousUser, machine: Machine) -> frozenset[str]:
+    """Words of buttons to show: start, stop, reboot, reset, force-off, delete, console, console-view, secret."""
+    granted = permissions_in(user, machine.project_id)
+    possible: set[str] = set()
+    if Permission.MACHINE_OPERATE in granted:
+        possible |= _power_actions(machine)
+    if Permission.MACHINE_DELETE in granted and machine.task != Task.DELETING:
+        possible.add("delete")
+    if machine.has_screen and Permission.MACHINE_CONSOLE_VIEW in granted:
+        possible.add("console" if Permission.MACHINE_CONSOLE in granted else "console-view")
+    if Permission.MACHINE_SECRET in granted and machine.login_password:
+        possible.add("secret")
+    return frozenset(possible)
+
+
+def _power_actions(machine: Machine) -> set[str]:
+    if machine.status != Status.READY:
+        return set()
+    free = machine.task == Task.NONE
+    rules = {
+        "start": free and machine.power_state in CAN_START,
+        "stop": free and machine.power_state in CAN_STOP,
+        "reboot": free and machine.power_state in CAN_REBOOT,
+        "reset": machine.task in INTERRUPTIBLE and machine.power_state in CAN_REBOOT,
+        "force-off": machine.task in INTERRUPTIBLE and machine.power_state in CAN_FORCE_OFF,
+    }
+    return {word for word, possible in rules.items() if possible}
+
+
+def counts_by_condition() -> Mapping[str, int]:
+    """For the operator's overview: how many machines run, are off, are being built, or failed."""
+    return Machine.objects.live().aggregate(
+        running=Count("pk", filter=Q(status=Status.READY, power_state="running")),
+        off=Count("pk", filter=Q(status=Status.READY, power_state="shut_off")),
+        unknown=Count("pk", filter=Q(status=Status.READY, power_state="unknown")),
+        building=Count("pk", filter=Q(status__in=[Status.REQUESTED, Status.BUILDING])),
+        failed=Count("pk", filter=Q(status=Status.ERROR)),
+        total=Count("pk"),
+    )
+
+
+def password_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, str]:
+    """The first password in the guest, for those who may work on the machine. ForbiddenError otherwise."""
+    machine = machine_for(user, pk, Permission.MACHINE_SECRET)
+    if not machine.login_password:
+        raise ForbiddenError
+    return machine, unseal(machine.login_password)

@@ -1,0 +1,434 @@
+"""Writes about machines. Requests of people validate, claim the state, write the audit row and enqueue on commit; what
+workers found out is recorded by the `record_*` half. None of them ever calls a hypervisor."""
+
+import datetime as dt
+import secrets
+from collections.abc import Collection
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from portal.accounts import quota
+from portal.accounts.models import Project, SshKey, User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import require
+from portal.audit import services as audit
+from portal.errors import ConflictError, InvalidError, NotFoundError
+from portal.hosts import services as hosts
+from portal.images.models import ImageVersion, VersionStatus
+from portal.jobs import services as jobs
+from portal.jobs.models import Job
+from portal.jobs.names import ACTIVE, JobName
+from portal.jobs.selectors import active_job_of
+from portal.lib.secrets import new_password, seal
+from portal.machines import events
+from portal.machines.models import Flavour, Machine
+from portal.machines.states import (
+    CAN_FORCE_OFF,
+    CAN_REBOOT,
+    CAN_START,
+    CAN_STOP,
+    INTERRUPTIBLE,
+    LIVE,
+    PowerState,
+    Status,
+    Task,
+)
+from portal.machines.validators import clean_ssh_key, validate_login_user, validate_machine_name
+
+# --- what people ask for ------------------------------------------------------------------------------------------
+
+
+def request_machine(
+    project: Project,
+    *,
+    actor: User,
+    image_version: ImageVersion,
+    flavour: Flavour,
+    name: str,
+    login_user: str,
+    ssh_key: str = "",
+    request_key: UUID | None = None,
+    request_ip: str | None = None,
+) -> Machine:
+    """Reserve quota and a host, and have the machine built. The same `request_key` gives the same machine again."""
+    require(actor, project.pk, Permission.MACHINE_CREATE)
+    earlier = _machine_of_request(project, request_key)
+    if earlier is not None:
+        return earlier
+    key = _checked(name=name, login_user=login_user, ssh_key=ssh_key)
+    _check_image(image_version, project, flavour)
+    try:
+        with transaction.atomic():
+            return _create(
+                project,
+                actor=actor,
+                image_version=image_version,
+                flavour=flavour,
+                name=name,
+                login_user=login_user,
+                ssh_key=key,
+                request_key=request_key,
+                request_ip=request_ip,
+            )
+    except IntegrityError as error:
+        # The other of two requests at once may have been the same one (a double click) or one of the same name.
+        earlier = _machine_of_request(project, request_key)
+        if earlier is not None:
+            return earlier
+        raise ConflictError(
+            _("There is a machine named %(name)s in this project already.") % {"name": name}, field="name"
+        ) from error
+
+
+def _create(
+    project: Project,
+    *,
+    actor: User,
+    image_version: ImageVersion,
+    flavour: Flavour,
+    name: str,
+    login_user: str,
+    ssh_key: str,
+    request_key: UUID | None,
+    request_ip: str | None,
+) -> Machine:
+    quota.reserve(project.pk, flavour.amount)
+    machine = Machine.objects.create(
+        project=project,
+        owner=actor,
+        name=name,
+        kind=image_version.image.kind,
+        image_version=image_version,
+        flavour=flavour,
+        vcpus=flavour.vcpus,
+        memory_mib=flavour.memory_mib,
+        disk_gib=flavour.disk_gib,
+        host=hosts.reserve_capacity(flavour.amount),
+        request_key=request_key or uuid4(),
+        login_user=login_user,
+        login_password=seal(new_password()),
+        ssh_key=ssh_key,
+        mac=new_mac(),
+        task=Task.BUILDING,
+        task_since=timezone.now(),
+    )
+    _remember_key(actor, ssh_key)
+    audit.record(
+        actor,
+        "machine.requested",
+        machine,
+        detail={"image": str(image_version), "flavour": flavour.name},
+        request_ip=request_ip,
+    )
+    jobs.enqueue(JobName.MACHINE_CREATE, machine, queue=machine.host.queue, actor=actor)
+    events.machine_changed(machine)
+    return machine
+
+
+def request_start(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    return _request_power(machine, JobName.MACHINE_START, Task.STARTING, CAN_START, actor=actor, request_ip=request_ip)
+
+
+def request_stop(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    return _request_power(machine, JobName.MACHINE_STOP, Task.STOPPING, CAN_STOP, actor=actor, request_ip=request_ip)
+
+
+def request_reboot(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    return _request_power(
+        machine, JobName.MACHINE_REBOOT, Task.REBOOTING, CAN_REBOOT, actor=actor, request_ip=request_ip
+    )
+
+
+def request_reset(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    return _request_power(
+        machine, JobName.MACHINE_RESET, Task.RESETTING, CAN_REBOOT, INTERRUPTIBLE, actor=actor, request_ip=request_ip
+    )
+
+
+def request_force_off(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    return _request_power(
+        machine,
+        JobName.MACHINE_FORCE_OFF,
+        Task.FORCING_OFF,
+        CAN_FORCE_OFF,
+        INTERRUPTIBLE,
+        actor=actor,
+        request_ip=request_ip,
+    )
+
+
+@transaction.atomic
+def _request_power(
+    machine: Machine,
+    name: JobName,
+    task: Task,
+    power_states: Collection[PowerState],
+    from_tasks: Collection[Task] = (Task.NONE,),
+    *,
+    actor: User,
+    request_ip: str | None,
+) -> Job:
+    """Claim the machine for a power job. The same request again, while it is under way, gives the job under way."""
+    require(actor, machine.project_id, Permission.MACHINE_OPERATE)
+    claimed = Machine.objects.filter(
+        pk=machine.pk, status=Status.READY, task__in=from_tasks, power_state__in=power_states
+    ).update(task=task, task_since=timezone.now())
+    if claimed != 1:
+        under_way = _same_job_under_way(machine, name)
+        if under_way is not None:
+            return under_way
+        raise ConflictError(_why_not(machine))
+    for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
+        jobs.request_cancel(job)  # The gentler job that this one replaces.
+    audit.record(actor, name.value, machine, request_ip=request_ip)
+    job = jobs.enqueue(name, machine, queue=machine.host.queue, actor=actor)
+    events.machine_changed(machine)
+    return job
+
+
+@transaction.atomic
+def request_delete(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    """Have the machine removed, whatever it is doing: running work is asked to stop first."""
+    require(actor, machine.project_id, Permission.MACHINE_DELETE)
+    claimed = (
+        Machine.objects.filter(pk=machine.pk, status__in=LIVE)
+        .exclude(task=Task.DELETING)
+        .update(task=Task.DELETING, task_since=timezone.now())
+    )
+    if claimed != 1:
+        under_way = _same_job_under_way(machine, JobName.MACHINE_DELETE)
+        if under_way is not None:
+            return under_way
+        raise NotFoundError
+    for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
+        jobs.request_cancel(job)
+    audit.record(actor, JobName.MACHINE_DELETE.value, machine, request_ip=request_ip)
+    job = jobs.enqueue(JobName.MACHINE_DELETE, machine, queue=machine.host.queue, actor=actor)
+    events.machine_changed(machine)
+    return job
+
+
+def request_retry(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    """Build a machine again whose building failed: quota and host are reserved anew."""
+    require(actor, machine.project_id, Permission.MACHINE_CREATE)
+    with transaction.atomic():
+        claimed = Machine.objects.filter(pk=machine.pk, status=Status.ERROR, task=Task.NONE, holds_quota=False).update(
+            status=Status.REQUESTED, task=Task.BUILDING, task_since=timezone.now(), error_message="", holds_quota=True
+        )
+        if claimed != 1:
+            raise ConflictError(_why_not(machine))
+        quota.reserve(machine.project_id, machine.amount)
+        host = hosts.reserve_capacity(machine.amount)
+        Machine.objects.filter(pk=machine.pk).update(host=host)
+        audit.record(actor, "machine.retried", machine, request_ip=request_ip)
+        machine.refresh_from_db()
+        job = jobs.enqueue(JobName.MACHINE_CREATE, machine, queue=host.queue, actor=actor)
+        events.machine_changed(machine)
+        return job
+
+
+# --- what workers found out ---------------------------------------------------------------------------------------
+
+
+def record_building(machine: Machine) -> None:
+    _update(machine, Machine.objects.filter(status=Status.REQUESTED), status=Status.BUILDING)
+
+
+def record_secret(machine: Machine, secret: str) -> None:
+    """The VNC secret of the next start, stored before the domain knows it, so that it is never lost."""
+    _update(machine, console_secret=seal(secret))
+
+
+def record_started(machine: Machine, *, console_socket: str) -> None:
+    """The domain runs and its screen can be reached; the guest now has its time to come up."""
+    now = timezone.now()
+    _update(
+        machine,
+        power_state=PowerState.RUNNING,
+        power_state_at=now,
+        console_socket=console_socket,
+        boot_deadline=now + dt.timedelta(seconds=settings.GUEST_BOOT_TIMEOUT_S),
+    )
+
+
+def record_power_state(machine_id: UUID, state: PowerState, *, at: dt.datetime) -> bool:
+    """What the hypervisor said at `at`; older news than what is known is dropped. True if it changed something."""
+    values: dict[str, object] = {"power_state": state, "power_state_at": at}
+    if state == PowerState.SHUT_OFF:
+        values["console_socket"] = ""
+    rows = Machine.objects.filter(pk=machine_id, status__in=LIVE).exclude(power_state=state)
+    changed = (rows.filter(power_state_at__lt=at) | rows.filter(power_state_at=None)).update(**values)
+    if changed:
+        events.machine_changed(Machine.objects.get(pk=machine_id))
+    return changed == 1
+
+
+def record_console(machine: Machine, *, console_socket: str) -> None:
+    """Where the screen of a running domain is, found again after a restart of something."""
+    _update(machine, Machine.objects.exclude(console_socket=console_socket), console_socket=console_socket)
+
+
+def record_addresses(machine: Machine, addresses: Collection[str]) -> None:
+    _update(machine, Machine.objects.exclude(addresses=list(addresses)), addresses=list(addresses))
+
+
+def record_ready(machine: Machine) -> None:
+    _update(
+        machine,
+        Machine.objects.filter(task=Task.BUILDING),
+        status=Status.READY,
+        task=Task.NONE,
+        task_since=None,
+        ready_at=timezone.now(),
+        boot_deadline=None,
+        error_message="",
+    )
+
+
+@transaction.atomic
+def record_build_failed(machine: Machine, *, message: str) -> None:
+    """Building failed and everything on the host was taken back, so quota and capacity are free again."""
+    _update(
+        machine,
+        Machine.objects.filter(task=Task.BUILDING),
+        status=Status.ERROR,
+        task=Task.NONE,
+        task_since=None,
+        power_state=PowerState.SHUT_OFF,
+        console_socket="",
+        addresses=[],
+        error_message=message,
+    )
+    release_resources(machine)
+
+
+def record_task_ended(machine: Machine, task: Task, *, message: str = "") -> None:
+    """`task` is over, well or (with a message) not; another task that took over meanwhile is left alone."""
+    _update(machine, Machine.objects.filter(task=task), task=Task.NONE, task_since=None, error_message=message)
+
+
+@transaction.atomic
+def release_resources(machine: Machine) -> None:
+    """Give quota and host capacity back, exactly once whoever calls how often."""
+    if Machine.objects.filter(pk=machine.pk, holds_quota=True).update(holds_quota=False) == 1:
+        quota.release(machine.project_id, machine.amount)
+        hosts.release_capacity(machine.host, machine.amount)
+
+
+@transaction.atomic
+def record_deleted(machine: Machine) -> None:
+    """Nothing of it is left on the host. The row stays for the history, without its secrets."""
+    release_resources(machine)
+    _update(
+        machine,
+        Machine.objects.filter(status__in=LIVE),
+        status=Status.DELETED,
+        task=Task.NONE,
+        task_since=None,
+        power_state=PowerState.SHUT_OFF,
+        console_socket="",
+        console_secret="",
+        login_password="",
+        addresses=[],
+        deleted_at=timezone.now(),
+    )
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def new_mac() -> str:
+    """A random address in the range that QEMU uses for itself."""
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+
+
+def suggest_name(project: Project, *, kind: str) -> str:
+    """A name that is free in the project, such as desktop-3."""
+    taken = set(Machine.objects.live().filter(project=project).values_list("name", flat=True))
+    return next(name for number in range(1, len(taken) + 2) if (name := f"{kind}-{number}") not in taken)
+
+
+def _update(machine: Machine, rows: object = None, **values: object) -> bool:
+    """Change columns of a machine that is not deleted, and tell the browsers. `rows` narrows when to do it."""
+    queryset = Machine.objects.all() if rows is None else rows
+    changed: int = queryset.filter(pk=machine.pk, status__in=LIVE).update(**values)  # type: ignore[attr-defined]
+    if changed:
+        for field, value in values.items():
+            setattr(machine, field, value)
+        events.machine_changed(machine)
+    return changed == 1
+
+
+def _checked(*, name: str, login_user: str, ssh_key: str) -> str:
+    """Validate what was typed; the normalised key is given back."""
+    for field, check, value in (("name", validate_machine_name, name), ("login_user", validate_login_user, login_user)):
+        try:
+            check(value)
+        except ValidationError as error:
+            raise InvalidError(error.messages[0], field=field) from error
+    try:
+        return clean_ssh_key(ssh_key)
+    except ValidationError as error:
+        raise InvalidError(error.messages[0], field="ssh_key") from error
+
+
+def _check_image(version: ImageVersion, project: Project, flavour: Flavour) -> None:
+    image = version.image
+    if image.project_id not in (None, project.pk) or version.status == VersionStatus.DELETING:
+        raise NotFoundError
+    if version.status != VersionStatus.READY:
+        raise ConflictError(_("This image is not ready yet."), field="image")
+    if not flavour.enabled:
+        raise InvalidError(_("This size is no longer offered."), field="flavour")
+    if flavour.memory_mib < image.min_memory_mib:
+        raise InvalidError(
+            _("%(image)s needs at least %(memory)s MiB of memory; choose a larger size.")
+            % {"image": image.title, "memory": image.min_memory_mib},
+            field="flavour",
+        )
+    if flavour.disk_gib * 1024**3 < version.virtual_size_bytes:
+        raise InvalidError(
+            _("%(image)s needs a disk of at least %(disk)s GiB; choose a larger size.")
+            % {"image": image.title, "disk": -(-version.virtual_size_bytes // 1024**3)},
+            field="flavour",
+        )
+
+
+def _machine_of_request(project: Project, request_key: UUID | None) -> Machine | None:
+    if request_key is None:
+        return None
+    return Machine.objects.filter(project=project, request_key=request_key).first()
+
+
+def _same_job_under_way(machine: Machine, name: JobName) -> Job | None:
+    job = active_job_of(machine)
+    return job if job is not None and job.name == name and not job.cancel_requested else None
+
+
+def _remember_key(actor: User, ssh_key: str) -> None:
+    if ssh_key:
+        label = (ssh_key.split(maxsplit=2)[2:] or [ssh_key.split(maxsplit=1)[0]])[0][:100]
+        SshKey.objects.update_or_create(
+            user=actor, name=label, defaults={"public_key": ssh_key, "used_at": timezone.now()}
+        )
+
+
+def _why_not(machine: Machine) -> str:
+    """Which state the machine is in, for someone whose request does not fit it."""
+    machine.refresh_from_db()
+    if machine.task != Task.NONE:
+        return _("%(name)s is busy: %(task)s. Try again when that has ended.") % {
+            "name": machine.name,
+            "task": machine.get_task_display(),
+        }
+    if machine.status != Status.READY:
+        return _("%(name)s cannot do this while it is “%(status)s”.") % {
+            "name": machine.name,
+            "status": machine.get_status_display(),
+        }
+    return _("%(name)s is %(power)s already.") % {"name": machine.name, "power": machine.get_power_state_display()}

@@ -1,0 +1,49 @@
+"""A machine's condition in three words, and which change is allowed from where. Pure Python: no model, no I/O."""
+
+from django.db.models import TextChoices
+from django.utils.translation import gettext_lazy as _
+
+
+class Status(TextChoices):
+    """The stable state that people see."""
+
+    REQUESTED = "requested", _("Requested")
+    BUILDING = "building", _("Being built")
+    READY = "ready", _("Ready")
+    ERROR = "error", _("Failed")
+    DELETED = "deleted", _("Deleted")
+
+
+class Task(TextChoices):
+    """What is happening to it now."""
+
+    NONE = "", _("nothing")
+    BUILDING = "building", _("building")
+    STARTING = "starting", _("starting")
+    STOPPING = "stopping", _("shutting down")
+    REBOOTING = "rebooting", _("restarting")
+    RESETTING = "resetting", _("resetting")
+    FORCING_OFF = "forcing_off", _("forcing off")
+    DELETING = "deleting", _("deleting")
+
+
+class PowerState(TextChoices):
+    """What the hypervisor said last."""
+
+    RUNNING = "running", _("running")
+    PAUSED = "paused", _("paused")
+    SHUT_OFF = "shut_off", _("shut off")
+    UNKNOWN = "unknown", _("unknown")
+
+
+LIVE = (Status.REQUESTED, Status.BUILDING, Status.READY, Status.ERROR)
+"""Everything that still counts: not deleted."""
+
+CAN_START = (PowerState.SHUT_OFF, PowerState.PAUSED, PowerState.UNKNOWN)
+CAN_STOP = (PowerState.RUNNING, PowerState.PAUSED)
+CAN_REBOOT = (PowerState.RUNNING,)
+CAN_FORCE_OFF = (PowerState.RUNNING, PowerState.PAUSED, PowerState.UNKNOWN)
+HAS_SCREEN = (PowerState.RUNNING, PowerState.PAUSED)
+
+INTERRUPTIBLE = (Task.NONE, Task.STOPPING, Task.REBOOTING)
+"""Tasks that a harder one may replace: a guest that ignores the power button must not block the plug."""

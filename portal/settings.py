@@ -1,0 +1,222 @@
+"""Casement's settings: one file, driven by the environment, that refuses bad values and sample secrets at start-up.
+
+Every variable is listed in README.md, "Settings". `bin/run` writes what it generates to `$CASEMENT_HOME/casement.env`,
+which is read here as well, so that `manage.py` works beside a running portal without exporting anything.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import environ
+from csp.constants import NONCE, NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
+from django.utils.translation import gettext_lazy as _
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+CASEMENT_HOME = Path(env.str("CASEMENT_HOME", default=str(BASE_DIR / "var"))).resolve()
+env.read_env(CASEMENT_HOME / "casement.env")
+
+TESTING = env.bool("CASEMENT_TESTING", default=False)
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if TESTING and not SECRET_KEY:
+    SECRET_KEY = "only-for-tests-" + "0123456789" * 5
+if len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 5 or SECRET_KEY.startswith("django-insecure"):
+    raise ImproperlyConfigured(
+        "SECRET_KEY must be a secret of at least 50 characters. bin/run makes one; for another way of starting, "
+        "set it in the environment (python -c 'import secrets; print(secrets.token_urlsafe(50))')."
+    )
+
+# The address that people type, e.g. https://desktops.example.org or https://example.org/vdi (a path prefix is allowed).
+CASEMENT_URL = env.str("CASEMENT_URL", default="http://localhost:8000").rstrip("/")
+_url = env.url("CASEMENT_URL", default=CASEMENT_URL)
+if _url.scheme not in {"http", "https"} or not _url.hostname:
+    raise ImproperlyConfigured(
+        f"CASEMENT_URL must be a whole address such as https://desktops.example.org, not {CASEMENT_URL!r}."
+    )
+HTTPS = _url.scheme == "https"
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_url.hostname, "localhost", "127.0.0.1", "[::1]"])
+if "*" in ALLOWED_HOSTS:
+    raise ImproperlyConfigured("ALLOWED_HOSTS must name the portal's hosts; '*' would let any site pose as it.")
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[f"{_url.scheme}://{_url.netloc}"])
+FORCE_SCRIPT_NAME = _url.path or None
+# Only set where a proxy in front is known to overwrite the header: a header that anyone can send is no proof.
+if env.bool("TRUST_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_NAME = "casement_session"
+CSRF_COOKIE_NAME = "casement_csrf"
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_HTTPONLY = False  # htmx and the console send the token in a header, so scripts of ours must read it.
+SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=0)
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+INSTALLED_APPS = [
+    "unfold",  # Before django.contrib.admin: it takes the admin's templates over.
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "csp",
+    "django_htmx",
+    "portal.accounts",
+    "portal.audit",
+    "portal.hosts",
+    "portal.images",
+    "portal.jobs",
+    "portal.machines",
+    "portal.console",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",  # Deny by default: a public view says so itself.
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "portal.lib.middleware.PortalErrorMiddleware",
+]
+
+ROOT_URLCONF = "portal.urls"
+ASGI_APPLICATION = "portal.asgi.application"
+
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "django.template.context_processors.i18n",
+            ],
+        },
+    }
+]
+FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
+INSTALLED_APPS.insert(0, "django.forms")
+
+DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{CASEMENT_HOME / 'db.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # WAL lets readers go on while one writes; IMMEDIATE takes the write lock at the start of a transaction, so that two
+    # writers queue up (20 s) instead of one failing half-way with "database is locked".
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
+    }
+else:
+    DATABASES["default"].setdefault("CONN_HEALTH_CHECKS", True)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env.str("REDIS_URL", default=f"unix://{CASEMENT_HOME / 'run' / 'redis.sock'}")
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "casement", "expiry": 60, "capacity": 1000},
+    }
+}
+# Celery takes another spelling for a UNIX socket than redis-py does.
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+LOGIN_URL = "accounts:login"
+LOGIN_REDIRECT_URL = "machines:list"
+LOGOUT_REDIRECT_URL = "accounts:login"
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", _("English"))]
+LOCALE_PATHS = [BASE_DIR / "portal" / "locale"]
+TIME_ZONE = "UTC"  # Stored and computed in UTC; the browser shows the reader's zone (static/js/base.js).
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = CASEMENT_HOME / "static"
+STATICFILES_DIRS = [BASE_DIR / "static" / "dist"]
+WHITENOISE_MAX_AGE = 31536000
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if TESTING or DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+if TESTING or DEBUG:
+    WHITENOISE_USE_FINDERS = True
+    STATICFILES_DIRS = [path for path in STATICFILES_DIRS if path.is_dir()]  # Unit tests run without a built front end.
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:", "blob:"],  # Tabler's icons in CSS are data: images; the console draws blobs.
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "media-src": [SELF, "blob:"],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+        "object-src": [NONE],
+        "manifest-src": [SELF],
+    }
+}
+CSP_ADMIN_NONCE = NONCE
+
+# Where files of people's images go; the names in there are made by the portal.
+IMAGES_DIR = CASEMENT_HOME / "images"
+UPLOADS_DIR = CASEMENT_HOME / "uploads"
+UPLOADS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # Django refuses to start without its upload folder.
+IMAGE_MAX_UPLOAD_BYTES = env.int("IMAGE_MAX_UPLOAD_BYTES", default=20 * 1024**3)
+IMAGE_MAX_VIRTUAL_BYTES = env.int("IMAGE_MAX_VIRTUAL_BYTES", default=200 * 1024**3)
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+FILE_UPLOAD_TEMP_DIR = UPLOADS_DIR
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+
+# How long a guest may take to come up before its build counts as failed. Emulated machines are slow: be generous.
+GUEST_BOOT_TIMEOUT_S = env.int("GUEST_BOOT_TIMEOUT_S", default=900)
+# How long a guest may take to shut down by itself before the page offers to force it.
+GUEST_SHUTDOWN_TIMEOUT_S = env.int("GUEST_SHUTDOWN_TIMEOUT_S", default=120)
+
+CONSOLE_MAX_SESSIONS_PER_USER = env.int("CONSOLE_MAX_SESSIONS_PER_USER", default=20)
+CONSOLE_MAX_SESSIONS_PER_MACHINE = env.int("CONSOLE_MAX_SESSIONS_PER_MACHINE", default=20)
+CONSOLE_MAX_SESSIONS_PER_PROCESS = env.int("CONSOLE_MAX_SESSIONS_PER_PROCESS", default=500)
+
+UNFOLD = {
+    "SITE_TITLE": _("Casement administration"),
+    "SITE_HEADER": "Casement",
+    "SITE_URL": reverse_lazy("machines:list"),
+    "SHOW_VIEW_ON_SITE": False,
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+    "loggers": {"django.request": {"level": "ERROR"}},
+}

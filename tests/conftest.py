@@ -1,0 +1,142 @@
+"""The fixed cast: Alice owns the project, Bob is a member, Vera may look, Charlie must see nothing; Olga runs the hosts."""
+
+import os
+
+os.environ.setdefault("CASEMENT_TESTING", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from portal.accounts.models import Membership, Project, User
+from portal.accounts.permissions import Role
+from portal.hosts.models import Host
+from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
+from portal.machines.models import Flavour, Machine
+from portal.machines.states import PowerState, Status
+
+PASSWORD = "correct-horse-battery"
+
+GIB = 1024**3
+
+
+@pytest.fixture(autouse=True)
+def _no_network_and_fast_passwords(settings: object, tmp_path: Path) -> None:
+    """Unit tests hash passwords cheaply and keep files in a folder of their own; live messages stay in memory."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # type: ignore[attr-defined]
+    settings.IMAGES_DIR = tmp_path / "images"  # type: ignore[attr-defined]
+    settings.UPLOADS_DIR = tmp_path / "uploads"  # type: ignore[attr-defined]
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def make_user(db: None) -> Callable[..., User]:
+    def make(username: str, **values: object) -> User:
+        return User.objects.create_user(username, f"{username}@example.org", PASSWORD, **values)
+
+    return make
+
+
+@pytest.fixture
+def project(db: None) -> Project:
+    return Project.objects.create(
+        name="Lighthouse", max_machines=3, max_vcpus=6, max_memory_mib=6144, max_disk_gib=60
+    )
+
+
+def _member(user: User, project: Project, role: Role) -> User:
+    Membership.objects.create(user=user, project=project, role=role)
+    return user
+
+
+@pytest.fixture
+def alice(make_user: Callable[..., User], project: Project) -> User:
+    return _member(make_user("alice"), project, Role.OWNER)
+
+
+@pytest.fixture
+def bob(make_user: Callable[..., User], project: Project) -> User:
+    return _member(make_user("bob"), project, Role.MEMBER)
+
+
+@pytest.fixture
+def vera(make_user: Callable[..., User], project: Project) -> User:
+    return _member(make_user("vera"), project, Role.VIEWER)
+
+
+@pytest.fixture
+def charlie(make_user: Callable[..., User]) -> User:
+    """A stranger, with a project of his own."""
+    return _member(make_user("charlie"), Project.objects.create(name="Elsewhere"), Role.OWNER)
+
+
+@pytest.fixture
+def operator(make_user: Callable[..., User]) -> User:
+    return make_user("olga", is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
+def host(db: None) -> Host:
+    return Host.objects.create(
+        name="local",
+        uri="fake://local",
+        pool_dir="/nowhere",
+        cpus=8,
+        memory_mib=16384,
+        storage_total_bytes=500 * GIB,
+        storage_free_bytes=400 * GIB,
+        accelerator="tcg",
+        network_mode="nat",
+        last_seen_at=timezone.now(),
+    )
+
+
+@pytest.fixture
+def image(db: None) -> Image:
+    return Image.objects.create(
+        slug="debian-12-server",
+        title="Debian 12 server",
+        kind=Kind.SERVER,
+        source=Source.RECIPE,
+        recipe="debian-12-server",
+        min_memory_mib=512,
+    )
+
+
+@pytest.fixture
+def image_version(image: Image) -> ImageVersion:
+    return ImageVersion.objects.create(
+        image=image, number=1, status=VersionStatus.READY, size_bytes=GIB, virtual_size_bytes=4 * GIB, sha256="0" * 64
+    )
+
+
+@pytest.fixture
+def flavour(db: None) -> Flavour:
+    return Flavour.objects.create(name="small", title="Small", vcpus=1, memory_mib=1024, disk_gib=10)
+
+
+@pytest.fixture
+def machine(
+    project: Project, alice: User, image_version: ImageVersion, flavour: Flavour, host: Host
+) -> Machine:
+    """A server of Alice's that runs."""
+    return Machine.objects.create(
+        project=project,
+        owner=alice,
+        name="beacon",
+        kind=Kind.SERVER,
+        image_version=image_version,
+        flavour=flavour,
+        vcpus=1,
+        memory_mib=1024,
+        disk_gib=10,
+        host=host,
+        status=Status.READY,
+        power_state=PowerState.RUNNING,
+        power_state_at=timezone.now(),
+        login_user="alice",
+        mac="52:54:00:00:00:01",
+        console_socket="/nowhere/vnc.sock",
+    )

@@ -1,0 +1,35 @@
+"""The Celery app. The worker's libvirt connections are opened lazily, after the fork; see `workers.hypervisor`."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+
+import django
+
+django.setup()
+
+from django.conf import settings
+
+from portal.jobs.bus import BROKER_OPTIONS
+
+app = Celery("workers", broker=settings.CELERY_BROKER_URL, include=["workers.tasks"])
+app.conf.update(
+    broker_transport_options=BROKER_OPTIONS,
+    broker_connection_retry_on_startup=True,
+    task_default_queue="default",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    worker_prefetch_multiplier=1,
+    # What a late message would do the clock does anyway, so a restarted worker need not wait for tasks to be handed back.
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    worker_hijack_root_logger=False,
+    worker_send_task_events=False,
+    timezone="UTC",
+    beat_schedule={
+        "jobs.send_again": {"task": "jobs.send_again", "schedule": 5.0, "options": {"expires": 5}},
+        "hosts.refresh": {"task": "hosts.refresh", "schedule": 15.0, "options": {"expires": 15}},
+    },
+)

@@ -1,0 +1,144 @@
+"""The contract that every hypervisor driver keeps; `tests/integration/hypervisor/` runs one suite on all of them.
+
+Common to all operations: they are keyed by the machine's UUID, which is the domain's UUID; they are idempotent, so a
+worker that was killed in the middle may call them again; they end within a time limit (`HostUnreachableError` past it);
+they raise only `HypervisorError`s. A domain that Casement did not define is reported but never touched: operations on
+it raise `DomainNotFoundError`.
+
+Files in the pool: `images/<version uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
+`machines/<machine uuid>/seed.iso`. Names are made from UUIDs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from workers.hypervisor.types import (
+    CommandResult,
+    ConsoleEndpoint,
+    HostInfo,
+    HostUsage,
+    MachineEvent,
+    MachineInfo,
+    MachineSpec,
+    PowerState,
+    SeedSpec,
+    VolumeInfo,
+)
+
+
+class HypervisorDriver(Protocol):
+    """One host. Safe to use from several threads."""
+
+    def close(self) -> None:
+        """End the connection. Domains go on running."""
+
+    # --- the host ---------------------------------------------------------------------------------------------
+
+    def prepare_host(self) -> HostInfo:
+        """Make what Casement needs on the host: pool folders and, in NAT mode, its network, active and autostarted."""
+
+    def host_info(self) -> HostInfo:
+        """Sizes, versions, accelerator. The accelerator is found by a probe boot once and remembered on the host."""
+
+    def host_usage(self) -> HostUsage:
+        """What is really in use now; cheap enough for every few seconds."""
+
+    # --- storage ----------------------------------------------------------------------------------------------
+
+    def put_image(self, version: UUID, source: Path, *, progress: Callable[[int], None]) -> VolumeInfo:
+        """Copy the qcow2 file `source` into the pool as a read-only base image.
+
+        Success: the image is whole under its final name. Failure: nothing under the final name; a temporary file at
+        most, which the next call for this version replaces. Nothing is done if it is there already.
+        """
+
+    def has_image(self, version: UUID) -> bool:
+        """True if the base image is on the host, whole."""
+
+    def delete_image(self, version: UUID) -> None:
+        """Remove a base image. No error if there is none. `InvalidOperationError` while a disk is based on it."""
+
+    def create_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
+        """Create the machine's disk as a qcow2 overlay of a base image, at least as large as the base.
+
+        Success: the disk exists. Failure: no disk. If there is one already it is kept as it is. `VolumeNotFoundError`
+        without the image, `StorageFullError` without room.
+        """
+
+    def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
+        """Write the machine's NoCloud ISO, readable by the hypervisor alone, replacing one that is there."""
+
+    def delete_storage(self, machine: UUID) -> None:
+        """Remove the machine's folder with disk and seed. No error if there is none.
+
+        `InvalidOperationError` while the domain runs.
+        """
+
+    def list_volumes(self) -> list[VolumeInfo]:
+        """Every file in Casement's pool, images and machines' disks."""
+
+    # --- the domain -------------------------------------------------------------------------------------------
+
+    def define(self, spec: MachineSpec) -> None:
+        """Define the domain, or redefine it: a running one takes the new definition at its next start.
+
+        Success: the domain is defined persistently, with disk and seed attached. Failure: as before the call.
+        """
+
+    def start(self, machine: UUID) -> None:
+        """Start a defined domain. Nothing is done if it runs; a paused one is resumed."""
+
+    def shut_down(self, machine: UUID) -> None:
+        """Ask the guest to shut down (ACPI, and the agent if it answers). Returns at once; may be ignored by the guest."""
+
+    def reboot(self, machine: UUID) -> None:
+        """Ask the guest to reboot, by its agent if it answers, else by ACPI; a guest may ignore it."""
+
+    def reset(self, machine: UUID) -> None:
+        """Reset the virtual hardware, like the reset button."""
+
+    def force_off(self, machine: UUID) -> None:
+        """Cut the power. Success: the domain does not run. No error if it did not run."""
+
+    def undefine(self, machine: UUID) -> None:
+        """Force off and remove the definition with its NVRAM. No error if there is none. Disks stay."""
+
+    def get(self, machine: UUID) -> MachineInfo:
+        """One domain. `DomainNotFoundError` if there is none."""
+
+    def list(self) -> list[MachineInfo]:
+        """Every domain on the host in one bulk call, also those that Casement does not own."""
+
+    def power_state(self, machine: UUID) -> PowerState:
+        """The power state. `DomainNotFoundError` if there is no such domain."""
+
+    def console(self, machine: UUID) -> ConsoleEndpoint:
+        """Where the running domain's VNC listens. `InvalidOperationError` if it does not run."""
+
+    def screenshot(self, machine: UUID) -> bytes:
+        """The screen as a PNG. `InvalidOperationError` if it does not run."""
+
+    # --- the guest --------------------------------------------------------------------------------------------
+
+    def agent_ready(self, machine: UUID) -> bool:
+        """True if the guest agent answers a ping."""
+
+    def addresses(self, machine: UUID) -> tuple[str, ...]:
+        """The guest's IP addresses without loopback and link-local, from its agent or else the DHCP lease."""
+
+    def run_in_guest(
+        self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30
+    ) -> CommandResult:
+        """Run a command by the guest agent. `GuestAgentError` if it does not answer or takes longer."""
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def events(self, stop: Callable[[], bool]) -> Iterator[MachineEvent]:
+        """Lifecycle events as they happen, until `stop()` is true (asked at least once a second).
+
+        Reconnects by itself; the first event, and the first after every reconnect, is `RESYNC`.
+        """

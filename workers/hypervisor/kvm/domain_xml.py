@@ -1,0 +1,268 @@
+"""From a MachineSpec to libvirt's domain XML.
+
+Elements only, never text glued together: whatever a title holds ends up as text. The first half decides (which devices,
+which options, and why), `_element` and `to_text` serialise. The golden files in `tests/workers/hypervisor/golden/` show
+the results; a test there holds the list of devices that may appear at all.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.hypervisor.errors import InvalidSpecError
+from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec
+
+# The mark of a domain that Casement defined. It is a name, not an address: nothing is fetched from it.
+NAMESPACE = "urn:casement:machine:1"
+MARK = "machine"
+
+# Empty root ports, so that disks and network cards can be plugged in while the machine runs. Each device below takes
+# one of its own besides.
+SPARE_ROOT_PORTS = 8
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+_SECRET = re.compile(r"[\x21-\x7e]{1,8}")
+_MOST_VCPUS = 255
+_LEAST_MEMORY_MIB = 32
+
+ET.register_namespace("casement", NAMESPACE)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFiles:
+    """The files of one machine on its host, named by the driver."""
+
+    disk: Path
+    base: Path | None
+    seed: Path
+    serial_log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class HostTraits:
+    """What the XML takes from the host: its accelerator, and the network's own DHCP server (the only one trusted)."""
+
+    accelerator: str
+    dhcp_server: str | None = None
+    privileged: bool = True
+
+
+def domain_xml(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> str:
+    """The whole domain. The same arguments always give the same text. `InvalidSpecError` for what must not get in."""
+    check(spec)
+    kvm = host.accelerator == "kvm"
+    domain = _element(
+        "domain",
+        {"type": "kvm" if kvm else "qemu"},
+        _text("name", spec.name),
+        _text("uuid", str(spec.uuid)),
+        _text("genid", str(spec.genid)),
+        *([_text("title", spec.title)] if spec.title else []),
+        _element("metadata", {}, _element(f"{{{NAMESPACE}}}{MARK}", {"uuid": str(spec.uuid)})),
+        _text("memory", str(spec.memory_mib), unit="MiB"),
+        _text("vcpu", str(spec.vcpus), placement="static"),
+        _os(spec),
+        _element("features", {}, _element("acpi"), _element("apic"), _element("vmport", {"state": "off"})),
+        _cpu(spec, kvm=kvm),
+        _clock(kvm=kvm),
+        # A machine that is shut down stays down, one that reboots stays here, one that crashed is off and can be started.
+        _text("on_poweroff", "destroy"),
+        _text("on_reboot", "restart"),
+        _text("on_crash", "destroy"),
+        # The guest must not suspend itself: the portal would see a machine that is neither on nor off.
+        _element("pm", {}, _element("suspend-to-mem", {"enabled": "no"}), _element("suspend-to-disk", {"enabled": "no"})),
+        _element("devices", {}, *_devices(spec, files, host)),
+    )
+    return to_text(domain)
+
+
+def check(spec: MachineSpec) -> None:
+    """Refuse what libvirt would misread or people could misuse."""
+    if not _NAME.fullmatch(spec.name):
+        raise InvalidSpecError("The machine's host name for tools may hold letters, digits, dots, dashes and underscores only.")
+    if _CONTROL.search(spec.title):
+        raise InvalidSpecError("The machine's title holds control characters.")
+    if not _SECRET.fullmatch(spec.console_secret):
+        # libvirt takes an empty password as "no password at all" (CVE-2016-5008), and RFB ignores what follows 8 characters.
+        raise InvalidSpecError("The console's password must have 1 to 8 printable characters.")
+    if not 1 <= spec.vcpus <= _MOST_VCPUS or spec.memory_mib < _LEAST_MEMORY_MIB:
+        raise InvalidSpecError("The machine's size is out of bounds.")
+    for nic in spec.nics:
+        _check_nic(nic)
+
+
+def _check_nic(nic: NicSpec) -> None:
+    if not _MAC.fullmatch(nic.mac) or int(nic.mac[:2], 16) & 1:
+        raise InvalidSpecError("A network card's address is not a unicast MAC in lower case.")
+    if nic.mode is NetworkMode.NAT and not (nic.network and _NAME.fullmatch(nic.network)):
+        raise InvalidSpecError("A network card names no network.")
+
+
+# --- policy -----------------------------------------------------------------------------------------------------
+
+
+def _os(spec: MachineSpec) -> ET.Element:
+    """UEFI is chosen by libvirt among the firmware that the host has, without secure boot: its keys are not ours to enrol."""
+    boot = [_text("type", "hvm", arch="x86_64", machine="q35"), _element("boot", {"dev": "hd"})]
+    if spec.firmware is Firmware.BIOS:
+        return _element("os", {}, *boot)
+    features = [_element("feature", {"enabled": "no", "name": name}) for name in ("enrolled-keys", "secure-boot")]
+    return _element("os", {"firmware": "efi"}, boot[0], _element("firmware", {}, *features), boot[1])
+
+
+def _cpu(spec: MachineSpec, *, kvm: bool) -> ET.Element:
+    """With KVM the host's own CPU. In software a modest x86-64-v2 model: `max` costs time for features nobody asked for.
+
+    rdrand lets the guest's random pool be ready at once, arat spares it a slower timer.
+    """
+    topology = _element("topology", {"sockets": "1", "dies": "1", "cores": str(spec.vcpus), "threads": "1"})
+    if kvm:
+        return _element("cpu", {"mode": "host-passthrough", "check": "none", "migratable": "on"}, topology)
+    extras = [_element("feature", {"policy": "require", "name": name}) for name in ("arat", "rdrand")]
+    model = _text("model", "Nehalem", fallback="forbid")
+    return _element("cpu", {"mode": "custom", "match": "exact", "check": "none"}, model, topology, *extras)
+
+
+def _clock(*, kvm: bool) -> ET.Element:
+    timers = [
+        _element("timer", {"name": "rtc", "tickpolicy": "catchup"}),
+        _element("timer", {"name": "pit", "tickpolicy": "delay"}),
+        _element("timer", {"name": "hpet", "present": "no"}),
+    ]
+    if kvm:
+        timers.append(_element("timer", {"name": "kvmclock", "present": "yes"}))
+    return _element("clock", {"offset": "utc"}, *timers)
+
+
+def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET.Element]:
+    # Disk, seed, network cards, USB, serial controller, balloon and random numbers sit on a root port each.
+    ports = SPARE_ROOT_PORTS + 6 + len(spec.nics)
+    devices = [
+        _disk(files, privileged=host.privileged),
+        _seed(files),
+        _element("controller", {"type": "usb", "model": "qemu-xhci"}),
+        _element("controller", {"type": "pci", "model": "pcie-root"}),
+        *(_element("controller", {"type": "pci", "model": "pcie-root-port"}) for _ in range(ports)),
+        *(_nic(nic, host) for nic in spec.nics),
+        _serial(files),
+        _agent_channel(),
+        # An absolute pointer: with a mouse the browser's pointer and the guest's drift apart.
+        _element("input", {"type": "tablet", "bus": "usb"}),
+        _graphics(spec),
+        *_sound(desktop=spec.desktop),
+        _element("video", {}, _element("model", {"type": "virtio", "heads": "1", "primary": "yes"})),
+        _balloon(),
+        _element("rng", {"model": "virtio"}, _text("backend", "/dev/urandom", model="random")),
+    ]
+    return [device for device in devices if device is not None]
+
+
+def _disk(files: DomainFiles, *, privileged: bool) -> ET.Element:
+    """The machine's disk with its whole chain spelled out.
+
+    The format is always named, never probed, and so is the base: a guest that broke out into its own disk's header
+    must not make libvirt open another file at the next start. "writeback" keeps the page cache, which holds a base
+    image once for all of its clones, and honours the guest's flushes; it also works where O_DIRECT does not (tmpfs).
+    """
+    driver = {"name": "qemu", "type": "qcow2", "cache": "writeback", "discard": "unmap", "detect_zeroes": "unmap"}
+    return _element(
+        "disk",
+        {"type": "file", "device": "disk"},
+        _element("driver", driver),
+        _element("source", {"file": str(files.disk)}),
+        _backing_chain(files.base, privileged=privileged),
+        _element("target", {"dev": "vda", "bus": "virtio"}),
+    )
+
+
+def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
+    """A base image is shared, so libvirt must not give it to QEMU's user: the driver made it readable, and no more."""
+    if base is None:
+        return _element("backingStore")
+    keep_owner = [_element("seclabel", {"model": "dac", "relabel": "no"})] if privileged else []
+    source = _element("source", {"file": str(base)}, *keep_owner)
+    return _element("backingStore", {"type": "file"}, _element("format", {"type": "qcow2"}), source, _element("backingStore"))
+
+
+def _seed(files: DomainFiles) -> ET.Element:
+    """A read-only virtio disk, not a CD-ROM: cloud kernels have no SATA driver, and cloud-init goes by the label alone."""
+    return _element(
+        "disk",
+        {"type": "file", "device": "disk"},
+        _element("driver", {"name": "qemu", "type": "raw"}),
+        _element("source", {"file": str(files.seed)}),
+        _element("target", {"dev": "vdb", "bus": "virtio"}),
+        _element("readonly"),
+    )
+
+
+def _nic(nic: NicSpec, host: HostTraits) -> ET.Element:
+    mac, model = _element("mac", {"address": nic.mac}), _element("model", {"type": "virtio"})
+    if nic.mode is NetworkMode.USER:
+        return _element("interface", {"type": "user"}, mac, model)
+    source = _element("source", {"network": str(nic.network)})
+    return _element("interface", {"type": "network"}, mac, source, model, _anti_spoofing(host))
+
+
+def _anti_spoofing(host: HostTraits) -> ET.Element:
+    """The guest may speak with its own MAC only, and with the address that the network's DHCP server gave it."""
+    parameters = [_element("parameter", {"name": "CTRL_IP_LEARNING", "value": "dhcp"})]
+    if host.dhcp_server:
+        parameters.append(_element("parameter", {"name": "DHCPSERVER", "value": host.dhcp_server}))
+    return _element("filterref", {"filter": "clean-traffic"}, *parameters)
+
+
+def _serial(files: DomainFiles) -> ET.Element:
+    """The boot's messages are kept; the driver keeps the file small."""
+    log = _element("log", {"file": str(files.serial_log), "append": "on"})
+    return _element("serial", {"type": "pty"}, log, _element("target", {"type": "isa-serial", "port": "0"}))
+
+
+def _agent_channel() -> ET.Element:
+    return _element("channel", {"type": "unix"}, _element("target", {"type": "virtio", "name": "org.qemu.guest_agent.0"}))
+
+
+def _graphics(spec: MachineSpec) -> ET.Element:
+    """VNC on a UNIX socket in the domain's own folder, and with a password all the same."""
+    audio = [_element("audio", {"id": "1"})] if spec.desktop else []
+    attributes = {"type": "vnc", "passwd": spec.console_secret, "sharePolicy": "force-shared"}
+    return _element("graphics", attributes, _element("listen", {"type": "socket"}), *audio)
+
+
+def _sound(*, desktop: bool) -> list[ET.Element]:
+    """A sound card whose sound goes to VNC's audio extension and not to the host. Servers have none."""
+    none = _element("audio", {"id": "1", "type": "none"})
+    if not desktop:
+        return [none]
+    card = _element("sound", {"model": "ich9"}, _element("codec", {"type": "duplex"}), _element("audio", {"id": "1"}))
+    return [card, none]
+
+
+def _balloon() -> ET.Element:
+    """Pages that the guest freed go back to the host by themselves."""
+    return _element("memballoon", {"model": "virtio", "freePageReporting": "on"}, _element("stats", {"period": "10"}))
+
+
+# --- serialisation ----------------------------------------------------------------------------------------------
+
+
+def _element(tag: str, attributes: dict[str, str] | None = None, *children: ET.Element) -> ET.Element:
+    element = ET.Element(tag, attributes or {})
+    element.extend(children)
+    return element
+
+
+def _text(tag: str, text: str, **attributes: str) -> ET.Element:
+    element = ET.Element(tag, attributes)
+    element.text = text
+    return element
+
+
+def to_text(element: ET.Element) -> str:
+    ET.indent(element)
+    return ET.tostring(element, encoding="unicode") + "\n"

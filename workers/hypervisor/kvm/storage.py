@@ -1,0 +1,339 @@
+"""Casement's pool on a host: base images, and a folder per machine.
+
+    images/<version>.qcow2        read-only base, root's, readable by QEMU's group
+    machines/<machine>/disk.qcow2 overlay of a base
+    machines/<machine>/base       the base's UUID, which is believed instead of the overlay's own header
+    machines/<machine>/seed.iso   NoCloud seed
+    machines/<machine>/serial.log what the guest printed on its serial port
+
+Every name is made from a UUID, symbolic links are not followed, and a file appears under its final name only when it is
+whole. QEMU's user may pass through the folders but neither list nor change them; libvirt gives it the disk of a machine
+that starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+from uuid import UUID
+
+from workers.hypervisor.errors import (
+    HypervisorError,
+    InvalidOperationError,
+    StorageFullError,
+    VolumeNotFoundError,
+)
+from workers.hypervisor.kvm.domain_xml import DomainFiles
+from workers.hypervisor.kvm.qcow2 import read_header
+from workers.hypervisor.kvm.seed_iso import seed_iso
+from workers.hypervisor.types import SeedSpec, VolumeInfo
+from workers.imaging.errors import CommandFailed
+from workers.imaging.qemu_img import create_overlay
+
+_COPY_CHUNK = 4 * 1024 * 1024
+# An overlay starts small and grows; with less room than this its guest could not even boot.
+ROOM_FOR_A_DISK = 64 * 1024 * 1024
+SERIAL_LOG_LIMIT = 4 * 1024 * 1024
+_FOLDER_MODE = 0o710
+_IMAGE_MODE = 0o440
+
+
+@contextlib.contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """OSErrors become ours; paths stay in the cause."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFullError(f"The host's storage is full: it could not {doing}.") from error
+        raise HypervisorError(f"The host's storage failed: it could not {doing}.", code="storage-failed") from error
+
+
+class Storage:
+    """The pool under one folder. `qemu_gid` is the group of QEMU's processes, None where they are the worker's own."""
+
+    def __init__(self, pool_dir: Path, *, qemu_gid: int | None) -> None:
+        self._pool = pool_dir
+        self._images = pool_dir / "images"
+        self._machines = pool_dir / "machines"
+        self._qemu_gid = qemu_gid
+
+    # --- folders --------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        with storage_errors("make its folders"):
+            for folder in (self._pool, self._images, self._machines):
+                self._make_folder(folder)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Idempotent. A link in a folder's place is refused: it would lead somewhere else."""
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchmod(descriptor, _FOLDER_MODE)
+            self._give_to_group(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _give_to_group(self, descriptor: int) -> None:
+        if self._qemu_gid is not None:
+            os.fchown(descriptor, -1, self._qemu_gid)
+
+    def files(self, machine: UUID) -> DomainFiles:
+        """The machine's files, for its XML. `VolumeNotFoundError` if disk or seed is missing."""
+        folder = self._folder(machine)
+        files = DomainFiles(folder / "disk.qcow2", self._base_of(machine), folder / "seed.iso", folder / "serial.log")
+        if not files.disk.is_file() or not files.seed.is_file():
+            raise VolumeNotFoundError("The machine's disk or seed is not on the host.")
+        return files
+
+    def total_bytes(self) -> int:
+        return shutil.disk_usage(self._pool).total
+
+    def free_bytes(self) -> int:
+        with storage_errors("measure its free space"):
+            return shutil.disk_usage(self._pool).free
+
+    def _folder(self, machine: UUID) -> Path:
+        return self._machines / str(UUID(str(machine)))
+
+    def _image(self, version: UUID) -> Path:
+        return self._images / f"{UUID(str(version))}.qcow2"
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    def has_image(self, version: UUID) -> bool:
+        return self._image(version).is_file()
+
+    def put_image(self, version: UUID, source: Path, progress: Callable[[int], None]) -> VolumeInfo:
+        """Copied under a temporary name, checked there, renamed. A second worker with the same image waits and finds it."""
+        with storage_errors("take the image"):
+            self.prepare()
+            if not self.has_image(version):
+                with self._locked_part(version) as part:
+                    self._fill_part(version, part, source, progress)
+            return self._image_info(version)
+
+    def _fill_part(self, version: UUID, part: tuple[Path, BinaryIO], source: Path, progress: Callable[[int], None]) -> None:
+        path, target = part
+        if self.has_image(version):
+            path.unlink(missing_ok=True)
+            return
+        try:
+            with _open_regular(source) as original:
+                self._refuse_if_too_big(os.fstat(original.fileno()).st_size)
+                _copy(original, target, progress)
+            if not read_header(path).stands_alone:
+                raise HypervisorError("The image refers to other files; only whole images are taken.", code="invalid-image")
+            self._give_to_group(target.fileno())
+            os.fchmod(target.fileno(), _IMAGE_MODE)
+            os.fsync(target.fileno())
+            path.rename(self._image(version))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        _sync_folder(self._images)
+
+    @contextlib.contextmanager
+    def _locked_part(self, version: UUID) -> Iterator[tuple[Path, BinaryIO]]:
+        """The temporary file, ours alone. What a killed worker left in it is cut off."""
+        path = self._images / f".{version}.part"
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(path, flags, 0o600), "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not _is_still_at(file, path):
+                    continue  # Its owner renamed or removed it while we waited.
+                file.truncate(0)
+                yield path, file
+                return
+
+    def _refuse_if_too_big(self, size: int) -> None:
+        if size > self.free_bytes():
+            raise StorageFullError("The host has not enough free storage for this image.")
+
+    def delete_image(self, version: UUID) -> None:
+        with storage_errors("remove the image"):
+            if not self.has_image(version):
+                return
+            if any(base == version for base in self._bases_in_use()):
+                raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
+            self._image(version).unlink(missing_ok=True)
+
+    def _bases_in_use(self) -> Iterator[UUID]:
+        for machine in self._machine_uuids():
+            with contextlib.suppress(OSError, ValueError):
+                yield UUID((self._folder(machine) / "base").read_text(encoding="ascii"))
+
+    def _image_info(self, version: UUID) -> VolumeInfo:
+        return _volume(self._image(version), f"images/{version}.qcow2", None)
+
+    # --- machines -------------------------------------------------------------------------------------------------
+
+    def create_disk(self, machine: UUID, image: UUID, size_bytes: int) -> VolumeInfo:
+        """The base's name is written first: a killed worker leaves a base that is protected for nothing, not the reverse."""
+        disk = self._folder(machine) / "disk.qcow2"
+        with storage_errors("create the disk"):
+            if not disk.exists():
+                self._create_new_disk(machine, disk, image, size_bytes)
+            return _volume(disk, f"machines/{machine}/disk.qcow2", machine)
+
+    def _create_new_disk(self, machine: UUID, disk: Path, image: UUID, size_bytes: int) -> None:
+        size = max(size_bytes, read_header(self._image(image)).virtual_size)
+        if self.free_bytes() < ROOM_FOR_A_DISK:
+            raise StorageFullError("The host has not enough free storage for a new disk.")
+        self._make_folder(disk.parent)
+        _replace(disk.parent / "base", str(image).encode())
+        part = disk.with_name(".disk.part")
+        part.unlink(missing_ok=True)
+        try:
+            _overlay(part, self._image(image), size)
+            part.chmod(0o600)
+            part.rename(disk)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(disk.parent)
+
+    def _base_of(self, machine: UUID) -> Path | None:
+        try:
+            return self._image(UUID((self._folder(machine) / "base").read_text(encoding="ascii")))
+        except FileNotFoundError:
+            return None
+
+    def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
+        folder = self._folder(machine)
+        with storage_errors("write the seed"):
+            self._make_folder(folder)
+            _replace(folder / "seed.iso", seed_iso(seed))
+
+    def delete_machine(self, machine: UUID) -> None:
+        with storage_errors("remove the machine's files"), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._folder(machine))
+
+    def list_volumes(self) -> list[VolumeInfo]:
+        with storage_errors("list its volumes"):
+            return [*self._list_images(), *self._list_machine_files()]
+
+    def _list_images(self) -> Iterator[VolumeInfo]:
+        for path in _regular_files(self._images):
+            if path.suffix == ".qcow2":
+                yield _volume(path, f"images/{path.name}", None)
+
+    def _list_machine_files(self) -> Iterator[VolumeInfo]:
+        for machine in self._machine_uuids():
+            for path in _regular_files(self._folder(machine)):
+                # A file may go while the list is made.
+                with contextlib.suppress(FileNotFoundError, VolumeNotFoundError):
+                    yield _volume(path, f"machines/{machine}/{path.name}", machine)
+
+    def _machine_uuids(self) -> Iterator[UUID]:
+        if not self._machines.is_dir():
+            return
+        for folder in sorted(self._machines.iterdir()):
+            with contextlib.suppress(ValueError):
+                yield UUID(folder.name)
+
+    def trim_serial_logs(self) -> None:
+        """A guest can print for ever; its log must not fill the host. QEMU appends, so cutting it under QEMU is safe."""
+        for machine in self._machine_uuids():
+            with contextlib.suppress(OSError):
+                log = self._folder(machine) / "serial.log"
+                if log.stat().st_size > SERIAL_LOG_LIMIT:
+                    _keep_tail(log, SERIAL_LOG_LIMIT // 4)
+
+
+def _overlay(path: Path, base: Path, size: int) -> None:
+    try:
+        create_overlay(path, base=base, base_format="qcow2", size_bytes=size)
+    except CommandFailed as error:
+        if "No space left" in error.log_tail:
+            raise StorageFullError("The host's storage is full: it could not create the disk.") from error
+        raise HypervisorError("The host could not create the disk.", code="storage-failed") from error
+
+
+def _volume(path: Path, name: str, machine: UUID | None) -> VolumeInfo:
+    status = path.lstat()
+    is_disk = path.suffix == ".qcow2"
+    capacity = read_header(path).virtual_size if is_disk else status.st_size
+    return VolumeInfo(name=name, machine=machine, capacity_bytes=capacity, allocation_bytes=status.st_blocks * 512)
+
+
+def _regular_files(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Neither a link nor a device: someone else may have made the file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise VolumeNotFoundError("The image's file is not there.") from error
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise HypervisorError("The image is not a plain file.", code="invalid-image")
+    return file
+
+
+def _copy(source: BinaryIO, target: BinaryIO, progress: Callable[[int], None]) -> None:
+    """`progress` gets whole percents, each once, and 100 at the end."""
+    total, done, shown = max(1, os.fstat(source.fileno()).st_size), 0, -1
+    while chunk := source.read(_COPY_CHUNK):
+        target.write(chunk)
+        done += len(chunk)
+        percent = min(99, done * 100 // total)
+        if percent > shown:
+            shown = percent
+            progress(percent)
+    target.flush()
+    progress(100)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a private file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _is_still_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _keep_tail(log: Path, size: int) -> None:
+    with os.fdopen(os.open(log, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
+        file.seek(-size, os.SEEK_END)
+        tail = file.read(size)
+        _replace(log.with_name("serial.old.log"), tail)
+        file.truncate(0)

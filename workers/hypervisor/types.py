@@ -1,0 +1,177 @@
+"""What the driver takes and gives. Sizes are in MiB or bytes as the name says; every id is a UUID of the portal's."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+
+class PowerState(enum.StrEnum):
+    """What the hypervisor says of a domain. Same words as `portal.machines.states.PowerState`."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUT_OFF = "shut_off"
+    UNKNOWN = "unknown"
+
+
+class Firmware(enum.StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class NetworkMode(enum.StrEnum):
+    """`NAT`: libvirt's network with DHCP and an anti-spoofing filter. `USER`: QEMU's own, where not root."""
+
+    NAT = "nat"
+    USER = "user"
+
+
+class EventKind(enum.StrEnum):
+    """`CHANGED`: the power state is `power_state` now. `GONE`: the domain is undefined. `AGENT`: the guest agent came up.
+
+    `RESYNC`: events may have been lost (the connection was away): compare everything.
+    """
+
+    CHANGED = "changed"
+    GONE = "gone"
+    AGENT = "agent"
+    RESYNC = "resync"
+
+
+@dataclass(frozen=True, slots=True)
+class NicSpec:
+    """`mac` is lower case, colon separated. `network` names a libvirt network in NAT mode and is None in USER mode."""
+
+    mac: str
+    mode: NetworkMode
+    network: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """All that the domain XML is made from; the same spec always gives the same XML, but for `console_secret`.
+
+    `name` is shown by host tools and is made by the portal (never free text of a person); `title` is what a person typed.
+    `console_secret` is the VNC password, at most 8 characters (RFB uses no more) and never empty. `genid` changes
+    whenever a guest must notice that it is another machine or was set back in time.
+    """
+
+    uuid: UUID
+    name: str
+    title: str
+    vcpus: int
+    memory_mib: int
+    firmware: Firmware
+    genid: UUID
+    console_secret: str = field(repr=False)
+    nics: tuple[NicSpec, ...] = ()
+    desktop: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSpec:
+    """A NoCloud seed. The three texts are whole files, made by `workers.hypervisor.cloud_init`."""
+
+    meta_data: str
+    user_data: str = field(repr=False)
+    network_config: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineInfo:
+    """One domain as the host sees it. `owned` is true when Casement defined it (its mark is in the domain's metadata)."""
+
+    uuid: UUID
+    name: str
+    power_state: PowerState
+    vcpus: int
+    memory_mib: int
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleEndpoint:
+    """Where the domain's VNC listens: a UNIX socket on the host, and the password that it asks for."""
+
+    socket_path: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """A file of Casement's pool on the host. `machine` is None for a base image."""
+
+    name: str
+    machine: UUID | None
+    capacity_bytes: int
+    allocation_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """`kind` is "kvm" or "tcg"; `reason` says in one sentence why."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """A host's size and versions. `storage_*` are of the file system that holds Casement's pool.
+
+    `warnings` are sentences for the administrator: things that work badly until the host is mended.
+    """
+
+    hostname: str
+    cpus: int
+    memory_mib: int
+    storage_total_bytes: int
+    storage_free_bytes: int
+    hypervisor: str
+    libvirt: str
+    accelerator: Accelerator
+    network_mode: NetworkMode
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostUsage:
+    """What a host really uses just now. `load` is the one-minute average; memory counts what is not available to others."""
+
+    load: float
+    memory_used_mib: int
+    storage_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """What a command in the guest gave, run by its agent. The outputs are cut at 1 MiB."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MachineEvent:
+    kind: EventKind
+    at: datetime
+    uuid: UUID | None = None
+    power_state: PowerState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """How to reach a host and where Casement's files are on it.
+
+    `probe_kernel` is a Linux kernel for the accelerator's test boot; without one the host's own is looked for.
+    """
+
+    uri: str
+    pool_dir: Path
+    network: str = "casement"
+    probe_kernel: Path | None = None

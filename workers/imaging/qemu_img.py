@@ -1,0 +1,74 @@
+"""The only place that runs qemu-img. The format is always said, never probed, and every run has limits.
+
+A format that is probed is the guest's to choose: it writes another header and reads the host's files at the next start.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from workers.imaging.commands import Limits, run
+from workers.imaging.errors import CommandFailed
+from workers.imaging.facts import ImageFormat
+
+MIB = 1024 * 1024
+# Enough for any image whose clusters are sane; a hostile table that wants more memory or time ends the tool instead.
+QUICK = Limits(address_space=1024 * MIB, cpu_seconds=30, timeout=60)
+THOROUGH = Limits(address_space=2048 * MIB, cpu_seconds=1200, timeout=1800)
+FORMATS = ("qcow2", "raw")
+
+
+def info(path: Path, fmt: str) -> dict[str, Any]:
+    """`qemu-img info` of an image in `fmt`, as its JSON. Works beside a running machine. Raises CommandFailed."""
+    argv = ["qemu-img", "info", "-f", _known(fmt), "--force-share", "--output=json", _plain(path)]
+    text = run(argv, limits=QUICK, keep_lines=None, merge_errors=False)
+    return cast(dict[str, Any], json.loads(text))
+
+
+def check(path: Path, fmt: ImageFormat, *, limits: Limits = THOROUGH) -> None:
+    """Walk all of an image's tables; CommandFailed when one is damaged or the file is cut short. Raw has no tables."""
+    if fmt == "qcow2":
+        run(["qemu-img", "check", "-q", "-f", _known(fmt), _plain(path)], limits=limits)
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    *,
+    source_format: ImageFormat,
+    compress: bool = False,
+    limits: Limits = THOROUGH,
+    progress: Callable[[int], None] = lambda percent: None,
+) -> None:
+    """Write a new qcow2 `destination` that stands alone. `progress` gets 0-100. Raises CommandFailed."""
+    options = "compat=1.1,lazy_refcounts=off" + (",compression_type=zstd" if compress else "")
+    flags = ["-c"] if compress else []
+    argv = ["qemu-img", "convert", "-p", "-f", _known(source_format), "-O", "qcow2", "-o", options, *flags]
+    run([*argv, _plain(source), _plain(destination)], limits=limits, on_line=_percent(progress))
+
+
+def create_overlay(destination: Path, *, base: Path, base_format: str, size_bytes: int) -> None:
+    """A new qcow2 `destination` of `size_bytes` that reads from `base` what it has not written. Raises CommandFailed."""
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", _plain(base), "-F", _known(base_format)]
+    run([*argv, _plain(destination), str(size_bytes)], limits=QUICK)
+
+
+def _known(fmt: str) -> str:
+    if fmt not in FORMATS:
+        raise CommandFailed(f"Images of the format {fmt!r} are not used here.")
+    return fmt
+
+
+def _plain(path: Path) -> str:
+    """The path as qemu-img's argument: absolute, because a name such as `json:…` or `nbd:…` would be a protocol."""
+    return str(path.absolute())
+
+
+def _percent(progress: Callable[[int], None]) -> Callable[[str], None]:
+    def on_line(line: str) -> None:
+        figure = line.strip().removeprefix("(").split("/")[0].split(".")[0]
+        if figure.isdecimal():
+            progress(min(int(figure), 100))
+
+    return on_line

@@ -1,0 +1,75 @@
+"""One three-line task per JobName, and the clock's. Everything else is the runner's."""
+
+from uuid import UUID
+
+from portal.hosts.selectors import hosts
+from portal.jobs import services as jobs
+from portal.jobs.names import JobName
+from workers import reconcile, runner
+from workers.celery import app
+
+
+@app.task(name=JobName.MACHINE_CREATE.value)
+def machine_create(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_START.value)
+def machine_start(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_STOP.value)
+def machine_stop(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_REBOOT.value)
+def machine_reboot(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_RESET.value)
+def machine_reset(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_FORCE_OFF.value)
+def machine_force_off(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_DELETE.value)
+def machine_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.IMAGE_BUILD.value)
+def image_build(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.IMAGE_IMPORT.value)
+def image_import(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.IMAGE_DELETE.value)
+def image_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name="jobs.send_again")
+def send_again() -> None:
+    jobs.send_again()
+
+
+@app.task(name="hosts.refresh")
+def refresh_hosts() -> None:
+    for host in hosts():
+        app.send_task("hosts.refresh_one", args=[str(host.pk)], queue=host.queue, expires=15)
+
+
+@app.task(name="hosts.refresh_one")
+def refresh_host(host_id: str) -> None:
+    reconcile.reconcile_host(UUID(host_id))

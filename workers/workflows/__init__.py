@@ -1,0 +1,16 @@
+"""Every workflow by the name of its job. A test holds them against `portal.jobs.names.STEPS`."""
+
+from typing import Any
+
+from portal.jobs.names import JobName
+from workers.workflows import create, delete, images, power
+from workers.workflows.base import Workflow
+
+_ALL: tuple[Workflow[Any], ...] = (
+    create.WORKFLOW,
+    *power.WORKFLOWS,
+    delete.WORKFLOW,
+    *images.WORKFLOWS,
+)
+
+WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

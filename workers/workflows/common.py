@@ -1,0 +1,65 @@
+"""What several workflows of machines share: loading, the spec for the driver, and the start with its screen."""
+
+from django.utils.translation import gettext as _
+
+from portal.lib.secrets import unseal
+from portal.machines import services
+from portal.machines.models import Machine
+from portal.machines.selectors import machine_by_id
+from workers.hosts import driver_of
+from workers.hypervisor.driver import HypervisorDriver
+from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec, PowerState
+from workers.workflows.base import Context, WorkFailedError
+
+# RFB uses no more than eight characters; from 54 that are easy to tell apart, this is 46 bits, behind a file permission.
+SECRET_LENGTH = 8
+
+load = machine_by_id
+
+
+def driver(context: Context[Machine]) -> HypervisorDriver:
+    return driver_of(context.target.host)
+
+
+def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
+    """What the domain is made from."""
+    mode = NetworkMode(machine.host.network_mode or NetworkMode.NAT)
+    network = machine.host.network if mode == NetworkMode.NAT else None
+    return MachineSpec(
+        uuid=machine.pk,
+        name=machine.domain_name,
+        title=machine.name,
+        vcpus=machine.vcpus,
+        memory_mib=machine.memory_mib,
+        firmware=Firmware(machine.image_version.firmware),
+        genid=machine.genid,
+        console_secret=secret,
+        nics=(NicSpec(mac=machine.mac, mode=mode, network=network),),
+        desktop=machine.kind == "desktop",
+    )
+
+
+def stored_secret(machine: Machine) -> str:
+    """The VNC secret of the definition. A lost one (another SECRET_KEY) is told in words."""
+    secret = unseal(machine.console_secret)
+    if not secret:
+        raise WorkFailedError(
+            _("The machine's screen secret cannot be read: was SECRET_KEY changed? Stop and start the machine."),
+            code="secret-lost",
+        )
+    return secret
+
+
+def start(context: Context[Machine]) -> None:
+    """Start the domain and record where its screen is."""
+    host_driver = driver(context)
+    host_driver.start(context.target.pk)
+    record_running(context.target, host_driver)
+
+
+def record_running(machine: Machine, host_driver: HypervisorDriver) -> None:
+    services.record_started(machine, console_socket=host_driver.console(machine.pk).socket_path)
+
+
+def is_off(machine: Machine, host_driver: HypervisorDriver) -> bool:
+    return host_driver.power_state(machine.pk) == PowerState.SHUT_OFF

@@ -1,0 +1,130 @@
+"""From a request to a guest that answers: image, disk, seed, definition, start, boot, address."""
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from portal.jobs.names import JobName, StepName
+from portal.lib.secrets import new_password, unseal
+from portal.machines import services
+from portal.machines.models import Machine
+from workers.hypervisor import cloud_init
+from workers.hypervisor.errors import HypervisorError
+from workers.workflows import common
+from workers.workflows.base import Again, Context, Step, WorkFailedError, Workflow
+
+# How often a booting guest is asked whether it is up. Asking is one agent call; the answer is on the page that much later.
+BOOT_POLL_S = 1.0
+GIB = 1024**3
+
+
+def put_image(context: Context[Machine]) -> None:
+    services.record_building(context.target)
+    version = context.target.image_version
+    driver = common.driver(context)
+    if driver.has_image(version.pk):
+        return
+    if not version.path.is_file():
+        raise WorkFailedError(_("The image's file is missing in the portal. An operator can build it anew."))
+    driver.put_image(version.pk, version.path, progress=context.progress)
+
+
+def create_disk(context: Context[Machine]) -> None:
+    machine = context.target
+    common.driver(context).create_disk(
+        machine.pk, image=machine.image_version_id, size_bytes=machine.disk_gib * GIB
+    )
+
+
+def write_seed(context: Context[Machine]) -> None:
+    machine = context.target
+    seed = cloud_init.seed(
+        instance_id=machine.pk,
+        hostname=machine.name,
+        user=machine.login_user,
+        password_hash=cloud_init.hash_password(unseal(machine.login_password)),
+        ssh_keys=(machine.ssh_key,) if machine.ssh_key else (),
+        mac=machine.mac,
+        desktop=machine.kind == "desktop",
+    )
+    common.driver(context).write_seed(machine.pk, seed)
+
+
+def define(context: Context[Machine]) -> None:
+    """The secret is stored before the domain knows it, so whatever runs can be reached after a crash in between."""
+    machine = context.target
+    if not machine.console_secret:
+        services.record_secret(machine, new_password(common.SECRET_LENGTH))
+    common.driver(context).define(common.spec_of(machine, secret=common.stored_secret(machine)))
+
+
+def delete_storage(context: Context[Machine]) -> None:
+    common.driver(context).delete_storage(context.target.pk)
+
+
+def undefine(context: Context[Machine]) -> None:
+    common.driver(context).undefine(context.target.pk)
+
+
+def wait_for_boot(context: Context[Machine]) -> None:
+    """Until the agent answers; an image without one counts as up when its address is known or its time is over."""
+    machine = context.target
+    driver = common.driver(context)
+    if common.is_off(machine, driver):
+        raise WorkFailedError(
+            _("The guest switched itself off while starting. Its image may be broken."), code="guest-off"
+        )
+    if driver.agent_ready(machine.pk):
+        return
+    late = machine.boot_deadline is not None and timezone.now() > machine.boot_deadline
+    if machine.image_version.image.has_agent:
+        if late:
+            raise WorkFailedError(_never_came_up(), code="guest-boot-timeout")
+    elif late or _addresses(context):
+        return
+    raise Again(BOOT_POLL_S)
+
+
+def ask_address(context: Context[Machine]) -> None:
+    """Give DHCP a moment; a machine without an address is ready all the same, and the watcher asks again later."""
+    machine = context.target
+    addresses = _addresses(context)
+    started = context.step.started_at if context.step else None
+    waited_s = (timezone.now() - started).total_seconds() if started else 0
+    if not addresses and machine.image_version.image.has_agent and waited_s < ADDRESS_WAIT_S:
+        raise Again(BOOT_POLL_S)
+    services.record_addresses(machine, addresses)
+
+
+ADDRESS_WAIT_S = 20.0
+
+
+def _addresses(context: Context[Machine]) -> tuple[str, ...]:
+    try:
+        return common.driver(context).addresses(context.target.pk)
+    except HypervisorError:
+        return ()  # Not knowing the address yet is no reason to fail; the next look may know it.
+
+
+def _never_came_up() -> str:
+    return _(
+        "The guest did not come up in time. The machine was taken back. Try a larger size, or another image; an operator "
+        "can raise the limit (GUEST_BOOT_TIMEOUT_S)."
+    )
+
+
+WORKFLOW: Workflow[Machine] = Workflow(
+    JobName.MACHINE_CREATE,
+    load=common.load,
+    steps=(
+        Step(StepName.IMAGE, put_image),
+        Step(StepName.DISK, create_disk, undo=delete_storage),
+        Step(StepName.SEED, write_seed),
+        Step(StepName.DEFINE, define, undo=undefine),
+        Step(StepName.START, common.start),
+        Step(StepName.BOOT, wait_for_boot),
+        Step(StepName.ADDRESS, ask_address),
+    ),
+    on_done=services.record_ready,
+    on_failed=lambda machine, message: services.record_build_failed(machine, message=message),
+    on_cancelled=lambda machine: services.record_build_failed(machine, message=_("Building was stopped on request.")),
+)

@@ -1,0 +1,35 @@
+"""Remove a machine so that nothing of it is left: domain, disk, seed, socket, quota."""
+
+from portal.jobs.names import JobName, StepName
+from portal.jobs.selectors import others_at_work
+from portal.machines import services
+from portal.machines.models import Machine
+from portal.machines.states import Task
+from workers.workflows import common, create
+from workers.workflows.base import Again, Context, Step, Workflow
+
+
+def wait_for_other_work(context: Context[Machine]) -> None:
+    """The jobs that were under way were asked to stop; two at once on one disk would undo each other."""
+    if others_at_work(context.job):
+        raise Again(0.5)
+
+
+def release(context: Context[Machine]) -> None:
+    services.release_resources(context.target)
+
+
+WORKFLOW: Workflow[Machine] = Workflow(
+    JobName.MACHINE_DELETE,
+    load=common.load,
+    steps=(
+        Step(StepName.WAIT_WORK, wait_for_other_work),
+        Step(StepName.UNDEFINE, create.undefine),
+        Step(StepName.DELETE_STORAGE, create.delete_storage),
+        Step(StepName.RELEASE, release),
+    ),
+    on_done=services.record_deleted,
+    on_failed=lambda machine, message: services.record_task_ended(machine, Task.DELETING, message=message),
+    cancellable=False,
+    max_retries=20,
+)

@@ -1,0 +1,97 @@
+"""Start, shut down, restart, reset, force off."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from portal.jobs.names import JobName, StepName
+from portal.lib.secrets import new_password
+from portal.machines import services
+from portal.machines.models import Machine
+from portal.machines.states import PowerState, Task
+from workers.workflows import common
+from workers.workflows.base import Again, Context, Step, WorkFailedError, Workflow
+
+OFF_POLL_S = 1.0
+
+
+def start_with_new_secret(context: Context[Machine]) -> None:
+    """A screen secret lives from one start to the next stop. A domain that runs already keeps its own."""
+    machine = context.target
+    driver = common.driver(context)
+    if common.is_off(machine, driver):
+        services.record_secret(machine, new_password(common.SECRET_LENGTH))
+        driver.define(common.spec_of(machine, secret=common.stored_secret(machine)))
+    common.start(context)
+
+
+def ask_shut_down(context: Context[Machine]) -> None:
+    driver = common.driver(context)
+    if not common.is_off(context.target, driver):
+        driver.shut_down(context.target.pk)
+
+
+def wait_off(context: Context[Machine]) -> None:
+    """Until it is off. A guest that was not up yet loses the first press, so it is pressed again now and then."""
+    machine = context.target
+    driver = common.driver(context)
+    if common.is_off(machine, driver):
+        services.record_power_state(machine.pk, PowerState.SHUT_OFF, at=timezone.now())
+        return
+    waited_s = _seconds_in_step(context)
+    if waited_s > settings.GUEST_SHUTDOWN_TIMEOUT_S:
+        raise WorkFailedError(
+            _("The guest did not shut down when asked. It runs on; “Force off” cuts its power."), code="guest-ignores"
+        )
+    if context.job.attempts % PRESS_AGAIN_EVERY == 0:
+        driver.shut_down(machine.pk)
+    raise Again(OFF_POLL_S)
+
+
+PRESS_AGAIN_EVERY = 12
+"""looks, of about a second each"""
+
+
+def restart(context: Context[Machine]) -> None:
+    common.driver(context).reboot(context.target.pk)
+
+
+def reset(context: Context[Machine]) -> None:
+    common.driver(context).reset(context.target.pk)
+
+
+def cut_power(context: Context[Machine]) -> None:
+    common.driver(context).force_off(context.target.pk)
+    services.record_power_state(context.target.pk, PowerState.SHUT_OFF, at=timezone.now())
+
+
+def _seconds_in_step(context: Context[Machine]) -> float:
+    started = context.step.started_at if context.step else None
+    return (timezone.now() - started).total_seconds() if started else 0.0
+
+
+def _workflow(name: JobName, task: Task, *steps: Step[Machine]) -> Workflow[Machine]:
+    return Workflow(
+        name,
+        load=common.load,
+        steps=steps,
+        on_done=lambda machine: services.record_task_ended(machine, task),
+        on_failed=lambda machine, message: services.record_task_ended(machine, task, message=message),
+        on_cancelled=lambda machine: services.record_task_ended(machine, task),
+    )
+
+
+WORKFLOWS: tuple[Workflow[Machine], ...] = (
+    _workflow(JobName.MACHINE_START, Task.STARTING, Step(StepName.START, start_with_new_secret)),
+    _workflow(
+        JobName.MACHINE_STOP,
+        Task.STOPPING,
+        Step(StepName.ASK_SHUT_DOWN, ask_shut_down),
+        Step(StepName.WAIT_OFF, wait_off),
+    ),
+    _workflow(JobName.MACHINE_REBOOT, Task.REBOOTING, Step(StepName.RESTART, restart)),
+    _workflow(JobName.MACHINE_RESET, Task.RESETTING, Step(StepName.RESET, reset)),
+    _workflow(JobName.MACHINE_FORCE_OFF, Task.FORCING_OFF, Step(StepName.CUT_POWER, cut_power)),
+)
