@@ -106,6 +106,8 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.messages.context_processors.messages",
                 "django.template.context_processors.i18n",
             ],
+            # portal.lib is no app, so its tags are named here.
+            "libraries": {"kit": "portal.lib.templatetags.kit"},
         },
     }
 ]

@@ -1,14 +1,12 @@
 """The fixed cast: Alice owns the project, Bob is a member, Vera may look, Charlie must see nothing; Olga runs the hosts."""
 
-import os
-
-os.environ.setdefault("CASEMENT_TESTING", "1")
-
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
 from portal.accounts.models import Membership, Project, User
 from portal.accounts.permissions import Role
@@ -23,12 +21,9 @@ GIB = 1024**3
 
 
 @pytest.fixture(autouse=True)
-def _no_network_and_fast_passwords(settings: object, tmp_path: Path) -> None:
-    """Unit tests hash passwords cheaply and keep files in a folder of their own; live messages stay in memory."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # type: ignore[attr-defined]
-    settings.IMAGES_DIR = tmp_path / "images"  # type: ignore[attr-defined]
-    settings.UPLOADS_DIR = tmp_path / "uploads"  # type: ignore[attr-defined]
-    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}  # type: ignore[attr-defined]
+def _own_folders(settings: Settings, tmp_path: Path) -> None:
+    settings.IMAGES_DIR = tmp_path / "images"
+    settings.UPLOADS_DIR = tmp_path / "uploads"
 
 
 @pytest.fixture
@@ -81,7 +76,7 @@ def operator(make_user: Callable[..., User]) -> User:
 def host(db: None) -> Host:
     return Host.objects.create(
         name="local",
-        uri="fake://local",
+        uri=f"fake://{uuid4().hex}",  # A host of its own for each test: the fake keeps its domains by this name.
         pool_dir="/nowhere",
         cpus=8,
         memory_mib=16384,

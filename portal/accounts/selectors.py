@@ -114,7 +114,7 @@ def membership_for(
     pk: int,
     permission: Permission = Permission.PROJECT_MANAGE,
 ) -> Membership:
-    """A membership of a project in which `user` holds `permission`. Found by both keys, so one cannot stand for another."""
+    """A membership of a project in which `user` holds `permission`; found by both keys."""
     project = project_for(user, project_pk, permission)
     membership = members_of(project).filter(pk=pk).first()
     if membership is None:

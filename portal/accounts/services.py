@@ -214,8 +214,10 @@ def _join(project: Project, user: User, role: Role, *, actor: User, request_ip: 
 
 
 def _locked(membership: Membership) -> Membership:
-    """The membership as it is now, while nobody else changes the project's members: two owners who take each other's role
-    at the same moment would otherwise leave none."""
+    """The membership as it is now, while nobody else changes the project's members.
+
+    Two owners who take each other's role at the same moment would otherwise leave none.
+    """
     Project.objects.select_for_update().get(pk=membership.project_id)
     current = Membership.objects.filter(pk=membership.pk).select_related("user", "project").first()
     if current is None:

@@ -27,20 +27,23 @@ def find_events(*, search: str = "", area: str = "") -> QuerySet[Event]:
     if area:
         events = events.filter(action__startswith=f"{area}.")
     if search:
-        events = events.filter(
+        match = (
             Q(actor_name__icontains=search)
             | Q(target_name__icontains=search)
             | Q(target_id__iexact=search)
             | Q(action__icontains=search)
             | Q(project__name__icontains=search)
-            | Q(request_ip=_address(search))
         )
+        if _is_address(search):
+            match |= Q(request_ip=search)
+        events = events.filter(match)
     return events
 
 
-def _address(text: str) -> str | None:
-    """The text if it is an IP address. None, which equals no row, keeps the database from being asked about nonsense."""
+def _is_address(text: str) -> bool:
+    """PostgreSQL refuses to compare an address with anything else."""
     try:
-        return str(ipaddress.ip_address(text))
+        ipaddress.ip_address(text)
     except ValueError:
-        return None
+        return False
+    return True

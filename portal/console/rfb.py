@@ -94,13 +94,14 @@ async def open_display(socket_path: str, secret: str | None, *, deadline: float 
             reader, writer = await asyncio.open_unix_connection(socket_path, limit=READ_SIZE)
             try:
                 init = await _greet_display(reader, writer, secret)
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
+                await _close(writer)
+                raise DisplayError("closed-early") from error
             except BaseException:
-                writer.transport.abort()
+                await _close(writer)
                 raise
     except TimeoutError as error:
         raise DisplayError("timeout") from error
-    except asyncio.IncompleteReadError as error:
-        raise DisplayError("closed-early") from error
     return Display(reader, writer, init)
 
 

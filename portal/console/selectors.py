@@ -14,6 +14,7 @@ from portal.accounts.models import User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in
 from portal.console.errors import HostSilentError, MachineOffError
+from portal.console.models import ConsoleSession
 from portal.console.relay import Ended, Step
 from portal.console.tickets import Claim, Mode
 from portal.errors import PortalError
@@ -84,3 +85,8 @@ def verdict(session_key: str | None, claim: Claim, socket_path: str) -> Ended | 
         return Ended(Step.REVOKED, error.code)
     # Stopped and started again, or moved: another QEMU, which this connection has nothing to do with.
     return None if target.socket_path == socket_path else Ended(Step.ENDED, "display-moved")
+
+
+def open_sessions(*, limit: int = 20) -> list[ConsoleSession]:
+    """Screens that are being looked at now, for the operator's overview; newest first."""
+    return list(ConsoleSession.objects.filter(ended_at=None).select_related("machine__project", "user")[:limit])

@@ -4,7 +4,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
-from django.db.models import QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from portal.accounts.models import User
@@ -30,3 +30,12 @@ def host_for(user: User | AnonymousUser, pk: UUID | str) -> Host:
 def is_answering(host: Host) -> bool:
     """True if the host was seen lately and without an error."""
     return bool(host.last_seen_at and not host.last_error and timezone.now() - host.last_seen_at < SILENT_AFTER)
+
+
+def hosts_with_counts() -> QuerySet[Host]:
+    """Every host with the number of its machines: `machine_count`, and `running_count` of them."""
+    here = ~Q(machines__status="deleted")
+    return Host.objects.annotate(
+        machine_count=Count("machines", filter=here),
+        running_count=Count("machines", filter=here & Q(machines__power_state="running")),
+    )

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from portal.accounts.models import User
 from portal.accounts.quota import Amount
 from portal.audit import services as audit
-from portal.errors import NoCapacityError
+from portal.errors import ForbiddenError, NoCapacityError
 from portal.hosts.models import Host
 from portal.lib import live
 
@@ -22,6 +22,16 @@ def register_host(name: str, *, uri: str, pool_dir: str, network: str = "casemen
     if created:
         audit.record(actor, "host.registered", host, detail={"uri": uri})
     return host
+
+
+@transaction.atomic
+def set_enabled(host: Host, *, actor: User, enabled: bool, request_ip: str | None = None) -> None:
+    """Let the host take new machines, or not. Machines on it are left as they are."""
+    if not (actor.is_active and actor.is_staff):
+        raise ForbiddenError(_("Only operators may do this."))
+    if Host.objects.filter(pk=host.pk).exclude(enabled=enabled).update(enabled=enabled) == 1:
+        audit.record(actor, "host.enabled" if enabled else "host.disabled", host, request_ip=request_ip)
+        _tell(host)
 
 
 def record_host(host: Host, **observed: object) -> None:

@@ -3,9 +3,11 @@
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Count, Prefetch, Q, QuerySet
 
 from portal.accounts.models import Project, User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import permissions_in
 from portal.errors import NotFoundError
 from portal.images.models import Image, ImageVersion, VersionStatus
 
@@ -30,6 +32,19 @@ def version_for(user: User | AnonymousUser, pk: UUID | str) -> ImageVersion:
     if version is None:
         raise NotFoundError
     return version
+
+
+def versions_of(image: Image) -> QuerySet[ImageVersion]:
+    """The image's versions, newest first, each with the number of machines that are based on it: `machine_count`."""
+    count = Count("machines", filter=~Q(machines__status="deleted"))
+    return image.versions.annotate(machine_count=count).select_related("image").order_by("-number")
+
+
+def may_delete(user: User | AnonymousUser, image: Image) -> bool:
+    """Operators everywhere, and the owners of the project that the image belongs to."""
+    if user.is_active and user.is_staff:
+        return True
+    return image.project_id is not None and Permission.IMAGE_DELETE in permissions_in(user, image.project_id)
 
 
 def catalogue_for(user: User | AnonymousUser, project: Project) -> list[tuple[Image, ImageVersion | None]]:

@@ -17,7 +17,10 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in
 from portal.errors import NotFoundError
 from portal.jobs.models import Job, JobStep
-from portal.jobs.names import ACTIVE, CANCELLABLE, JobName, JobStatus, StepName, StepStatus
+from portal.jobs.names import ACTIVE, JobName, JobStatus, StepName, StepStatus
+
+# Work that makes something can be stopped half-way and taken back; who may ask for that needs this permission.
+CANCELLABLE = {JobName.MACHINE_CREATE: Permission.MACHINE_CREATE, JobName.IMAGE_BUILD: Permission.IMAGE_CREATE}
 
 
 def jobs_for(user: User | AnonymousUser) -> QuerySet[Job]:

@@ -6,11 +6,15 @@ from uuid import UUID
 from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from portal.accounts.models import Project, User
+from portal.audit import services as audit
+from portal.errors import ConflictError, ForbiddenError
 from portal.jobs import bus
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import ACTIVE, STEPS, JobName, JobStatus, StepName, StepStatus
+from portal.jobs.selectors import may_cancel
 from portal.lib import live
 
 LEASE = dt.timedelta(seconds=45)
@@ -108,6 +112,23 @@ def finish(job: Job, status: JobStatus, *, code: str = "", message: str = "") ->
 def request_cancel(job: Job) -> bool:
     """Ask the worker to stop at the next chance. False if the job has ended already."""
     return Job.objects.filter(pk=job.pk, status__in=ACTIVE).update(cancel_requested=True) == 1
+
+
+def cancel_job(job: Job, *, actor: User, request_ip: str | None = None) -> None:
+    """Have a job stopped and taken back, for those who may. Asking twice is no fault."""
+    job.refresh_from_db()
+    if job.is_active and job.cancel_requested:
+        return
+    if job.is_final:
+        raise ConflictError(_("This job has ended already: %(status)s.") % {"status": job.get_status_display()})
+    if not may_cancel(actor, job):
+        raise ForbiddenError(_("This job cannot be cancelled, or not by you."))
+    with transaction.atomic():
+        if not request_cancel(job):
+            raise ConflictError(_("This job has just ended."))
+        audit.record(actor, "job.cancelled", job, detail={"kind": job.name}, request_ip=request_ip)
+        wake(job)  # One that waits would otherwise learn of it only when its wait is over.
+        _tell(job)
 
 
 def is_cancel_requested(job: Job) -> bool:

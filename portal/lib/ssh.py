@@ -21,7 +21,7 @@ _KEY_TYPES = frozenset(
 
 
 def clean_ssh_key(value: str) -> str:
-    """One OpenSSH public key as one line. Line ends and a byte-order mark around it are taken off; options are refused."""
+    """One OpenSSH public key as one line. Line ends and a byte-order mark around it go; options are refused."""
     text = value.strip().lstrip("\ufeff").strip()
     if not text:
         return ""

@@ -6,10 +6,11 @@ from uuid import UUID
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Count, Q, QuerySet
 
-from portal.accounts.models import User
+from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in, require
 from portal.errors import ForbiddenError, NotFoundError
+from portal.hosts.models import Host
 from portal.lib.secrets import unseal
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import CAN_FORCE_OFF, CAN_REBOOT, CAN_START, CAN_STOP, INTERRUPTIBLE, Status, Task
@@ -103,3 +104,20 @@ def password_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, st
     if not machine.login_password:
         raise ForbiddenError
     return machine, unseal(machine.login_password)
+
+
+def machines_in_error(*, limit: int = 10) -> list[Machine]:
+    """For the operator's overview: machines whose building failed or whose last work did, newest trouble first."""
+    wrong = Machine.objects.live().filter(Q(status=Status.ERROR) | ~Q(error_message=""))
+    return list(wrong.select_related("project", "owner", "host").order_by("-created_at")[:limit])
+
+
+def machines_on(host: Host) -> QuerySet[Machine]:
+    """What is on a host, for operators."""
+    return Machine.objects.live().filter(host=host).select_related("project", "owner", "flavour").order_by("name")
+
+
+def machines_counted_in(project: Project) -> QuerySet[Machine]:
+    """The machines that a project's quota is used by, largest first."""
+    counted = Machine.objects.filter(project=project, holds_quota=True)
+    return counted.select_related("owner", "flavour").order_by("-memory_mib", "name")

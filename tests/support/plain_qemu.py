@@ -75,7 +75,7 @@ def _machine(disk: Path, directory: Path, memory_mib: int) -> list[str]:
     options: dict[str, Sequence[str]] = {
         "-machine": ["q35"],
         "-accel": ["tcg,thread=multi"],
-        "-cpu": ["max"],
+        "-cpu": ["Nehalem"],
         "-smp": ["2"],
         "-m": [str(memory_mib)],
         "-drive": [f"file={disk},format=qcow2,if=none,id=root,snapshot=on"],

@@ -77,6 +77,8 @@ async def test_a_browser_that_stops_reading_stops_the_display_and_not_the_memory
             writer.write(piece)
             await writer.drain()
             sent += len(piece)
+        writer.close()
+        await writer.wait_closed()
 
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):

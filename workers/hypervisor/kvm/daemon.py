@@ -16,12 +16,14 @@ import grp
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 SYSTEM_SOCKET = Path("/run/libvirt/libvirt-sock")
 QEMU_CONF = Path("/etc/libvirt/qemu.conf")
+KVM_DEVICE = Path("/dev/kvm")
 CLONE_NEWNS = 0x00020000
 
 
@@ -87,6 +89,22 @@ def write_config(run_dir: Path, *, user: str | None = None) -> None:
     (run_dir / "qemu.conf").write_text(text, encoding="utf-8")
 
 
+def open_kvm_to_qemu(device: Path = KVM_DEVICE) -> None:
+    """Give /dev/kvm to the group kvm, as udev does; machines without udev leave it to root alone.
+
+    It matters also where KVM does not work: libvirt's test run of QEMU sees KVM, its check of QEMU's user does not, and
+    so it repeats its test runs (seconds each) at almost every call.
+    """
+    try:
+        group = grp.getgrnam("kvm").gr_gid
+        mode = stat.S_IMODE(device.stat().st_mode)
+    except (KeyError, FileNotFoundError):
+        return
+    if mode & 0o006 != 0o006 and (device.stat().st_gid != group or mode & 0o060 != 0o060):
+        os.chown(device, -1, group)
+        device.chmod(mode | 0o060)
+
+
 def _enter_private_mounts() -> None:
     """libvirtd reads qemu.conf from a fixed path only, so ours is laid over it for this process alone.
 
@@ -121,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     run_dir: Path = options.run_dir.resolve()
     write_config(run_dir, user=options.qemu_user)
+    open_kvm_to_qemu()
     _enter_private_mounts()
     _lay_over(run_dir / "qemu.conf", QEMU_CONF)
     os.execv(program, [program, "--config", str(run_dir / "libvirtd.conf")])

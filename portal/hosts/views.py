@@ -1,0 +1,104 @@
+"""For operators: is everything all right, and each host by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+
+from portal.accounts.http import client_ip, operators_only, person
+from portal.console.selectors import open_sessions
+from portal.hosts import services
+from portal.hosts.capacity import CapacityLine, capacity_of
+from portal.hosts.forms import TakesMachinesForm
+from portal.hosts.models import Host
+from portal.hosts.problems import Problem, accelerator_words, network_words, problems_among, problems_of
+from portal.hosts.selectors import host_for, hosts_with_counts, is_answering
+from portal.jobs.selectors import active_jobs, recent_failures, stuck_jobs
+from portal.machines.selectors import counts_by_condition, machines_in_error, machines_on
+
+# More rows than this are counted and linked to, not listed: an overview is read at a glance.
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    host: Host
+    is_answering: bool
+    problems: list[Problem]
+    capacity: list[CapacityLine]
+
+
+@require_safe
+@operators_only
+def overview(request: HttpRequest) -> HttpResponse:
+    hosts = list(hosts_with_counts())
+    stuck = list(stuck_jobs())
+    stuck_ids = {job.pk for job in stuck}
+    running = [job for job in active_jobs()[: 5 * SHOWN] if job.pk not in stuck_ids]
+    failures = list(recent_failures().order_by("-finished_at")[: 5 * SHOWN])
+    in_error = machines_in_error(limit=SHOWN)
+    problems = problems_among(hosts)
+    context = {
+        "hosts": [_row(host) for host in hosts],
+        "problems": problems,
+        "stuck": stuck[:SHOWN],
+        "stuck_count": len(stuck),
+        "failures": failures[:SHOWN],
+        "failure_count": len(failures),
+        "in_error": in_error,
+        "machines": counts_by_condition(),
+        "capacity": capacity_of(host for host in hosts if host.enabled),
+        "running": running[:SHOWN],
+        "running_count": len(running),
+        "sessions": open_sessions(limit=SHOWN),
+        "all_well": bool(hosts) and not (problems or stuck or failures or in_error),
+    }
+    return render(request, "hosts/_overview.html" if _is_live(request) else "hosts/overview.html", context)
+
+
+@require_safe
+@operators_only
+def host_list(request: HttpRequest) -> HttpResponse:
+    context = {"hosts": [_row(host) for host in hosts_with_counts()]}
+    return render(request, "hosts/_list.html" if _is_live(request) else "hosts/list.html", context)
+
+
+@require_safe
+def host_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
+    host = host_for(request.user, pk)
+    context = {
+        "row": _row(host),
+        "host": host,
+        "accelerator": accelerator_words(host),
+        "network": network_words(host),
+        "machines": list(machines_on(host)[:500]),
+    }
+    return render(request, "hosts/_detail.html" if _is_live(request) else "hosts/detail.html", context)
+
+
+@require_POST
+def host_enable(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Take new machines, or not, as the form says: a value, not a switch, so that two clicks at once do no harm."""
+    host = host_for(request.user, pk)
+    form = TakesMachinesForm(request.POST)
+    if form.is_valid():
+        enabled = form.cleaned_data["enabled"] == "yes"
+        services.set_enabled(host, actor=person(request), enabled=enabled, request_ip=client_ip(request))
+        said = _("%(host)s takes new machines.") if enabled else _("%(host)s takes no new machines any more.")
+        messages.success(request, said % {"host": host.name})
+    return redirect("hosts:detail", pk=host.pk)
+
+
+def _row(host: Host) -> HostRow:
+    return HostRow(host, is_answering(host), problems_of(host), capacity_of([host]))
+
+
+def _is_live(request: HttpRequest) -> bool:
+    """True if the page's own script asks for the part that changed."""
+    return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

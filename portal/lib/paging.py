@@ -1,0 +1,19 @@
+"""Pages of a list. A page that does not exist shows the nearest one: links to lists grow old."""
+
+from typing import TypeVar
+
+from django.core.paginator import Page, Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+M = TypeVar("M", bound=Model)
+
+
+def page_of(request: HttpRequest, rows: QuerySet[M], *, per_page: int = 50) -> Page[M]:
+    """The page that the address names with `?page=`."""
+    return Paginator(rows, per_page).get_page(request.GET.get("page"))
+
+
+def text_of(request: HttpRequest, name: str, *, most: int = 100) -> str:
+    """A filter from the address. NUL bytes go: PostgreSQL refuses them."""
+    return request.GET.get(name, "").replace("\x00", "").strip()[:most]

@@ -1,0 +1,91 @@
+/* Bundles static/js/*.js and static/css/*.css into static/dist, with the icons that are used and our own pictures. */
+
+import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { basename, dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = dirname(here);
+const out = join(here, "dist");
+const icons = join(dirname(createRequire(import.meta.url).resolve("@tabler/icons/package.json")), "icons");
+
+const entries = async (folder, extension) =>
+  (await readdir(join(here, folder))).filter((name) => name.endsWith(extension)).map((name) => join(here, folder, name));
+
+const common = { bundle: true, minify: true, target: ["es2022", "chrome109", "firefox115", "safari16.4"], logLevel: "warning" };
+
+async function bundle() {
+  await build({
+    ...common,
+    entryPoints: await entries("js", ".js"),
+    outdir: join(out, "js"),
+    format: "esm",
+    splitting: true,
+    chunkNames: "chunks/[name]-[hash]",
+    // noVNC awaits at its top level, which these browsers know and esbuild's oldest targets do not.
+    supported: { "top-level-await": true },
+  });
+  await build({
+    ...common,
+    entryPoints: await entries("css", ".css"),
+    outdir: join(out, "css"),
+    loader: { ".woff2": "file", ".svg": "dataurl", ".png": "file" },
+    assetNames: "../fonts/[name]-[hash]",
+  });
+}
+
+async function files(folder, pattern) {
+  const found = await readdir(join(root, folder), { recursive: true }).catch(() => []);
+  return found.filter((name) => pattern.test(name)).map((name) => join(root, folder, name));
+}
+
+/** Names in `{% icon "server" %}` of templates, `icon="server"` of Python, and `icon("server")` of scripts. */
+async function usedIcons() {
+  const sources = [
+    ...(await files("templates", /\.html$/)),
+    ...(await files("portal", /\.(html|py)$/)),
+    ...(await files("static/js", /\.js$/)),
+  ];
+  const names = new Map();
+  for (const source of sources) {
+    const text = await readFile(source, "utf8");
+    for (const match of text.matchAll(/\bicon(?:\s*[=(]\s*|\s+)["']([a-z0-9-]+)["']/g)) {
+      names.set(match[1], relative(root, source));
+    }
+  }
+  return names;
+}
+
+async function symbol(name, source) {
+  const filled = name.endsWith("-filled");
+  const file = filled ? join(icons, "filled", `${name.slice(0, -7)}.svg`) : join(icons, "outline", `${name}.svg`);
+  const svg = await readFile(file, "utf8").catch(() => {
+    throw new Error(`${source}: there is no icon named "${name}" in @tabler/icons`);
+  });
+  const inner = svg
+    .slice(svg.indexOf(">") + 1, svg.lastIndexOf("</svg>"))
+    .replace(/<path stroke="none" d="M0 0h24v24H0z" fill="none" \/>/, "")
+    .replace(/\s+/g, " ");
+  const paint = filled
+    ? 'fill="currentColor"'
+    : 'fill="none" stroke="currentColor" stroke-width="1.75" stroke-linecap="round" stroke-linejoin="round"';
+  return `<symbol id="${name}" viewBox="0 0 24 24" ${paint}>${inner.trim()}</symbol>`;
+}
+
+async function sprite() {
+  const symbols = [];
+  for (const [name, source] of [...(await usedIcons())].sort()) {
+    symbols.push(await symbol(name, source));
+  }
+  await writeFile(join(out, "icons.svg"), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
+  return symbols.length;
+}
+
+await rm(out, { recursive: true, force: true });
+await mkdir(out, { recursive: true });
+await bundle();
+await cp(join(here, "img"), join(out, "img"), { recursive: true });
+const count = await sprite();
+process.stdout.write(`${basename(here)}/dist: scripts, styles and ${count} icons built\n`);
