@@ -10,7 +10,6 @@ import datetime as dt
 import logging
 from uuid import UUID
 
-from django.db import close_old_connections
 from django.utils import timezone
 
 from portal.hosts import services as host_services
@@ -32,7 +31,6 @@ ORPHAN_TASK_AFTER = dt.timedelta(minutes=2)
 
 def reconcile_host(host_id: UUID) -> None:
     """Ask the host what it has, store how it is, and converge its machines."""
-    close_old_connections()
     host = Host.objects.filter(pk=host_id).first()
     if host is None:
         return

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import close_old_connections, connection
+from django.db import connection
 from django.utils.translation import gettext as _
 
 from portal.errors import PortalError
@@ -32,7 +32,6 @@ HEARTBEAT_S = 10.0
 
 def run(job_id: UUID) -> None:
     """Work on the job if nobody else does. Never raises for what a job may run into: the row says what happened."""
-    close_old_connections()
     job = jobs.take_lease(job_id, owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}")
     if job is None:
         return

@@ -61,6 +61,7 @@ class Watcher:
         try:
             driver = driver_of(host)
             for event in driver.events(self.stopping.is_set):
+                close_old_connections()
                 handle(host, driver, event)
         except HypervisorError as error:
             # The thread ends; the next look for hosts starts it again.
@@ -71,7 +72,6 @@ class Watcher:
 
 def handle(host: Host, driver: HypervisorDriver, event: MachineEvent) -> None:
     """Bring one event to the database."""
-    close_old_connections()
     if event.kind == EventKind.RESYNC:
         reconcile.reconcile_host(host.pk)
     elif event.uuid is not None:

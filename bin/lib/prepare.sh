@@ -50,7 +50,7 @@ choose_packages() {
     local line name
     for line in "$@"; do
         for name in ${line//|/ }; do
-            if [[ $line != *"|"* || -n $(apt-cache policy "$name" 2>/dev/null | grep -v '(none)' | grep Candidate) ]]; then
+            if [[ $line != *"|"* ]] || apt-cache policy "$name" 2>/dev/null | grep -q 'Candidate: [^(]'; then
                 printf '%s\n' "$name"
                 break
             fi
@@ -91,8 +91,7 @@ apt_install() {
 # install_packages SECTION...
 install_packages() {
     local -a missing chosen
-    command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
-        die "This system has no apt-get: Casement installs itself on Debian 12 or 13 and Ubuntu 24.04 (bin/packages.txt lists what it needs)."
+    command -v apt-get >/dev/null || die "This system has no apt-get: Casement installs itself on Debian 12 or 13 and Ubuntu 24.04 (bin/packages.txt lists what it needs)."
     mapfile -t missing < <(missing_packages "$@")
     [[ ${#missing[@]} -gt 0 ]] || return 0
     may_become_administrator ||
@@ -179,6 +178,6 @@ prepare() {
 tools() {
     local python="$1"
     shift
-    cd "$root"
+    cd "$root" || exit
     PYTHONPATH="$root/bin:$root" exec "$python" -m "$@"
 }

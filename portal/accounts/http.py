@@ -31,6 +31,11 @@ def client_ip(request: HttpRequest) -> str | None:
         return None
 
 
+def is_live(request: HttpRequest) -> bool:
+    """True if a page's own script asks for the part of it that changed."""
+    return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers
+
+
 def operators_only(
     view: Callable[Concatenate[HttpRequest, P], HttpResponse],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:

@@ -11,7 +11,7 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from portal.accounts.http import client_ip, operators_only, person
+from portal.accounts.http import client_ip, is_live, operators_only, person
 from portal.console.selectors import open_sessions
 from portal.hosts import services
 from portal.hosts.capacity import CapacityLine, capacity_of
@@ -59,14 +59,14 @@ def overview(request: HttpRequest) -> HttpResponse:
         "sessions": open_sessions(limit=SHOWN),
         "all_well": bool(hosts) and not (problems or stuck or failures or in_error),
     }
-    return render(request, "hosts/_overview.html" if _is_live(request) else "hosts/overview.html", context)
+    return render(request, "hosts/_overview.html" if is_live(request) else "hosts/overview.html", context)
 
 
 @require_safe
 @operators_only
 def host_list(request: HttpRequest) -> HttpResponse:
     context = {"hosts": [_row(host) for host in hosts_with_counts()]}
-    return render(request, "hosts/_list.html" if _is_live(request) else "hosts/list.html", context)
+    return render(request, "hosts/_list.html" if is_live(request) else "hosts/list.html", context)
 
 
 @require_safe
@@ -79,7 +79,7 @@ def host_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "network": network_words(host),
         "machines": list(machines_on(host)[:500]),
     }
-    return render(request, "hosts/_detail.html" if _is_live(request) else "hosts/detail.html", context)
+    return render(request, "hosts/_detail.html" if is_live(request) else "hosts/detail.html", context)
 
 
 @require_POST
@@ -97,8 +97,3 @@ def host_enable(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 def _row(host: Host) -> HostRow:
     return HostRow(host, is_answering(host), problems_of(host), capacity_of([host]))
-
-
-def _is_live(request: HttpRequest) -> bool:
-    """True if the page's own script asks for the part that changed."""
-    return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

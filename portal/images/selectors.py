@@ -60,3 +60,9 @@ def _newest_ready(image: Image) -> ImageVersion | None:
 
 def _is_coming(image: Image) -> bool:
     return any(version.status == VersionStatus.BUILDING for version in image.versions.all())
+
+
+def images_of(project: Project) -> QuerySet[Image]:
+    """Images that belong to the project, each with its versions, newest first."""
+    versions = Prefetch("versions", ImageVersion.objects.exclude(status=VersionStatus.DELETING).order_by("-number"))
+    return project.images.select_related("created_by").prefetch_related(versions)

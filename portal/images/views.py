@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from portal.accounts.http import client_ip, person
+from portal.accounts.http import client_ip, is_live, person
 from portal.errors import ConflictError, ForbiddenError, InvalidError, PortalError
 from portal.images import services
 from portal.images.forms import UploadForm
@@ -70,7 +70,7 @@ def image_list(request: HttpRequest) -> HttpResponse:
         "of_projects": [row for row in rows if row.image.project_id is not None],
         "can_upload": UploadForm(user=person(request)).can_upload,
     }
-    return render(request, "images/_list.html" if _is_live(request) else "images/list.html", context)
+    return render(request, "images/_list.html" if is_live(request) else "images/list.html", context)
 
 
 @require_safe
@@ -88,7 +88,7 @@ def image_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "can_delete": may_delete(request.user, image),
         "sees_jobs": request.user.is_staff or image.project_id is not None,
     }
-    return render(request, "images/_detail.html" if _is_live(request) else "images/detail.html", context)
+    return render(request, "images/_detail.html" if is_live(request) else "images/detail.html", context)
 
 
 @require_POST
@@ -195,8 +195,3 @@ def _row(image: Image, jobs: dict[UUID, Job]) -> ImageRow:
 
 def _wants_json(request: HttpRequest) -> bool:
     return request.headers.get("Accept", "").startswith("application/json")
-
-
-def _is_live(request: HttpRequest) -> bool:
-    """True if the page's own script asks for the part that changed."""
-    return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

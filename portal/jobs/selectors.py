@@ -17,7 +17,7 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in
 from portal.errors import NotFoundError
 from portal.jobs.models import Job, JobStep
-from portal.jobs.names import ACTIVE, JobName, JobStatus, StepName, StepStatus
+from portal.jobs.names import ACTIVE, STEPS, JobName, JobStatus, StepName, StepStatus
 
 # Work that makes something can be stopped half-way and taken back; who may ask for that needs this permission.
 CANCELLABLE = {JobName.MACHINE_CREATE: Permission.MACHINE_CREATE, JobName.IMAGE_BUILD: Permission.IMAGE_CREATE}
@@ -49,6 +49,36 @@ def jobs_of(target: models.Model, *, limit: int = 20) -> list[Job]:
 def active_job_of(target: models.Model) -> Job | None:
     jobs = Job.objects.filter(target_type=target._meta.model_name, target_id=target.pk, status__in=ACTIVE)
     return jobs.prefetch_related("steps").first()
+
+
+def active_jobs_of(target_type: str, target_ids: Iterable[UUID]) -> dict[UUID, Job]:
+    """The active job of each of many objects, by the object's id, with its steps: two queries for all of them."""
+    jobs = Job.objects.filter(target_type=target_type, target_id__in=list(target_ids), status__in=ACTIVE)
+    # Oldest first, so that the newest one stays when a job replaces another that has not stopped yet.
+    return {job.target_id: job for job in jobs.order_by("created_at").prefetch_related("steps")}
+
+
+def current_step(job: Job) -> JobStep | None:
+    """The step that runs, or the next one to run. The job's steps are fetched already."""
+    steps = sorted(job.steps.all(), key=lambda step: step.position)
+    running = [step for step in steps if step.status == StepStatus.RUNNING]
+    return next(iter(running or [step for step in steps if step.status == StepStatus.PENDING]), None)
+
+
+def overall_progress(job: Job) -> int:
+    """0 to 100 over all steps of a job."""
+    steps = list(job.steps.all())
+    return round(sum(step.progress for step in steps) / len(steps)) if steps else 0
+
+
+def usual_seconds_of_steps(name: JobName, *, sample: int = 20) -> dict[str, float]:
+    """How long each step of a kind of job usually takes: the median of its last runs, in one query."""
+    done = JobStep.objects.filter(job__name=name, status=StepStatus.DONE, finished_at__isnull=False)
+    taken: dict[str, list[float]] = {}
+    for step in done.order_by("-finished_at")[: sample * len(STEPS[name])]:
+        if step.seconds is not None:
+            taken.setdefault(step.name, []).append(step.seconds)
+    return {step_name: median(seconds) for step_name, seconds in taken.items()}
 
 
 def active_jobs() -> QuerySet[Job]:

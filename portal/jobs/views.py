@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST, require_safe
 
-from portal.accounts.http import client_ip, person
+from portal.accounts.http import client_ip, is_live, person
 from portal.jobs import services
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, JobStatus, StepName, StepStatus
@@ -41,14 +41,14 @@ def job_list(request: HttpRequest) -> HttpResponse:
         "kind": kind,
         "search": search,
     }
-    return render(request, "jobs/_list.html" if _is_live(request) else "jobs/list.html", context)
+    return render(request, "jobs/_list.html" if is_live(request) else "jobs/list.html", context)
 
 
 @require_safe
 def job_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     job = job_for(request.user, pk)
     context = {"job": job, "lines": _lines(job), "may_cancel": may_cancel(request.user, job)}
-    return render(request, "jobs/_detail.html" if _is_live(request) else "jobs/detail.html", context)
+    return render(request, "jobs/_detail.html" if is_live(request) else "jobs/detail.html", context)
 
 
 @require_POST
@@ -69,8 +69,3 @@ def _lines(job: Job) -> list[StepLine]:
         )
         for step in steps
     ]
-
-
-def _is_live(request: HttpRequest) -> bool:
-    """True if the page's own script asks for the part that changed."""
-    return request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers

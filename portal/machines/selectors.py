@@ -1,21 +1,42 @@
 """Reads about machines. Fetching and authorising are one call."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Count, Q, QuerySet
 
 from portal.accounts.models import Project, User
-from portal.accounts.permissions import Permission
-from portal.accounts.selectors import permissions_in, require
+from portal.accounts.permissions import ROLE_PERMISSIONS, Permission
+from portal.accounts.selectors import permissions_in, require, roles_of
 from portal.errors import ForbiddenError, NotFoundError
 from portal.hosts.models import Host
+from portal.jobs.models import Job, JobStep
+from portal.jobs.selectors import active_jobs_of, current_step, overall_progress
 from portal.lib.secrets import unseal
 from portal.machines.models import Flavour, Machine
-from portal.machines.states import CAN_FORCE_OFF, CAN_REBOOT, CAN_START, CAN_STOP, INTERRUPTIBLE, Status, Task
+from portal.machines.states import (
+    CAN_FORCE_OFF,
+    CAN_REBOOT,
+    CAN_START,
+    CAN_STOP,
+    INTERRUPTIBLE,
+    PowerState,
+    Status,
+    Task,
+)
 
 _RELATED = ("project", "owner", "flavour", "host", "image_version__image")
+
+# What people mean by a state, which is several columns: the filter of the list page.
+CONDITIONS = {
+    "running": Q(status=Status.READY, power_state=PowerState.RUNNING),
+    "off": Q(status=Status.READY, power_state=PowerState.SHUT_OFF),
+    "busy": ~Q(task=Task.NONE),
+    "failed": Q(status=Status.ERROR),
+    "unknown": Q(status=Status.READY, power_state=PowerState.UNKNOWN),
+}
 
 
 def machine_for(
@@ -38,11 +59,44 @@ def machines_for(
         machines = machines.filter(Q(name__icontains=search) | Q(owner__username__icontains=search))
     if status in Status.values:
         machines = machines.filter(status=status)
+    elif status in CONDITIONS:
+        machines = machines.filter(CONDITIONS[status])
     if kind:
         machines = machines.filter(kind=kind)
     if project:
         machines = machines.filter(project__name=project)
     return machines
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A machine as a card or line shows it, with what may be done to it and what is happening to it."""
+
+    machine: Machine
+    actions: frozenset[str]
+    job: Job | None
+
+    @property
+    def step(self) -> JobStep | None:
+        return current_step(self.job) if self.job else None
+
+    @property
+    def progress(self) -> int:
+        return overall_progress(self.job) if self.job else 0
+
+
+def rows_for(user: User | AnonymousUser, machines: Iterable[Machine]) -> list[Row]:
+    """Rows for machines that `user` sees; the number of queries does not depend on how many they are."""
+    listed = list(machines)
+    roles = {} if user.is_staff else roles_of(user)
+    everything = frozenset(Permission)
+    jobs = active_jobs_of("machine", [machine.pk for machine in listed])
+    rows = []
+    for machine in listed:
+        role = roles.get(machine.project_id)
+        granted = everything if user.is_staff else ROLE_PERMISSIONS[role] if role else frozenset()
+        rows.append(Row(machine, _actions(granted, machine), jobs.get(machine.pk)))
+    return rows
 
 
 def machine_by_id(pk: UUID | str) -> Machine:
@@ -59,17 +113,27 @@ def flavours() -> QuerySet[Flavour]:
 
 def allowed_actions(user: User | AnonymousUser, machine: Machine) -> frozenset[str]:
     """Words of buttons to show: start, stop, reboot, reset, force-off, delete, console, console-view, secret."""
-    granted = permissions_in(user, machine.project_id)
+    return _actions(permissions_in(user, machine.project_id), machine)
+
+
+def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]:
     possible: set[str] = set()
     if Permission.MACHINE_OPERATE in granted:
         possible |= _power_actions(machine)
     if Permission.MACHINE_DELETE in granted and machine.task != Task.DELETING:
         possible.add("delete")
+    if Permission.MACHINE_CREATE in granted and _may_be_retried(machine):
+        possible.add("retry")
     if machine.has_screen and Permission.MACHINE_CONSOLE_VIEW in granted:
         possible.add("console" if Permission.MACHINE_CONSOLE in granted else "console-view")
     if Permission.MACHINE_SECRET in granted and machine.login_password:
         possible.add("secret")
     return frozenset(possible)
+
+
+def _may_be_retried(machine: Machine) -> bool:
+    """Its building failed and everything was given back."""
+    return machine.status == Status.ERROR and machine.task == Task.NONE and not machine.holds_quota
 
 
 def _power_actions(machine: Machine) -> set[str]:

@@ -18,14 +18,14 @@ MBR_CODE_BYTES = 0x1B8  # What follows is the disk's signature and its partition
 BLOCKLIST_AT = SECTOR - 12
 LOAD_SEGMENT = 0x820
 # Everything that the menu needs is inside, so that the image itself holds nothing but grub.cfg.
-COMMON_MODULES = ("part_gpt", "ext2", "search", "search_fs_uuid", "normal", "configfile", "linux", "echo", "test", "serial")
+COMMON_MODULES = ("part_gpt", "ext2", "search", "search_fs_uuid", "normal", "configfile", "linux")
 BIOS_MODULES = (*COMMON_MODULES, "biosdisk")
 UEFI_MODULES = (*COMMON_MODULES, "efi_gop", "all_video", "fat")
 HOST_MODULES = (Path("/usr/lib/grub"), Path("/usr/share/grub"), Path("/usr/lib/grub2"))
 
 
 def menu(root_uuid: str, arguments: tuple[str, ...]) -> str:
-    """grub.cfg: boots at once. Debian keeps /vmlinuz and /initrd.img pointing at the newest kernel that is installed."""
+    """grub.cfg: boots at once. Debian keeps /vmlinuz and /initrd.img pointing at the newest kernel."""
     line = " ".join((f"root=UUID={root_uuid}", "ro", *arguments))
     return (
         "set default=0\nset timeout=0\n"
@@ -61,7 +61,7 @@ def module_directory(platform: str) -> Path:
 
 
 def embed_bios(disk: IO[bytes], *, boot_image: bytes, core: bytes, start_sector: int, sectors: int) -> None:
-    """Write MBR code and core.img into an open disk whose BIOS boot partition is `sectors` long from `start_sector` on."""
+    """Write MBR code and core.img into an open disk whose BIOS boot partition is `sectors` long."""
     if len(core) > sectors * SECTOR:
         raise ImageBuildError("The boot loader is larger than its partition.")
     disk.seek(0)

@@ -1,14 +1,13 @@
 """Build an image from a recipe: mmdebstrap installs the packages, `disk` packs them, qemu-img makes the qcow2.
 
-As root the tree is built in place. Any other user needs a range in /etc/subuid and /etc/subgid: mmdebstrap then works in
-a user namespace, and so does every tool that touches the tree.
+As root the tree is built in place. Any other user needs a range in /etc/subuid and /etc/subgid: mmdebstrap then works
+in a user namespace, and so does every tool that touches the tree.
 
 The host needs mmdebstrap, debian-archive-keyring, grub-common, grub-pc-bin, grub-efi-amd64-bin, mtools, dosfstools,
 fdisk, e2fsprogs and qemu-utils, under these names on Debian 12, Debian 13 and Ubuntu 24.04 (and uidmap when not root).
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from workers.imaging.commands import Limits, run
 from workers.imaging.disk import clean_scratch, make_scratch, pack_disk
 from workers.imaging.errors import CommandFailed, ImageBuildError
 from workers.imaging.facts import ImageFacts
+from workers.imaging.files import partial_file, sha256_of
 from workers.imaging.inspector import inspect_image
 from workers.imaging.recipe import WANTED_BY, Recipe, RecipeFile
 
@@ -131,17 +131,6 @@ def _scratch(directory: Path) -> Iterator[None]:
         clean_scratch(directory)
 
 
-@contextlib.contextmanager
-def partial_file(destination: Path) -> Iterator[Path]:
-    """A hidden name beside `destination` to write to; whatever has that name before and after is removed."""
-    partial = destination.with_name(f".{destination.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _install(recipe: Recipe, scratch: Path, root_uuid: str, advance: Progress) -> Tree:
     early, late = scratch / "early", scratch / "late"
     _write_overlay(early, tuple(file for file in recipe.files if file.early), recipe, {})
@@ -149,7 +138,12 @@ def _install(recipe: Recipe, scratch: Path, root_uuid: str, advance: Progress) -
     as_root = os.geteuid() == 0
     target = scratch / ("root" if as_root else "root.tar")
     argv = _mmdebstrap(recipe, target, scratch, mode="root" if as_root else "unshare")
-    run(argv, limits=Limits(timeout=BUILD_SECONDS), on_line=_package_progress(advance), extra_env={"TMPDIR": str(scratch)})
+    run(
+        argv,
+        limits=Limits(timeout=BUILD_SECONDS),
+        on_line=_package_progress(advance),
+        extra_env={"TMPDIR": str(scratch)},
+    )
     tree = Tree(target) if as_root else _unpacked(target, scratch)
     _remove_traces(tree)
     return tree
@@ -290,10 +284,3 @@ def _checked(recipe: Recipe, image: Path) -> ImageFacts:
     if facts.size_bytes > recipe.max_image_mib * MIB:
         raise ImageBuildError(f"The image is larger than the {recipe.max_image_mib} MiB that its recipe allows.")
     return replace(facts, sha256=sha256_of(image))
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in lower-case hex; also makes sure that it is on the disk before anyone renames it."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -31,7 +31,7 @@ PASSED_ON = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Resource limits for one child, None for no limit: address space and file size in bytes, CPU and clock in seconds."""
+    """Limits for one child, None for no limit: address space and file size in bytes, CPU and clock in seconds."""
 
     address_space: int | None = None
     file_size: int | None = None
@@ -42,10 +42,9 @@ class Limits:
 def run(
     argv: Sequence[str],
     *,
-    limits: Limits = Limits(),  # noqa: B008  # Frozen, so sharing one default is safe.
+    limits: Limits = Limits(),
     on_line: Callable[[str], None] = lambda line: None,
     stdin: str | None = None,
-    cwd: Path | None = None,
     extra_env: Mapping[str, str] | None = None,
     keep_lines: int | None = TAIL_LINES,
     merge_errors: bool = True,
@@ -59,7 +58,7 @@ def run(
     Raises CommandFailed when the tool cannot be started, fails, or exceeds a limit.
     """
     tail: deque[str] = deque(maxlen=keep_lines)
-    with _started(argv, limits, stdin, cwd, extra_env, merge_errors) as child, _deadline(child, limits.timeout) as expired:
+    with _started(argv, limits, stdin, extra_env, merge_errors) as child, _deadline(child, limits.timeout) as expired:
         for line in child.stdout or ():
             tail.append(line.rstrip())
             on_line(line.rstrip())
@@ -81,7 +80,6 @@ def _started(
     argv: Sequence[str],
     limits: Limits,
     stdin: str | None,
-    cwd: Path | None,
     extra_env: Mapping[str, str] | None,
     merge_errors: bool,
 ) -> Iterator["subprocess.Popen[str]"]:
@@ -93,7 +91,6 @@ def _started(
             stderr=subprocess.STDOUT if merge_errors else subprocess.DEVNULL,
             text=True,
             errors="replace",
-            cwd=cwd,
             env=_environment(extra_env or {}),
             start_new_session=True,
         )
@@ -123,7 +120,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     # Administrators' tools live in sbin, which is not on an ordinary user's PATH.
     passed["PATH"] = passed.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    return passed | {"LC_ALL": "C.UTF-8"} | extra
+    return {**passed, "LC_ALL": "C.UTF-8", **extra}
 
 
 @contextlib.contextmanager

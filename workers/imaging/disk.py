@@ -46,7 +46,8 @@ def pack_disk(
     """Write the raw (sparse) disk `destination`, `size_bytes` long (whole MiB), from the directory tree `root`.
 
     `root` must hold /vmlinuz, /initrd.img and /boot/grub/grub.cfg. Owners are kept as they are on disk; `inside` is an
-    argv prefix that runs a tool where those owners can be read (a user namespace). Raises CommandFailed, ImageBuildError.
+    argv prefix that runs a tool where those owners can be read (a user namespace).
+    Raises CommandFailed and ImageBuildError.
     """
     layout = root_partition(size_bytes)
     destination.touch()
@@ -64,9 +65,9 @@ def _table(root: Partition) -> str:
 
 def _write_root(root: Path, disk: Path, layout: Partition, uuid: str, inside: Sequence[str]) -> None:
     extended = f"offset={layout.start * SECTOR},lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"
-    options = ["-q", "-F", "-t", "ext4", "-O", FEATURES, "-b", "4096", "-m", "1", "-U", uuid, "-L", "root", "-E", extended]
+    shape = ["-t", "ext4", "-O", FEATURES, "-b", "4096", "-m", "1", "-E", extended]
     blocks = layout.size * SECTOR // 4096
-    run([*inside, "mke2fs", *options, "-d", str(root), str(disk), str(blocks)])
+    run([*inside, "mke2fs", "-q", "-F", *shape, "-U", uuid, "-L", "root", "-d", str(root), str(disk), str(blocks)])
 
 
 def _write_esp(disk: Path, root_uuid: str, scratch: Path) -> None:
@@ -112,11 +113,15 @@ def make_scratch(directory: Path) -> Path:
 
 
 def clean_scratch(directory: Path) -> None:
-    """Remove a build's leftovers. A tree with something mounted in it is left alone: that would delete the host's files."""
+    """Remove a build's leftovers; OSError if something is mounted in them: that would delete the host's own files."""
     if not directory.exists():
         return
-    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     inside = f"{directory.resolve()}/"
-    if any(line.split()[4].startswith(inside) for line in mounts):
+    if any(line.split()[4].startswith(inside) for line in mount_table().splitlines()):
         raise OSError(f"{directory} has something mounted in it.")
     shutil.rmtree(directory)
+
+
+def mount_table() -> str:
+    """The kernel's list of what is mounted; the fifth word of a line is where."""
+    return Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")

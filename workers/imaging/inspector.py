@@ -7,7 +7,7 @@ Layout: QEMU's docs/interop/qcow2.txt; integers are big-endian.
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workers.imaging.errors import ImageRejected
@@ -59,7 +59,7 @@ class Limits:
     max_virtual_bytes: int = MAX_VIRTUAL_BYTES
 
 
-def inspect_image(path: Path, *, limits: Limits = Limits()) -> ImageFacts:  # noqa: B008  # Frozen default.
+def inspect_image(path: Path, *, limits: Limits = Limits()) -> ImageFacts:
     """Facts about the file at `path`, which must be a regular file (no symbolic link). The name does not matter.
 
     Reads the first 64 KiB and the last sector only, so damage further in is `qemu_img.check`'s to find.
@@ -69,7 +69,8 @@ def inspect_image(path: Path, *, limits: Limits = Limits()) -> ImageFacts:  # no
     fmt, virtual = _identify(head, tail, size)
     if virtual > limits.max_virtual_bytes:
         raise ImageRejected(
-            "too-large", f"The disk is {virtual / GIB:,.1f} GiB; at most {limits.max_virtual_bytes // GIB:,} GiB are allowed."
+            "too-large",
+            f"The disk has {virtual / GIB:,.1f} GiB; at most {limits.max_virtual_bytes / GIB:,.1f} are allowed.",
         )
     return ImageFacts(format=fmt, virtual_size_bytes=virtual, size_bytes=size)
 
@@ -107,7 +108,7 @@ def _refuse_foreign(head: bytes, tail: bytes) -> None:
         if head[offset : offset + len(magic)] == magic:
             raise ImageRejected(code, sentence)
     if head[ISO_AT : ISO_AT + 5] == b"CD001":
-        raise ImageRejected("iso", "This is an installation CD (ISO 9660); install from it and upload the disk instead.")
+        raise ImageRejected("iso", "This is an installation CD (ISO 9660); install from it, and upload the disk.")
     # A fixed-size VHD is a raw disk with a footer, and a DMG has its mark only at the end.
     if tail.startswith((b"conectix", b"koly")):
         _refuse_foreign(tail, b"")
@@ -116,7 +117,7 @@ def _refuse_foreign(head: bytes, tail: bytes) -> None:
 def _raw_virtual_size(head: bytes, size: int) -> int:
     if len(head) < SECTOR or head[510:512] != b"\x55\xaa":
         raise ImageRejected(
-            "unknown", "This is neither a qcow2 image nor a disk with a boot sector; a disk image of a whole disk is needed."
+            "unknown", "This is neither a qcow2 image nor a disk with a boot sector. Upload the image of a whole disk."
         )
     if size % SECTOR:
         raise ImageRejected("truncated", "The disk does not end at a whole sector; it was cut off. Upload it again.")
@@ -146,6 +147,7 @@ class Qcow2Header:
 
 def _qcow2_virtual_size(head: bytes, size: int) -> int:
     header = parse_qcow2(head)
+    _refuse_damage(header)
     _refuse_pointers(header)
     _refuse_features(header)
     _refuse_extensions(head, header)
@@ -166,7 +168,14 @@ def parse_qcow2(head: bytes) -> Qcow2Header:
     if len(head) < 104:
         raise ImageRejected("truncated", "This qcow2 image ends within its header; it was cut off. Upload it again.")
     incompatible, _compatible, _autoclear, order, length = struct.unpack_from(">QQQII", head, 72)
-    return Qcow2Header(version, *values, incompatible, order, length)
+    header = Qcow2Header(version, *values)
+    return replace(header, incompatible=incompatible, refcount_order=order, header_length=length)
+
+
+def _refuse_damage(header: Qcow2Header) -> None:
+    """First of all, because the cluster's size is an exponent: a wrong one would make us compute giant numbers."""
+    if header.cluster_bits not in CLUSTER_BITS or header.refcount_order > 6:
+        raise ImageRejected("damaged", "This image's header is damaged. Upload it again, or convert it anew.")
 
 
 def _refuse_pointers(header: Qcow2Header) -> None:
@@ -179,39 +188,37 @@ def _refuse_pointers(header: Qcow2Header) -> None:
     if header.incompatible & DATA_FILE:
         raise ImageRejected(
             "data-file",
-            "This image keeps its data in another file; join them with: qemu-img convert -O qcow2, and upload the result.",
+            "This image keeps its data in another file; join them with: qemu-img convert -O qcow2.",
         )
 
 
 def _refuse_features(header: Qcow2Header) -> None:
     if header.crypt_method:
-        raise ImageRejected("encrypted", "This image is encrypted; decrypt it with qemu-img convert before you upload it.")
+        raise ImageRejected("encrypted", "This image is encrypted; decrypt it with qemu-img convert first.")
     if header.incompatible & (DIRTY | CORRUPT):
         raise ImageRejected(
-            "dirty", "This image is marked as damaged or was not closed; mend it with: qemu-img check -r all, then upload it."
+            "dirty", "This image is marked as damaged or in use; mend it with: qemu-img check -r all, then upload it."
         )
     if header.incompatible & ~(COMPRESSION | EXTENDED_L2):
         raise ImageRejected("unknown-feature", f"This image uses a feature that is not known here; {CONVERT}.")
 
 
 def _refuse_extensions(head: bytes, header: Qcow2Header) -> None:
-    """Walk the header extensions (u32 type, u32 length, data padded to 8 bytes) up to the end mark or the cluster's end."""
-    position, end = header.header_length, min(1 << header.cluster_bits & 0xFFFFFFFF, len(head))
-    if header.version == 3 and not 104 <= header.header_length <= 4096 or header.header_length % 8:
+    """Walk the header extensions: u32 type, u32 length, data padded to 8 bytes, until type 0 or the cluster ends."""
+    position, end = header.header_length, min(1 << header.cluster_bits, len(head))
+    if header.header_length % 8 or not 72 <= header.header_length <= 4096:
         raise ImageRejected("damaged", "This image's header is damaged. Upload it again, or convert it anew.")
     while position + 8 <= end:
         kind, length = struct.unpack_from(">II", head, position)
         if kind == 0:
             return
         if kind in (DATA_FILE_EXTENSION, BACKING_FORMAT_EXTENSION, ENCRYPTION_EXTENSION):
-            raise ImageRejected("data-file", "This image's header names another file or a key; flatten and decrypt it first.")
+            raise ImageRejected("data-file", "This image names another file or a key; flatten and decrypt it first.")
         position += 8 + (length + 7) // 8 * 8
 
 
 def _refuse_insane(header: Qcow2Header, size: int) -> None:
     """Numbers that no tool writes, and that would make a reader allocate, loop or run over the file's end."""
-    if header.cluster_bits not in CLUSTER_BITS or header.refcount_order > 6:
-        raise ImageRejected("damaged", "This image's header is damaged. Upload it again, or convert it anew.")
     cluster = 1 << header.cluster_bits
     entry = 16 if header.incompatible & EXTENDED_L2 else 8
     needed = -(-header.virtual_size // (cluster * (cluster // entry)))
@@ -221,7 +228,7 @@ def _refuse_insane(header: Qcow2Header, size: int) -> None:
     )
     if header.virtual_size == 0:
         raise ImageRejected("empty", "This image holds a disk of size zero.")
-    if header.l1_size < needed or header.l1_size * 8 > MAX_L1_BYTES or header.refcount_table_clusters * cluster > MAX_L1_BYTES:
+    if header.l1_size < needed or any(length > MAX_L1_BYTES for _, length in tables):
         raise ImageRejected("damaged", "This image's tables do not fit its size. Upload it again, or convert it anew.")
     if any(offset % cluster or offset < cluster for offset, _ in tables):
         raise ImageRejected("damaged", "This image's header is damaged. Upload it again, or convert it anew.")

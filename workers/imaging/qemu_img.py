@@ -49,7 +49,7 @@ def convert(
 
 
 def create_overlay(destination: Path, *, base: Path, base_format: str, size_bytes: int) -> None:
-    """A new qcow2 `destination` of `size_bytes` that reads from `base` what it has not written. Raises CommandFailed."""
+    """A new qcow2 of `size_bytes` that reads from `base` what it has not written itself. Raises CommandFailed."""
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", _plain(base), "-F", _known(base_format)]
     run([*argv, _plain(destination), str(size_bytes)], limits=QUICK)
 

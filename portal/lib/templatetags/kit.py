@@ -15,6 +15,8 @@ from portal.lib.units import format_bytes, format_mib, percent
 
 register = template.Library()
 
+NOTHING = "\N{EN DASH}"
+
 
 @register.simple_tag
 def icon(name: str, css: str = "") -> SafeString:
@@ -36,13 +38,13 @@ def live_url() -> str:
 @register.filter
 def mib(value: int | None) -> str:
     """Memory given in MiB, in the unit that people say: "512 MiB", "2 GiB"."""
-    return "–" if value is None else format_mib(value)
+    return NOTHING if value is None else format_mib(value)
 
 
 @register.filter
 def filesize(value: int | None) -> str:
     """Bytes in binary units: "900 bytes", "1.4 GiB"."""
-    return "–" if value is None else format_bytes(value)
+    return NOTHING if value is None else format_bytes(value)
 
 
 @register.filter
@@ -61,7 +63,7 @@ def duration(seconds: float | None) -> str:
 
 
 @register.simple_tag
-def when(moment: dt.datetime | None, empty: str = "–") -> str:
+def when(moment: dt.datetime | None, empty: str = NOTHING) -> str:
     """A moment: whole and in UTC without a script; relative, and exact in the reader's zone on hover, with one."""
     if moment is None:
         return empty

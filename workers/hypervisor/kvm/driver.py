@@ -393,7 +393,9 @@ def _screen_dump(domain: VirDomain) -> bytes:
 
 
 def _describe(conn: VirConnect) -> tuple[str, int, int, int, int]:
-    _model, memory_mib, cpus, *_rest = conn.getInfo()
+    """The memory comes from its statistics: what libvirt calls the host's size leaves out memory that was plugged in."""
+    cpus = conn.getInfo()[2]
+    memory_mib = conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"] // 1024
     return conn.getHostname(), cpus, memory_mib, conn.getVersion(), conn.getLibVersion()
 
 

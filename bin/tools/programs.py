@@ -1,0 +1,139 @@
+"""The processes of a running Casement, and the supervisor's configuration made of them."""
+
+import os
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.options import ROOT, Options
+
+LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
+
+
+@dataclass(frozen=True)
+class Program:
+    """`rank`: lower ones start first and stop last. `one_shot` may end by itself, with exit code 0."""
+
+    name: str
+    argv: tuple[str, ...]
+    rank: int
+    stop_wait_s: int = 10
+    one_shot: bool = False
+
+
+def programs(options: Options, *, with_libvirtd: bool) -> list[Program]:
+    wanted = []
+    if options.runs_redis:
+        wanted.append(Program("redis", (redis_server(options.run_dir), str(options.run_dir / "redis.conf")), 10))
+    if with_libvirtd:
+        argv = _python("workers.hypervisor.kvm.daemon", "--run-dir", str(options.run_dir / "libvirt"))
+        wanted.append(Program("libvirtd", argv, 20, one_shot=True))
+    queues = options.setting("WORKER_QUEUES", "default,host.local")
+    return [
+        *wanted,
+        Program("web", _web(options), 30),
+        Program("worker", _celery_worker("worker", queues, options.setting("WORKER_CONCURRENCY", "4")), 40),
+        # A build takes minutes; it is not waited for, because the next start takes it up again.
+        Program("images", _celery_worker("images", "images", "1"), 50, stop_wait_s=3),
+        Program("watch", _python("workers.watch"), 60),
+        Program("beat", _celery("beat", "--schedule", str(options.run_dir / "beat"), "--pidfile="), 70),
+    ]
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)
+
+
+def _celery(*arguments: str) -> tuple[str, ...]:
+    return _python("celery", "-A", "workers.celery:app", *arguments)
+
+
+def _celery_worker(name: str, queues: str, concurrency: str) -> tuple[str, ...]:
+    sizes = ("--concurrency", concurrency, "--prefetch-multiplier", "1")
+    # Workers find each other through their results and heartbeats in other products; ours need none of it.
+    quiet = ("--without-gossip", "--without-mingle")
+    return _celery("worker", "-Q", queues, "-n", f"{name}@%h", *sizes, *quiet)
+
+
+def _web(options: Options) -> tuple[str, ...]:
+    argv = _python("uvicorn", "portal.asgi:application", "--host", options.bind, "--port", str(options.port))
+    sockets = ("--ws", "websockets-sansio", "--ws-ping-interval", "20", "--ws-ping-timeout", "60")
+    # uvicorn would believe forwarding headers of anyone on this machine, unless it is told not to.
+    proxy: tuple[str, ...] = ("--no-proxy-headers",)
+    if options.setting("TRUST_PROXY").lower() in {"1", "true", "yes", "on"}:
+        proxy = ("--proxy-headers", "--forwarded-allow-ips", options.setting("FORWARDED_ALLOW_IPS", "127.0.0.1"))
+    return (*argv, *sockets, *proxy, "--no-access-log", "--timeout-graceful-shutdown", "5", "--lifespan", "off")
+
+
+def redis_server(run_dir: Path) -> str:
+    """The server's program. Debian's redis-tools has it under a name by which it is another tool: the name decides."""
+    path = f"{os.environ.get('PATH', '')}:/usr/bin"
+    server = shutil.which("redis-server", path=path)
+    if server is not None:
+        return server
+    link = run_dir / "redis-server"
+    link.unlink(missing_ok=True)
+    link.symlink_to(shutil.which("redis-check-rdb", path=path) or "/usr/bin/redis-check-rdb")
+    return str(link)
+
+
+def redis_configuration(options: Options) -> str:
+    """A UNIX socket only, for this user only; what it was told survives a restart."""
+    return f"""\
+port 0
+unixsocket "{options.run_dir / "redis.sock"}"
+unixsocketperm 700
+dir "{options.home / "redis"}"
+appendonly yes
+save ""
+daemonize no
+logfile ""
+"""
+
+
+def supervisor_configuration(options: Options, wanted: list[Program]) -> str:
+    run, log = options.run_dir, options.log_dir
+    head: dict[str, dict[str, object]] = {
+        "supervisord": {
+            "logfile": log / "supervisord.log",
+            "logfile_maxbytes": "5MB",
+            "logfile_backups": 2,
+            "pidfile": run / "supervisord.pid",
+            "childlogdir": log,
+            "directory": ROOT,
+            "minfds": 1024,
+            **({"user": "root"} if options.is_root else {}),
+        },
+        "unix_http_server": {"file": run / "supervisor.sock", "chmod": "0700"},
+        "rpcinterface:supervisor": {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+        },
+    }
+    sections = head | {f"program:{program.name}": _section(program, log) for program in wanted}
+    return "\n".join(_section_text(name, values) for name, values in sections.items())
+
+
+def _section(program: Program, log_dir: Path) -> dict[str, object]:
+    # The kernel ends each process with the supervisor, even when that is killed outright.
+    argv = ("setpriv", "--pdeathsig", "TERM", "--", *program.argv)
+    return {
+        "command": shlex.join(argv),
+        "priority": program.rank,
+        "autorestart": "unexpected" if program.one_shot else "true",
+        "startsecs": 0 if program.one_shot else 3,
+        "startretries": 100,
+        "stopsignal": "TERM",
+        "stopwaitsecs": program.stop_wait_s,
+        "killasgroup": "true",
+        "redirect_stderr": "true",
+        "stdout_logfile": log_dir / f"{program.name}.log",
+        "stdout_logfile_maxbytes": "10MB",
+        "stdout_logfile_backups": 3,
+    }
+
+
+def _section_text(name: str, values: dict[str, object]) -> str:
+    # "%" begins an expansion in supervisor's files.
+    return f"[{name}]\n" + "".join(f"{key}={str(value).replace('%', '%%')}\n" for key, value in values.items())

@@ -1,0 +1,89 @@
+"""How a machine looks: one word, one colour and one shape for its condition. `{% load machine_tags %}`."""
+
+from dataclasses import dataclass
+
+from django import template
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+from portal.images.models import Image, Kind
+from portal.machines.models import Machine
+from portal.machines.states import PowerState, Status, Task
+
+register = template.Library()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    word: str | Promise
+    tone: str  # A class of base.css: state-<tone>.
+    icon: str
+
+
+_BUSY = {
+    Task.BUILDING: _("Building"),
+    Task.STARTING: _("Starting"),
+    Task.STOPPING: _("Shutting down"),
+    Task.REBOOTING: _("Restarting"),
+    Task.RESETTING: _("Resetting"),
+    Task.FORCING_OFF: _("Forcing off"),
+    Task.DELETING: _("Deleting"),
+}
+_POWER = {
+    PowerState.RUNNING: Look(_("Running"), "running", icon="circle-filled"),
+    PowerState.PAUSED: Look(_("Paused"), "paused", icon="player-pause-filled"),
+    PowerState.SHUT_OFF: Look(_("Shut off"), "off", icon="square-rounded"),
+    PowerState.UNKNOWN: Look(_("Host not answering"), "unknown", icon="help-circle"),
+}
+_FAILED = Look(_("Failed"), "failed", icon="alert-triangle-filled")
+_REQUESTED = Look(_("Requested"), "busy", icon="clock")
+
+_IMAGE_LOOKS = {
+    "debian": Look("Debian", "brand", icon="brand-debian"),
+    "ubuntu": Look("Ubuntu", "brand", icon="brand-ubuntu"),
+    "windows": Look("Windows", "brand", icon="brand-windows"),
+}
+_KIND_LOOKS = {
+    Kind.DESKTOP: Look(_("Desktop"), "kind", icon="device-desktop"),
+    Kind.SERVER: Look(_("Server"), "kind", icon="server"),
+}
+
+
+def look_of(machine: Machine) -> Look:
+    if machine.task != Task.NONE:
+        return Look(_BUSY[Task(machine.task)], "busy", icon="loader-2")
+    if machine.status == Status.ERROR:
+        return _FAILED
+    if machine.status == Status.READY:
+        return _POWER[PowerState(machine.power_state)]
+    return _REQUESTED
+
+
+@register.inclusion_tag("machines/_state.html")
+def machine_state(machine: Machine) -> dict[str, object]:
+    """The condition as a word with colour and shape."""
+    return {"look": look_of(machine), "machine": machine}
+
+
+@register.filter
+def tone(machine: Machine) -> str:
+    return look_of(machine).tone
+
+
+@register.filter
+def hue(machine: Machine) -> int:
+    """0 to 5: each machine keeps the same colour of its picture, so that people know it again."""
+    return machine.pk.int % 6
+
+
+@register.filter
+def kind_icon(kind: str) -> str:
+    return _KIND_LOOKS[Kind(kind)].icon
+
+
+@register.filter
+def image_icon(image: Image) -> str:
+    """The mark of the system inside, told by the image's name, or else of its kind."""
+    name = image.slug.lower()
+    known = next((look for word, look in _IMAGE_LOOKS.items() if word in name), None)
+    return known.icon if known else kind_icon(image.kind)

@@ -1,0 +1,20 @@
+from django.urls import path
+
+from portal.machines import views
+
+app_name = "machines"
+urlpatterns = [
+    path("", views.machine_list, name="list"),
+    path("new/", views.machine_new, name="new"),
+    path("<uuid:pk>/", views.machine_detail, name="detail"),
+    path("<uuid:pk>/row", views.machine_row, name="row"),
+    path("<uuid:pk>/start", views.machine_start, name="start"),
+    path("<uuid:pk>/stop", views.machine_stop, name="stop"),
+    path("<uuid:pk>/reboot", views.machine_reboot, name="reboot"),
+    path("<uuid:pk>/reset", views.machine_reset, name="reset"),
+    path("<uuid:pk>/force-off", views.machine_force_off, name="force-off"),
+    path("<uuid:pk>/retry", views.machine_retry, name="retry"),
+    path("<uuid:pk>/delete", views.machine_delete, name="delete"),
+    path("<uuid:pk>/delete/confirm", views.machine_confirm_delete, name="confirm-delete"),
+    path("<uuid:pk>/secret", views.machine_secret, name="secret"),
+]

@@ -1,0 +1,226 @@
+"""A tiny guest that boots in seconds under software emulation, packed by the product's own disk packer.
+
+Debian's cloud kernel, an initramfs with busybox and qemu-ga, nothing else. It prints `casement-micro ready` on the
+serial line and on the screen, takes an address by DHCP, powers off on the ACPI button, reboots on Ctrl-Alt-Del, answers
+the guest agent, and gives a root shell without a password on both consoles.
+"""
+
+import fcntl
+import gzip
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workers.imaging import bootloader, disk, qemu_img
+from workers.imaging.disk import make_scratch, pack_disk
+
+READY = "casement-micro ready"
+ROOT_UUID = "0ca5e3e7-0000-4000-8000-00000000c0de"
+SIZE_BYTES = 128 * 1024 * 1024
+MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "sr_mod",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "isofs",
+    "button",
+    "evdev",
+    "virtio_input",
+)
+PACKAGES = ("qemu-guest-agent", "busybox-static")
+
+INIT = r"""#!/bin/sh
+/bin/busybox --install -s
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/virtio-ports
+mount -t devpts devpts /dev/pts
+mount -t tmpfs run /run
+# Before any module, so that a button pressed early is not lost.
+while read module; do modprobe "$module" 2>/dev/null; done < /etc/modules
+for port in /sys/class/virtio-ports/*; do
+    [ -e "$port/name" ] && ln -sf "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
+done
+hostname casement-micro
+for device in $(findfs LABEL=cidata 2>/dev/null) /dev/sr0; do
+    mount -t iso9660 -o ro "$device" /mnt 2>/dev/null || continue
+    name=$(tr -d "\"'" < /mnt/meta-data | sed -n 's/.*local-hostname *: *\([A-Za-z0-9.-]*\).*/\1/p' | head -n 1)
+    [ -n "$name" ] && hostname "$name"
+    umount /mnt
+    break
+done
+ip link set lo up
+for card in /sys/class/net/e*; do
+    [ -e "$card" ] && ip link set "${card##*/}" up || continue
+    udhcpc -b -q -t 3 -T 1 -i "${card##*/}" -s /etc/udhcpc >/dev/null 2>&1 &
+done
+echo 0 > /proc/sys/kernel/ctrl-alt-del
+exec /bin/busybox init
+"""
+INITTAB = f"""::respawn:/bin/busybox acpid -f -l /dev/null -c /etc/acpi
+::respawn:/usr/sbin/qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run
+::once:/bin/sh -c 'for t in ttyS0 tty1; do echo "{READY}: $(hostname)" > /dev/$t; done'
+ttyS0::respawn:-/bin/sh
+tty1::respawn:-/bin/sh
+::ctrlaltdel:/bin/busybox reboot -f
+"""
+UDHCPC = """#!/bin/sh
+[ "$1" = bound ] || [ "$1" = renew ] || exit 0
+ip address replace "$ip/${mask:-24}" dev "$interface"
+[ -n "$router" ] && ip route replace default via "${router%% *}"
+echo "nameserver ${dns%% *}" > /etc/resolv.conf
+"""
+POWER = "#!/bin/sh\nexec /bin/busybox poweroff -f\n"
+
+
+def build_microguest(cache_dir: Path) -> Path:
+    """The guest's qcow2, built once per `cache_dir` and per text of this file and of the packer. Has its own lock."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    image = cache_dir / f"microguest-{_key()}.qcow2"
+    with (cache_dir / "microguest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.exists():
+            _build(image, cache_dir)
+    return image
+
+
+def _key() -> str:
+    digest = hashlib.sha256()
+    for source in (__file__, disk.__file__, bootloader.__file__):
+        digest.update(Path(source).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _build(image: Path, cache_dir: Path) -> None:
+    scratch = make_scratch(cache_dir / "microguest-build")
+    packages = scratch / "packages"
+    kernel, version = _unpack_packages(packages)
+    root = scratch / "root"
+    (root / "boot/grub").mkdir(parents=True)
+    shutil.copy(kernel, root / "vmlinuz")
+    (root / "initrd.img").write_bytes(gzip.compress(_initramfs(packages, version), 6, mtime=0))
+    arguments = ("console=tty0", "console=ttyS0,115200", "net.ifnames=0", "loglevel=4", "panic=-1")
+    (root / "boot/grub/grub.cfg").write_text(bootloader.menu(ROOT_UUID, arguments), encoding="ascii")
+    raw, partial = scratch / "disk.raw", scratch / "disk.qcow2"
+    pack_disk(root, raw, size_bytes=SIZE_BYTES, root_uuid=ROOT_UUID, scratch=scratch)
+    qemu_img.convert(raw, partial, source_format="raw")
+    partial.rename(image)
+    disk.clean_scratch(scratch)
+
+
+def _unpack_packages(target: Path) -> tuple[Path, str]:
+    """Download and unpack, without installing, the kernel and the tools; returns the kernel's file and its version."""
+    target.mkdir()
+    depends = _output("apt-cache", "depends", "linux-image-cloud-amd64")
+    found = re.search(r"Depends: (linux-image-(\S+-cloud-amd64))", depends)
+    assert found is not None, "the kernel's package is not in the host's package lists"
+    with tempfile.TemporaryDirectory() as name:
+        downloads = Path(name)
+        downloads.chmod(0o777)  # apt's own download user has to write here.
+        subprocess.run(["apt-get", "-qq", "download", found[1], *PACKAGES], cwd=downloads, check=True)
+        for package in sorted(downloads.glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", str(package), str(target)], check=True)
+    return target / f"boot/vmlinuz-{found[2]}", found[2]
+
+
+def _output(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@dataclass
+class Archive:
+    """A cpio archive in the kernel's `newc` form."""
+
+    stream: io.BytesIO = field(default_factory=io.BytesIO)
+    names: set[str] = field(default_factory=set)
+
+    def add(
+        self, name: str, data: bytes = b"", mode: int = stat.S_IFREG | 0o644, device: tuple[int, int] = (0, 0)
+    ) -> None:
+        if name in self.names:
+            return
+        if "/" in name:
+            self.add(name.rpartition("/")[0], mode=stat.S_IFDIR | 0o755)
+        self.names.add(name)
+        self._entry(name, data, mode, device)
+
+    def _entry(self, name: str, data: bytes, mode: int, device: tuple[int, int]) -> None:
+        encoded = name.encode() + b"\0"
+        numbers = (len(self.names), mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)
+        self.stream.write(b"070701" + b"".join(b"%08X" % number for number in numbers) + encoded)
+        self._pad()
+        self.stream.write(data)
+        self._pad()
+
+    def _pad(self) -> None:
+        self.stream.write(b"\0" * (-self.stream.tell() % 4))
+
+    def close(self) -> bytes:
+        self._entry("TRAILER!!!", b"", 0, (0, 0))
+        return self.stream.getvalue()
+
+
+def _initramfs(packages: Path, version: str) -> bytes:
+    archive = Archive()
+    for directory in ("proc", "sys", "dev", "run", "mnt", "tmp", "root", "var/run"):
+        archive.add(directory, mode=stat.S_IFDIR | 0o755)
+    archive.add("dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
+    scripts = {"init": INIT, "etc/udhcpc": UDHCPC, "etc/acpi/PWRF/00000080": POWER}
+    for name, text in scripts.items():
+        archive.add(name, text.encode(), stat.S_IFREG | 0o755)
+    archive.add("etc/inittab", INITTAB.encode())
+    archive.add("etc/passwd", b"root::0:0:root:/root:/bin/sh\n")
+    archive.add("etc/group", b"root:x:0:\n")
+    archive.add("etc/modules", "\n".join([*MODULES, ""]).encode())
+    _add_modules(archive, packages, version)
+    _add_programs(archive, packages)
+    return archive.close()
+
+
+def _add_modules(archive: Archive, packages: Path, version: str) -> None:
+    subprocess.run([packages / "bin/busybox", "depmod", "-b", packages, version], check=True)
+    tree = packages / "lib/modules" / version
+    for path in _with_dependencies(tree, MODULES):
+        archive.add(f"lib/modules/{version}/{path}", (tree / path).read_bytes())
+    for index in ("modules.dep", "modules.alias"):
+        archive.add(f"lib/modules/{version}/{index}", (tree / index).read_bytes())
+
+
+def _with_dependencies(tree: Path, modules: Iterable[str]) -> set[str]:
+    lines = (line.partition(":") for line in (tree / "modules.dep").read_text(encoding="ascii").splitlines())
+    needs = {path: rest.split() for path, _, rest in lines}
+    by_name = {Path(path).name.partition(".ko")[0].replace("-", "_"): path for path in needs}
+    wanted = {by_name[name] for name in modules if name in by_name}
+    return wanted | {dependency for path in wanted for dependency in needs[path]}
+
+
+def _add_programs(archive: Archive, packages: Path) -> None:
+    archive.add("bin/busybox", (packages / "bin/busybox").read_bytes(), stat.S_IFREG | 0o755)
+    archive.add("bin/sh", b"busybox", stat.S_IFLNK | 0o777)
+    agent = packages / "usr/sbin/qemu-ga"
+    archive.add("usr/sbin/qemu-ga", agent.read_bytes(), stat.S_IFREG | 0o755)
+    for directory in ("sbin", "usr/bin"):
+        archive.add(directory, mode=stat.S_IFDIR | 0o755)
+    for library in _libraries(agent):
+        # Under the name that the loader asks for, whatever the file behind it is called.
+        archive.add(str(library).lstrip("/"), library.read_bytes(), stat.S_IFREG | 0o755)
+
+
+def _libraries(program: Path) -> Iterator[Path]:
+    """The host's libraries for `program`: the guest agent needs few, and every host with QEMU has them."""
+    for line in _output("ldd", os.fspath(program)).splitlines():
+        if found := re.search(r"(/\S+) \(0x", line):
+            yield Path(found[1])

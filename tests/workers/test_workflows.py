@@ -1,0 +1,316 @@
+"""Every workflow does its work, can fail or be killed at any step, and leaves either the machine or nothing."""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from portal.accounts.models import User
+from portal.images.models import Image
+from portal.jobs import services as jobs
+from portal.jobs.models import Job
+from portal.jobs.names import STEPS, JobName, JobStatus, StepName, StepStatus
+from portal.lib.secrets import unseal
+from portal.machines import services
+from portal.machines.models import Machine
+from portal.machines.states import PowerState, Status, Task
+from tests.workers.support import Killed, assert_nothing_left, left_on, work_on
+from workers import reconcile, runner
+from workers.hypervisor.errors import HostUnreachableError, HypervisorError, StorageFullError
+from workers.hypervisor.fake import FakeDriver, FakeHost
+from workers.tasks import app
+from workers.workflows import WORKFLOWS
+
+Asked = Callable[[], tuple[Machine, Job]]
+Built = Callable[[], Machine]
+
+# The driver's calls of building a machine, in order: each is a place to fail and to be killed at.
+CREATE_CALLS = ["has_image", "put_image", "create_disk", "write_seed", "define", "start", "console", "agent_ready"]
+
+
+def test_every_job_has_a_workflow_with_the_steps_that_people_see() -> None:
+    assert set(WORKFLOWS) == set(JobName)
+    for name, workflow in WORKFLOWS.items():
+        assert tuple(step.name for step in workflow.steps) == STEPS[name], name
+
+
+def test_every_job_is_a_registered_task_and_the_reverse() -> None:
+    clock = {"jobs.send_again", "hosts.refresh", "hosts.refresh_one"}
+    ours = {name for name in app.tasks if not name.startswith("celery.")}
+    assert ours - clock == {name.value for name in JobName}
+
+
+def test_from_request_to_ready(asked: Asked, fake: FakeHost) -> None:
+    machine, job = asked()
+    work_on(job)
+    machine.refresh_from_db()
+    assert job.status == JobStatus.DONE
+    assert {step.status for step in job.steps.all()} == {StepStatus.DONE}
+    assert (machine.status, machine.task, machine.power_state) == (Status.READY, Task.NONE, PowerState.RUNNING)
+    assert machine.addresses == ["10.213.0.10"]
+    assert machine.console_socket.endswith("vnc.sock")
+    domain = fake.domains[machine.pk]
+    assert domain.live is not None
+    assert domain.live.console_secret == unseal(machine.console_secret)
+    assert machine.ready_at is not None
+
+
+def test_while_the_guest_boots_its_screen_is_there_and_no_worker_is_held(asked: Asked, fake: FakeHost) -> None:
+    machine, job = asked()
+    fake.delay("start", 0)
+    original = FakeDriver.start
+
+    def slow_guest(self: FakeDriver, pk: Any) -> None:
+        fake.guest(pk).agent_after_pings = 3
+        original(self, pk)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeDriver, "start", slow_guest)
+        runner.run(job.pk)
+    job.refresh_from_db()
+    machine.refresh_from_db()
+    assert job.status == JobStatus.WAITING
+    assert job.lease_until is None
+    assert machine.status == Status.BUILDING
+    assert machine.has_screen
+    assert work_on(job).status == JobStatus.DONE
+
+
+@pytest.mark.parametrize("call", CREATE_CALLS)
+def test_when_a_step_fails_for_good_nothing_is_left_and_the_person_reads_why(
+    asked: Asked, fake: FakeHost, call: str
+) -> None:
+    machine, job = asked()
+    fake.fail_next(call, HypervisorError("It cannot be done."))
+    work_on(job)
+    machine.refresh_from_db()
+    assert (job.status, job.error_message) == (JobStatus.FAILED, "It cannot be done.")
+    assert (machine.status, machine.error_message, machine.task) == (Status.ERROR, "It cannot be done.", Task.NONE)
+    assert_nothing_left(machine)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", CREATE_CALLS)
+def test_a_worker_killed_around_any_call_loses_nothing(
+    asked: Asked, fake: FakeHost, call: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, job = asked()
+    original = getattr(FakeDriver, call)
+
+    def killed(self: FakeDriver, *args: Any, **kwargs: Any) -> Any:
+        if after:
+            original(self, *args, **kwargs)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeDriver, call, killed)
+        with pytest.raises(Killed):
+            work_on(job)
+    Job.objects.update(lease_until=timezone.now() - dt.timedelta(seconds=1))  # The dead worker's lease runs out.
+    work_on(job)
+    machine.refresh_from_db()
+    assert (job.status, machine.status) == (JobStatus.DONE, Status.READY)
+    assert left_on(fake, machine.pk) == ["domain", "disk", "seed"]
+    assert fake.domains[machine.pk].starts == 1
+
+
+def test_a_full_disk_is_said_in_words_and_leaves_nothing(asked: Asked, fake: FakeHost) -> None:
+    machine, job = asked()
+    fake.fail_next("create_disk", StorageFullError("The host has not enough free storage."))
+    work_on(job)
+    machine.refresh_from_db()
+    assert "storage" in machine.error_message
+    assert job.error_code == "storage-full"
+    assert_nothing_left(machine)
+
+
+def test_a_host_that_is_away_for_a_moment_is_tried_again(asked: Asked, fake: FakeHost) -> None:
+    machine, job = asked()
+    fake.fail_next("define", HostUnreachableError("gone"), times=2)
+    work_on(job)
+    assert job.status == JobStatus.DONE
+    assert job.retries == 2
+
+
+def test_a_host_that_stays_away_ends_in_a_message_and_is_cleaned_when_it_is_back(asked: Asked, fake: FakeHost) -> None:
+    machine, job = asked()
+    original = FakeDriver.start
+
+    def cut(self: FakeDriver, pk: Any) -> None:
+        original(self, pk)
+        fake.unreachable = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeDriver, "start", cut)
+        work_on(job)
+    machine.refresh_from_db()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "host-unreachable")
+    assert "cannot be reached" in machine.error_message
+    assert left_on(fake, machine.pk) != []
+    fake.unreachable = False
+    reconcile.reconcile_host(machine.host_id)
+    assert_nothing_left(machine)
+
+
+def test_a_guest_that_never_boots_is_given_up_with_a_remedy(
+    asked: Asked, fake: FakeHost, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.GUEST_BOOT_TIMEOUT_S = -1
+    monkeypatch.setattr(FakeDriver, "agent_ready", lambda self, pk: False)
+    machine, job = asked()
+    work_on(job)
+    machine.refresh_from_db()
+    assert job.error_code == "guest-boot-timeout"
+    assert "did not come up" in machine.error_message
+    assert_nothing_left(machine)
+
+
+def test_a_guest_that_switches_itself_off_while_starting_is_told_at_once(
+    asked: Asked, fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, job = asked()
+    original = FakeDriver.console
+
+    def dies(self: FakeDriver, pk: Any) -> Any:
+        endpoint = original(self, pk)
+        fake.guest_shuts_down(pk)
+        return endpoint
+
+    monkeypatch.setattr(FakeDriver, "console", dies)
+    assert work_on(job).error_code == "guest-off"
+    assert_nothing_left(machine)
+
+
+def test_an_image_without_an_agent_is_ready_when_its_address_is_known(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, job = asked()
+    Image.objects.update(has_agent=False)
+    monkeypatch.setattr(FakeDriver, "agent_ready", lambda self, pk: False)
+    assert work_on(job).status == JobStatus.DONE
+
+
+def test_a_fault_of_our_own_is_admitted_and_cleaned_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object, **_kwargs: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(FakeDriver, "write_seed", broken)
+    machine, job = asked()
+    work_on(job)
+    assert job.error_code == "internal"
+    assert "a bug" not in job.error_message
+    assert_nothing_left(machine)
+
+
+@pytest.mark.parametrize("call", CREATE_CALLS)
+def test_deleted_while_building_nothing_comes_back(
+    asked: Asked, alice: User, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, job = asked()
+    original = getattr(FakeDriver, call)
+
+    def deleted_meanwhile(self: FakeDriver, *args: Any, **kwargs: Any) -> Any:
+        services.request_delete(Machine.objects.get(pk=machine.pk), actor=alice)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeDriver, call, deleted_meanwhile)
+        runner.run(job.pk)
+    removal = Job.objects.get(name=JobName.MACHINE_DELETE)
+    for _ in range(20):
+        runner.run(removal.pk)
+        runner.run(job.pk)
+    job.refresh_from_db()
+    removal.refresh_from_db()
+    machine.refresh_from_db()
+    assert removal.status == JobStatus.DONE
+    assert job.status in (JobStatus.CANCELLED, JobStatus.DONE)
+    assert machine.status == Status.DELETED
+    assert_nothing_left(machine)
+
+
+def test_deleting_waits_for_the_worker_that_still_builds(asked: Asked, alice: User) -> None:
+    machine, job = asked()
+    held = jobs.take_lease(job.pk, owner="busy")
+    assert held is not None
+    removal = services.request_delete(machine, actor=alice)
+    runner.run(removal.pk)
+    removal.refresh_from_db()
+    assert removal.status == JobStatus.WAITING
+    jobs.finish(held, JobStatus.CANCELLED)
+    assert work_on(removal).status == JobStatus.DONE
+
+
+def test_stop_start_restart_reset_force_off(built: Built, alice: User, fake: FakeHost) -> None:
+    machine = built()
+    first_secret = unseal(machine.console_secret)
+    work_on(services.request_stop(machine, actor=alice))
+    machine.refresh_from_db()
+    assert (machine.power_state, machine.task, machine.console_socket) == (PowerState.SHUT_OFF, Task.NONE, "")
+    work_on(services.request_start(machine, actor=alice))
+    machine.refresh_from_db()
+    assert machine.has_screen
+    live = fake.domains[machine.pk].live
+    assert live is not None
+    assert live.console_secret == unseal(machine.console_secret) != first_secret
+    work_on(services.request_reboot(machine, actor=alice))
+    work_on(services.request_reset(machine, actor=alice))
+    assert fake.guest(machine.pk).reboots == 2
+    work_on(services.request_force_off(machine, actor=alice))
+    machine.refresh_from_db()
+    assert (machine.power_state, machine.task) == (PowerState.SHUT_OFF, Task.NONE)
+
+
+def test_a_guest_that_ignores_the_button_is_reported_and_runs_on(
+    built: Built, alice: User, fake: FakeHost, settings: Settings
+) -> None:
+    settings.GUEST_SHUTDOWN_TIMEOUT_S = -1
+    machine = built()
+    fake.guest(machine.pk).ignores_shutdown = True
+    job = work_on(services.request_stop(machine, actor=alice))
+    machine.refresh_from_db()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "guest-ignores")
+    assert "Force off" in machine.error_message
+    assert (machine.power_state, machine.task) == (PowerState.RUNNING, Task.NONE)
+
+
+def test_forcing_off_ends_a_shutdown_that_the_guest_ignores(built: Built, alice: User, fake: FakeHost) -> None:
+    machine = built()
+    fake.guest(machine.pk).ignores_shutdown = True
+    gentle = services.request_stop(machine, actor=alice)
+    runner.run(gentle.pk)
+    hard = services.request_force_off(machine, actor=alice)
+    work_on(hard)
+    work_on(gentle)
+    machine.refresh_from_db()
+    assert (machine.power_state, machine.task) == (PowerState.SHUT_OFF, Task.NONE)
+    assert gentle.status in (JobStatus.CANCELLED, JobStatus.DONE)
+
+
+def test_deleting_leaves_nothing(built: Built, alice: User) -> None:
+    machine = built()
+    work_on(services.request_delete(machine, actor=alice))
+    machine.refresh_from_db()
+    assert (machine.status, machine.console_secret) == (Status.DELETED, "")
+    assert_nothing_left(machine)
+
+
+def test_deleting_on_a_host_that_is_away_keeps_the_machine_and_its_quota(
+    built: Built, alice: User, fake: FakeHost
+) -> None:
+    machine = built()
+    fake.unreachable = True
+    job = work_on(services.request_delete(machine, actor=alice))
+    machine.refresh_from_db()
+    assert (job.status, machine.status, machine.task) == (JobStatus.FAILED, Status.READY, Task.NONE)
+    assert "cannot be reached" in machine.error_message
+    assert machine.holds_quota
+
+
+def test_progress_names_the_step_that_was_started(asked: Asked) -> None:
+    _machine, job = asked()
+    work_on(job)
+    step = job.steps.get(name=StepName.DISK)
+    assert step.started_at is not None
+    assert step.finished_at is not None
