@@ -2,10 +2,19 @@
 
 from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
-from django.urls import path
+from django.urls import include, path
+from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
 
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="machines:list")),
+    path("", include("portal.accounts.urls")),
+    path("machines/", include("portal.machines.urls")),
+    path("machines/", include("portal.console.urls")),
+    path("images/", include("portal.images.urls")),
+    path("jobs/", include("portal.jobs.urls")),
+    path("hosts/", include("portal.hosts.urls")),
+    path("audit/", include("portal.audit.urls")),
     path("admin/", admin.site.urls),
     path("jsi18n/", login_not_required(JavaScriptCatalog.as_view(packages=["portal"])), name="jsi18n"),
 ]

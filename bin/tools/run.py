@@ -121,7 +121,7 @@ def _register_images(options: Options) -> None:
         print("\n".join(done.stderr.splitlines()[-5:]), file=sys.stderr)
     elif not any(options.pool_dir.glob("images/*.qcow2")):
         print(
-            "Building the images: the server takes about 2 minutes, the desktop 5; the Images page shows how far they are."
+            "Building the images: the server takes about 2 minutes, the desktop 5. The Images page shows them coming."
         )
     sys.stdout.flush()
 

@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth import views as auth
 from django.contrib.auth.forms import AuthenticationForm
+from django.core.exceptions import ValidationError
 from django.http import HttpResponse
 from django.urls import reverse_lazy
 from django.utils.translation import gettext as _
@@ -24,7 +25,7 @@ class LoginForm(AuthenticationForm):
         throttle.check(attempt)
         try:
             cleaned: dict[str, Any] = super().clean()
-        except Exception:
+        except ValidationError:
             throttle.record_failure(attempt)
             raise
         throttle.forget(attempt)

@@ -1,7 +1,7 @@
 """NoCloud seeds: what a machine learns about itself at its first boot.
 
-Everything goes through a YAML serialiser, so a name like `1234` or `on` arrives as text, and nothing that a person typed
-can become another key. What cannot be put right is refused in words (`InvalidSeedError`).
+Everything goes through a YAML serialiser, so a name like `1234` or `on` arrives as text, and nothing that a person
+typed can become another key. What cannot be put right is refused in words (`InvalidSeedError`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _RESERVED_USERS = frozenset({"root", "daemon", "bin", "sys", "nobody", "sshd", "messagebus", "lightdm"})
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _HASH = re.compile(r"\$(6|y)\$[./A-Za-z0-9$=,]{20,200}")
-_KEY_KINDS = re.compile(r"ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com")
+_KEY_KINDS = re.compile(
+    r"ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com"
+)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,3}")
 _COMMENT = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{0,200}")
 _HOST_KEY_NAMES = re.compile(r"(ed25519|ecdsa|rsa)_(private|public|certificate)")
@@ -66,7 +68,9 @@ def seed(
     )
 
 
-def _user_data(hostname: str, user: str, password_hash: str | None, keys: list[str], *, desktop: bool) -> dict[str, Any]:
+def _user_data(
+    hostname: str, user: str, password_hash: str | None, keys: list[str], *, desktop: bool
+) -> dict[str, Any]:
     data: dict[str, Any] = {
         "hostname": hostname,
         "fqdn": hostname,
@@ -103,7 +107,7 @@ def _user(user: str, password_hash: str | None, keys: list[str]) -> dict[str, An
 
 
 def _autologin(user: str) -> dict[str, str]:
-    """The portal has asked who it is already; the machine need not ask again. `user` is checked: no line can be added."""
+    """The portal has asked who it is already. `user` is checked, so no line can be added."""
     content = f"[Seat:*]\nautologin-user={user}\nautologin-user-timeout=0\n"
     return {"path": _LIGHTDM, "permissions": "0644", "owner": "root:root", "content": content}
 
@@ -127,7 +131,9 @@ def check_hostname(hostname: str) -> None:
 
 def check_user(user: str) -> None:
     if not _USER.fullmatch(user):
-        raise InvalidSeedError("A user name has up to 31 small letters, digits, dashes and underscores, and begins with a letter.")
+        raise InvalidSeedError(
+            "A user name has up to 31 small letters, digits, dashes and underscores, and begins with a letter."
+        )
     if user in _RESERVED_USERS:
         raise InvalidSeedError(f"The user name {user} belongs to the system.")
 

@@ -53,7 +53,8 @@ class HypervisorDriver(Protocol):
         """Copy the qcow2 file `source` into the pool as a read-only base image.
 
         Success: the image is whole under its final name. Failure: nothing under the final name; a temporary file at
-        most, which the next call for this version replaces. Nothing is done if it is there already.
+        most, which the next call for this version replaces. Nothing is done if it is there already. `progress` gets
+        whole percents, 100 last. An image that names a backing or data file is refused (code "invalid-image").
         """
 
     def has_image(self, version: UUID) -> bool:
@@ -79,12 +80,14 @@ class HypervisorDriver(Protocol):
         """
 
     def list_volumes(self) -> list[VolumeInfo]:
-        """Every file in Casement's pool, images and machines' disks."""
+        """Every file in Casement's pool: images, disks, seeds, and what else is in a machine's folder."""
 
     # --- the domain -------------------------------------------------------------------------------------------
 
     def define(self, spec: MachineSpec) -> None:
         """Define the domain, or redefine it: a running one takes the new definition at its next start.
+
+        `VolumeNotFoundError` without disk or seed, `InvalidSpecError` for a spec that must not become a domain.
 
         Success: the domain is defined persistently, with disk and seed attached. Failure: as before the call.
         """
@@ -93,13 +96,19 @@ class HypervisorDriver(Protocol):
         """Start a defined domain. Nothing is done if it runs; a paused one is resumed."""
 
     def shut_down(self, machine: UUID) -> None:
-        """Ask the guest to shut down (ACPI, and the agent if it answers). Returns at once; may be ignored by the guest."""
+        """Ask the guest to shut down, by its agent if it answers, else by ACPI. Returns at once; a guest may ignore it.
+
+        No error if it does not run.
+        """
 
     def reboot(self, machine: UUID) -> None:
-        """Ask the guest to reboot, by its agent if it answers, else by ACPI; a guest may ignore it."""
+        """Ask the guest to reboot, by its agent if it answers, else by ACPI; a guest may ignore it.
+
+        `InvalidOperationError` if it does not run.
+        """
 
     def reset(self, machine: UUID) -> None:
-        """Reset the virtual hardware, like the reset button."""
+        """Reset the virtual hardware, like the reset button. `InvalidOperationError` if it does not run."""
 
     def force_off(self, machine: UUID) -> None:
         """Cut the power. Success: the domain does not run. No error if it did not run."""
@@ -125,7 +134,7 @@ class HypervisorDriver(Protocol):
     # --- the guest --------------------------------------------------------------------------------------------
 
     def agent_ready(self, machine: UUID) -> bool:
-        """True if the guest agent answers a ping."""
+        """True if the guest agent answers a ping. False, and no error, if the machine is off."""
 
     def addresses(self, machine: UUID) -> tuple[str, ...]:
         """The guest's IP addresses without loopback and link-local, from its agent or else the DHCP lease."""
@@ -133,12 +142,17 @@ class HypervisorDriver(Protocol):
     def run_in_guest(
         self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30
     ) -> CommandResult:
-        """Run a command by the guest agent. `GuestAgentError` if it does not answer or takes longer."""
+        """Run a command by the guest agent. `GuestAgentError` if it does not answer or takes longer.
+
+        A command that takes longer is not ended: it may go on in the guest.
+        """
 
     # --- events -----------------------------------------------------------------------------------------------
 
     def events(self, stop: Callable[[], bool]) -> Iterator[MachineEvent]:
         """Lifecycle events as they happen, until `stop()` is true (asked at least once a second).
 
-        Reconnects by itself; the first event, and the first after every reconnect, is `RESYNC`.
+        Reconnects by itself; the first event, and the first after every reconnect, is `RESYNC`. Defining a domain is no
+        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). Domains that
+        are not Casement's have events as well.
         """

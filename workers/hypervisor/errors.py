@@ -1,4 +1,4 @@
-"""What can go wrong on a hypervisor, in words that carry the decision (retry or not) and a text that is safe to show."""
+"""What can go wrong on a hypervisor: errors that carry the decision (retry or not) and a text that is safe to show."""
 
 
 class HypervisorError(Exception):

@@ -122,10 +122,16 @@ class _Subscriber:
 
 
 class FakeHost:
-    """The state of one host, shared by all its drivers. Tests may read and change the public attributes under `lock`."""
+    """The state of one host, shared by all its drivers. Tests may change the public attributes under `lock`."""
 
     def __init__(
-        self, name: str, *, cpus: int = 16, memory_mib: int = 65_536, storage_bytes: int = 1 << 40, call_limit_s: float = 30
+        self,
+        name: str,
+        *,
+        cpus: int = 16,
+        memory_mib: int = 65_536,
+        storage_bytes: int = 1 << 40,
+        call_limit_s: float = 30,
     ) -> None:
         self.name = name
         self.cpus = cpus
@@ -324,7 +330,8 @@ class FakeDriver:
                 size = _size_of(source)
                 self.host.take_room(size)
                 progress(100)
-                self.host.images[version] = VolumeInfo(f"images/{version}.qcow2", None, _virtual_size(source, size), size)
+                capacity = _virtual_size(source, size)
+                self.host.images[version] = VolumeInfo(f"images/{version}.qcow2", None, capacity, size)
             return self.host.images[version]
 
     def has_image(self, version: UUID) -> bool:
@@ -447,7 +454,8 @@ class FakeDriver:
         with self.host.operation("console"):
             spec = self.host.running(machine, "open the console").live
             assert spec is not None  # noqa: S101 - for the type checker; a domain that runs was started with a spec.
-            return ConsoleEndpoint(f"/nonexistent/casement-fake/{self.host.name}/{machine}/vnc.sock", spec.console_secret)
+            path = f"/nonexistent/casement-fake/{self.host.name}/{machine}/vnc.sock"
+            return ConsoleEndpoint(path, spec.console_secret)
 
     def screenshot(self, machine: UUID) -> bytes:
         with self.host.operation("screenshot"):
@@ -471,7 +479,9 @@ class FakeDriver:
             domain = self.host.owned(machine)
             return domain.guest.addresses if domain.runs else ()
 
-    def run_in_guest(self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30) -> CommandResult:
+    def run_in_guest(
+        self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30
+    ) -> CommandResult:
         with self.host.operation("run_in_guest"):
             domain = self.host.owned(machine)
             if not self._agent_answers(domain):

@@ -31,7 +31,7 @@ class NetworkMode(enum.StrEnum):
 
 
 class EventKind(enum.StrEnum):
-    """`CHANGED`: the power state is `power_state` now. `GONE`: the domain is undefined. `AGENT`: the guest agent came up.
+    """`CHANGED`: the power state is `power_state` now. `GONE`: the domain is undefined. `AGENT`: the agent came up.
 
     `RESYNC`: events may have been lost (the connection was away): compare everything.
     """
@@ -55,7 +55,7 @@ class NicSpec:
 class MachineSpec:
     """All that the domain XML is made from; the same spec always gives the same XML, but for `console_secret`.
 
-    `name` is shown by host tools and is made by the portal (never free text of a person); `title` is what a person typed.
+    `name` is shown by host tools and is made by the portal (never a person's free text); `title` is what a person typed.
     `console_secret` is the VNC password, at most 8 characters (RFB uses no more) and never empty. `genid` changes
     whenever a guest must notice that it is another machine or was set back in time.
     """
@@ -83,7 +83,7 @@ class SeedSpec:
 
 @dataclass(frozen=True, slots=True)
 class MachineInfo:
-    """One domain as the host sees it. `owned` is true when Casement defined it (its mark is in the domain's metadata)."""
+    """One domain as the host sees it. `owned`: Casement defined it (its mark is in the domain's metadata)."""
 
     uuid: UUID
     name: str
@@ -140,7 +140,7 @@ class HostInfo:
 
 @dataclass(frozen=True, slots=True)
 class HostUsage:
-    """What a host really uses just now. `load` is the one-minute average; memory counts what is not available to others."""
+    """What a host really uses now. `load` is the one-minute average; memory counts what is not available to others."""
 
     load: float
     memory_used_mib: int

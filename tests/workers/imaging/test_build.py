@@ -9,7 +9,7 @@ import pytest
 
 from workers.imaging import build
 from workers.imaging.errors import ImageBuildError
-from workers.imaging.recipe import Recipe, load_recipes
+from workers.imaging.recipe import load_recipes
 
 SERVER = replace(load_recipes()["debian-12-server"], disk_gib=1)
 FAKE = """#!/bin/sh
@@ -127,5 +127,5 @@ def test_another_mirror_is_used_for_the_build_but_not_left_in_the_image(
     assert f"--customize-hook=upload {tmp_path}/sources.default /etc/apt/sources.list" in argv
 
 
-def test_the_default_user_is_written_as_data(recipe: Recipe = SERVER) -> None:
-    assert json.loads(build._default_user(recipe.default_user))["system_info"]["default_user"]["name"] == "debian"
+def test_the_default_user_is_written_as_data() -> None:
+    assert json.loads(build._default_user(SERVER.default_user))["system_info"]["default_user"]["name"] == "debian"

@@ -95,7 +95,7 @@ def probe_initramfs() -> bytes:
 
 
 def _cpio_entry(name: str, *, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
-    """One entry in the "newc" format: 13 fields of eight hexadecimal digits, then name and content, padded to 4 bytes."""
+    """One entry in the "newc" format: 13 fields of eight hexadecimal digits, then name and content, each padded."""
     raw_name = name.encode() + b"\0"
     fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(raw_name), 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + raw_name

@@ -40,12 +40,15 @@ OPEN_LIMIT_S = 15.0
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
 
-_AGENT_CODES = frozenset(
-    {
-        libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
-        libvirt.VIR_ERR_AGENT_UNSYNCED,
-    }
-)
+_BY_CODE: dict[int, tuple[type[HypervisorError], str]] = {
+    libvirt.VIR_ERR_NO_DOMAIN: (DomainNotFoundError, "There is no such machine on the host."),
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: (GuestAgentError, "The guest agent does not answer."),
+    libvirt.VIR_ERR_AGENT_UNSYNCED: (GuestAgentError, "The guest agent does not answer."),
+    libvirt.VIR_ERR_OPERATION_INVALID: (
+        InvalidOperationError,
+        "The host could not {doing}: the machine's state does not allow it.",
+    ),
+}
 _CONNECTION_CODES = frozenset({libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_AUTH_FAILED})
 _CONNECTION_DOMAINS = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
 
@@ -55,21 +58,23 @@ def translate(error: libvirt.libvirtError, doing: str) -> HypervisorError:
 
     libvirt's own text may hold paths and secrets, so it is never shown; it stays with the cause, for the log.
     """
-    code, source = error.get_error_code(), error.get_error_domain()
-    if code == libvirt.VIR_ERR_NO_DOMAIN:
-        return DomainNotFoundError("There is no such machine on the host.")
-    if code in _AGENT_CODES:
-        return GuestAgentError("The guest agent does not answer.")
-    if code in _CONNECTION_CODES or source in _CONNECTION_DOMAINS:
+    code = error.get_error_code()
+    if code in _CONNECTION_CODES or error.get_error_domain() in _CONNECTION_DOMAINS:
         return HostUnreachableError(f"The connection to the host was lost: it could not {doing}.")
     if _says_no_space(error):
         return StorageFullError(f"The host's storage is full: it could not {doing}.")
-    if code == libvirt.VIR_ERR_OPERATION_INVALID:
-        return InvalidOperationError(f"The host could not {doing}: the machine's state does not allow it.")
-    if code == libvirt.VIR_ERR_NO_STORAGE_VOL or error.get_int1() == errno.ENOENT:
+    if _says_no_file(error):
         return VolumeNotFoundError(f"The host could not {doing}: a file is missing.")
+    if code in _BY_CODE:
+        kind, message = _BY_CODE[code]
+        return kind(message.format(doing=doing))
     busy = code in {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY}
     return HypervisorError(f"The host could not {doing}.", code="host-busy" if busy else None, retryable=busy)
+
+
+def _says_no_file(error: libvirt.libvirtError) -> bool:
+    is_system = error.get_error_code() == libvirt.VIR_ERR_SYSTEM_ERROR
+    return error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL or (is_system and error.get_int1() == errno.ENOENT)
 
 
 def _says_no_space(error: libvirt.libvirtError) -> bool:
@@ -94,7 +99,7 @@ class _EventLoop:
                 self._pid = os.getpid()
             elif self._pid != os.getpid():
                 # The thread does not survive fork(), and libvirt cannot register twice: calls would hang for ever.
-                raise HypervisorError("libvirt was opened before this worker was forked; this is a mistake in Casement.")
+                raise HypervisorError("libvirt was opened before this worker was forked: a mistake in Casement.")
 
 
 def _run_event_loop() -> None:

@@ -20,6 +20,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 SYSTEM_SOCKET = Path("/run/libvirt/libvirt-sock")
 QEMU_CONF = Path("/etc/libvirt/qemu.conf")
@@ -123,6 +124,7 @@ def _lay_over(source: Path, target: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The exit code, if libvirtd does not take this process's place."""
     parser = argparse.ArgumentParser(prog="casement-libvirtd", description="Run libvirtd in the foreground.")
     parser.add_argument("--run-dir", type=Path, required=True, help="where its configuration and log are kept")
     parser.add_argument("--qemu-user", help="user (and group) of the guests' processes; default: the distribution's")
@@ -139,10 +141,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     run_dir: Path = options.run_dir.resolve()
     write_config(run_dir, user=options.qemu_user)
+    return _become_libvirtd(program, run_dir)
+
+
+def _become_libvirtd(program: str, run_dir: Path) -> NoReturn:
     open_kvm_to_qemu()
     _enter_private_mounts()
     _lay_over(run_dir / "qemu.conf", QEMU_CONF)
-    os.execv(program, [program, "--config", str(run_dir / "libvirtd.conf")])
+    # In this process's place, so that the supervisor's signals reach libvirtd itself; an argv list, no shell.
+    os.execv(program, [program, "--config", str(run_dir / "libvirtd.conf")])  # noqa: S606
 
 
 if __name__ == "__main__":

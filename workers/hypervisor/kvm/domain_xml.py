@@ -70,12 +70,12 @@ def domain_xml(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> str:
         _element("features", {}, _element("acpi"), _element("apic"), _element("vmport", {"state": "off"})),
         _cpu(spec, kvm=kvm),
         _clock(kvm=kvm),
-        # A machine that is shut down stays down, one that reboots stays here, one that crashed is off and can be started.
+        # A machine that is shut down stays down, one that reboots stays here, one that crashed is off.
         _text("on_poweroff", "destroy"),
         _text("on_reboot", "restart"),
         _text("on_crash", "destroy"),
         # The guest must not suspend itself: the portal would see a machine that is neither on nor off.
-        _element("pm", {}, _element("suspend-to-mem", {"enabled": "no"}), _element("suspend-to-disk", {"enabled": "no"})),
+        _element("pm", {}, *(_element(kind, {"enabled": "no"}) for kind in ("suspend-to-mem", "suspend-to-disk"))),
         _element("devices", {}, *_devices(spec, files, host)),
     )
     return to_text(domain)
@@ -84,11 +84,13 @@ def domain_xml(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> str:
 def check(spec: MachineSpec) -> None:
     """Refuse what libvirt would misread or people could misuse."""
     if not _NAME.fullmatch(spec.name):
-        raise InvalidSpecError("The machine's host name for tools may hold letters, digits, dots, dashes and underscores only.")
+        raise InvalidSpecError(
+            "The machine's name for tools may hold letters, digits, dots, dashes and underscores only."
+        )
     if _CONTROL.search(spec.title):
         raise InvalidSpecError("The machine's title holds control characters.")
     if not _SECRET.fullmatch(spec.console_secret):
-        # libvirt takes an empty password as "no password at all" (CVE-2016-5008), and RFB ignores what follows 8 characters.
+        # To libvirt an empty password is no password at all (CVE-2016-5008), and RFB ignores what follows 8 characters.
         raise InvalidSpecError("The console's password must have 1 to 8 printable characters.")
     if not 1 <= spec.vcpus <= _MOST_VCPUS or spec.memory_mib < _LEAST_MEMORY_MIB:
         raise InvalidSpecError("The machine's size is out of bounds.")
@@ -107,7 +109,7 @@ def _check_nic(nic: NicSpec) -> None:
 
 
 def _os(spec: MachineSpec) -> ET.Element:
-    """UEFI is chosen by libvirt among the firmware that the host has, without secure boot: its keys are not ours to enrol."""
+    """libvirt chooses among the UEFI firmware that the host has; without secure boot, whose keys are not ours to enrol."""
     boot = [_text("type", "hvm", arch="x86_64", machine="q35"), _element("boot", {"dev": "hd"})]
     if spec.firmware is Firmware.BIOS:
         return _element("os", {}, *boot)
@@ -116,7 +118,7 @@ def _os(spec: MachineSpec) -> ET.Element:
 
 
 def _cpu(spec: MachineSpec, *, kvm: bool) -> ET.Element:
-    """With KVM the host's own CPU. In software a modest x86-64-v2 model: `max` costs time for features nobody asked for.
+    """With KVM the host's own CPU. In software a modest x86-64-v2 model: `max` emulates features nobody asked for.
 
     rdrand lets the guest's random pool be ready at once, arat spares it a slower timer.
     """
@@ -142,7 +144,7 @@ def _clock(*, kvm: bool) -> ET.Element:
 def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET.Element]:
     # Disk, seed, network cards, USB, serial controller, balloon and random numbers sit on a root port each.
     ports = SPARE_ROOT_PORTS + 6 + len(spec.nics)
-    devices = [
+    return [
         _disk(files, privileged=host.privileged),
         _seed(files),
         _element("controller", {"type": "usb", "model": "qemu-xhci"}),
@@ -159,7 +161,6 @@ def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET
         _balloon(),
         _element("rng", {"model": "virtio"}, _text("backend", "/dev/urandom", model="random")),
     ]
-    return [device for device in devices if device is not None]
 
 
 def _disk(files: DomainFiles, *, privileged: bool) -> ET.Element:
@@ -186,7 +187,8 @@ def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
         return _element("backingStore")
     keep_owner = [_element("seclabel", {"model": "dac", "relabel": "no"})] if privileged else []
     source = _element("source", {"file": str(base)}, *keep_owner)
-    return _element("backingStore", {"type": "file"}, _element("format", {"type": "qcow2"}), source, _element("backingStore"))
+    qcow2, end = _element("format", {"type": "qcow2"}), _element("backingStore")
+    return _element("backingStore", {"type": "file"}, qcow2, source, end)
 
 
 def _seed(files: DomainFiles) -> ET.Element:
@@ -224,7 +226,8 @@ def _serial(files: DomainFiles) -> ET.Element:
 
 
 def _agent_channel() -> ET.Element:
-    return _element("channel", {"type": "unix"}, _element("target", {"type": "virtio", "name": "org.qemu.guest_agent.0"}))
+    target = _element("target", {"type": "virtio", "name": "org.qemu.guest_agent.0"})
+    return _element("channel", {"type": "unix"}, target)
 
 
 def _graphics(spec: MachineSpec) -> ET.Element:

@@ -115,7 +115,7 @@ class KvmDriver:
         )
 
     def host_usage(self) -> HostUsage:
-        memory = self._call("tell its memory", lambda conn: conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS))
+        memory = self._call("tell its memory", _memory_kib)
         storage = self._storage()
         storage.trim_serial_logs()
         available = memory.get("free", 0) + memory.get("buffers", 0) + memory.get("cached", 0)
@@ -190,7 +190,11 @@ class KvmDriver:
 
     def shut_down(self, machine: UUID) -> None:
         both = libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT | libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
-        self._with(machine, "ask the machine to shut down", lambda domain: _if_active(domain, domain.shutdownFlags, both))
+
+        def work(domain: VirDomain) -> None:
+            _if_active(domain, domain.shutdownFlags, both)
+
+        self._with(machine, "ask the machine to shut down", work)
 
     def reboot(self, machine: UUID) -> None:
         both = libvirt.VIR_DOMAIN_REBOOT_GUEST_AGENT | libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
@@ -216,8 +220,9 @@ class KvmDriver:
         return self._call("list its machines", self._list)
 
     def _list(self, conn: VirConnect) -> list_of[MachineInfo]:
-        """One bulk call; only of a domain that was not here the last time the mark is read, as libvirt has no bulk call for it."""
-        found = [(UUID(bytes=domain.UUID()), domain, stats) for domain, stats in conn.getAllDomainStats(_LIST_STATS, _LIST_FLAGS)]
+        """One bulk call. libvirt has none for marks, so only those of domains that are new here are read one by one."""
+        stats_of_all = conn.getAllDomainStats(_LIST_STATS, _LIST_FLAGS)
+        found = [(UUID(bytes=domain.UUID()), domain, stats) for domain, stats in stats_of_all]
         known = self._owned
         owned = {uuid: known[uuid] if uuid in known else is_owned(domain) for uuid, domain, _ in found}
         self._owned = owned
@@ -240,7 +245,9 @@ class KvmDriver:
     def addresses(self, machine: UUID) -> tuple[str, ...]:
         return self._with(machine, "find the machine's addresses", agent.addresses)
 
-    def run_in_guest(self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30) -> CommandResult:
+    def run_in_guest(
+        self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30
+    ) -> CommandResult:
         def work(domain: VirDomain) -> CommandResult:
             return agent.run(domain, argv, stdin, timeout_s)
 
@@ -393,10 +400,14 @@ def _screen_dump(domain: VirDomain) -> bytes:
 
 
 def _describe(conn: VirConnect) -> tuple[str, int, int, int, int]:
-    """The memory comes from its statistics: what libvirt calls the host's size leaves out memory that was plugged in."""
-    cpus = conn.getInfo()[2]
-    memory_mib = conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"] // 1024
-    return conn.getHostname(), cpus, memory_mib, conn.getVersion(), conn.getLibVersion()
+    """The memory comes from its statistics: libvirt's idea of the host's size leaves out memory that was plugged in."""
+    memory_mib = _memory_kib(conn)["total"] // 1024
+    return conn.getHostname(), conn.getInfo()[2], memory_mib, conn.getVersion(), conn.getLibVersion()
+
+
+def _memory_kib(conn: VirConnect) -> dict[str, int]:
+    stats: dict[str, int] = conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+    return stats
 
 
 def _version(number: int) -> str:

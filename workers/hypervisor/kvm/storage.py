@@ -113,7 +113,7 @@ class Storage:
         return self._image(version).is_file()
 
     def put_image(self, version: UUID, source: Path, progress: Callable[[int], None]) -> VolumeInfo:
-        """Copied under a temporary name, checked there, renamed. A second worker with the same image waits and finds it."""
+        """Copied under a temporary name, checked there, renamed. A second worker with this image waits and finds it."""
         with storage_errors("take the image"):
             self.prepare()
             if not self.has_image(version):
@@ -121,7 +121,9 @@ class Storage:
                     self._fill_part(version, part, source, progress)
             return self._image_info(version)
 
-    def _fill_part(self, version: UUID, part: tuple[Path, BinaryIO], source: Path, progress: Callable[[int], None]) -> None:
+    def _fill_part(
+        self, version: UUID, part: tuple[Path, BinaryIO], source: Path, progress: Callable[[int], None]
+    ) -> None:
         path, target = part
         if self.has_image(version):
             path.unlink(missing_ok=True)
@@ -130,8 +132,7 @@ class Storage:
             with _open_regular(source) as original:
                 self._refuse_if_too_big(os.fstat(original.fileno()).st_size)
                 _copy(original, target, progress)
-            if not read_header(path).stands_alone:
-                raise HypervisorError("The image refers to other files; only whole images are taken.", code="invalid-image")
+            _refuse_dependent(path)
             self._give_to_group(target.fileno())
             os.fchmod(target.fileno(), _IMAGE_MODE)
             os.fsync(target.fileno())
@@ -178,7 +179,7 @@ class Storage:
     # --- machines -------------------------------------------------------------------------------------------------
 
     def create_disk(self, machine: UUID, image: UUID, size_bytes: int) -> VolumeInfo:
-        """The base's name is written first: a killed worker leaves a base that is protected for nothing, not the reverse."""
+        """The base's name is written first: a killed worker may leave a base protected for nothing, not the reverse."""
         disk = self._folder(machine) / "disk.qcow2"
         with storage_errors("create the disk"):
             if not disk.exists():
@@ -241,12 +242,17 @@ class Storage:
                 yield UUID(folder.name)
 
     def trim_serial_logs(self) -> None:
-        """A guest can print for ever; its log must not fill the host. QEMU appends, so cutting it under QEMU is safe."""
+        """A guest can print for ever; its log must not fill the host. QEMU appends, so its file may be cut."""
         for machine in self._machine_uuids():
             with contextlib.suppress(OSError):
                 log = self._folder(machine) / "serial.log"
                 if log.stat().st_size > SERIAL_LOG_LIMIT:
                     _keep_tail(log, SERIAL_LOG_LIMIT // 4)
+
+
+def _refuse_dependent(image: Path) -> None:
+    if not read_header(image).stands_alone:
+        raise HypervisorError("The image refers to other files; only whole images are taken.", code="invalid-image")
 
 
 def _overlay(path: Path, base: Path, size: int) -> None:

@@ -1,0 +1,11 @@
+from django.contrib.auth.decorators import login_not_required
+from django.urls import path
+
+from portal.accounts import views_auth
+
+app_name = "accounts"
+urlpatterns = [
+    path("login/", login_not_required(views_auth.LoginView.as_view()), name="login"),
+    path("logout/", views_auth.LogoutView.as_view(), name="logout"),
+    path("password/", views_auth.PasswordChangeView.as_view(), name="password"),
+]

@@ -1,0 +1,150 @@
+/* Keeps the page true: one WebSocket says which things changed; what shows them is fetched again and morphed in.
+
+An element says what it shows: data-live="machine:<id> machines" hx-get="…" hx-trigger="live" hx-swap="morph". */
+
+import htmx from "htmx.org";
+
+const GATHER_MS = 50;
+const REST_MS = 250;
+const SIGNED_OUT = 4001;
+const LONGEST_WAIT_MS = 15_000;
+// A page load or a short restart of the portal is no news: the line appears only after so long.
+const QUIET_MS = 2500;
+
+const dirty = new Map(); // key of an element -> when it was refreshed last (0: never); present while a refresh is due
+const lastRefresh = new Map();
+
+const keyOf = (element) => element.id || element.getAttribute("hx-get");
+
+function concerns(element, topics) {
+  if (topics.has("*")) {
+    return true;
+  }
+  return element.dataset.live.split(/\s+/).some((topic) => topics.has(topic));
+}
+
+/** Everything that shows one of `topics` is due, once: what lies inside something that is due comes with it. */
+export function refresh(topics) {
+  const wanted = new Set(topics);
+  const hit = [...document.querySelectorAll("[data-live][hx-get]")].filter((element) => concerns(element, wanted));
+  for (const element of hit) {
+    if (!hit.some((other) => other !== element && other.contains(element))) {
+      plan(keyOf(element));
+    }
+  }
+}
+
+function plan(key) {
+  if (dirty.has(key)) {
+    return;
+  }
+  const rest = (lastRefresh.get(key) ?? 0) + REST_MS - performance.now();
+  dirty.set(key, setTimeout(() => run(key), Math.max(GATHER_MS, rest)));
+}
+
+function run(key) {
+  // A tab that nobody sees catches up when it is looked at.
+  if (document.hidden) {
+    dirty.set(key, 0);
+    return;
+  }
+  dirty.delete(key);
+  lastRefresh.set(key, performance.now());
+  for (const element of document.querySelectorAll("[data-live][hx-get]")) {
+    if (keyOf(element) === key) {
+      htmx.trigger(element, "live");
+    }
+  }
+}
+
+function catchUp() {
+  if (!document.hidden) {
+    for (const [key, timer] of [...dirty]) {
+      if (!timer) {
+        dirty.delete(key);
+        plan(key);
+      }
+    }
+  }
+}
+
+class Line {
+  constructor(url, signedOut) {
+    this._url = url;
+    this._signedOut = signedOut;
+    this._failures = 0;
+    this._notice = document.getElementById("live-line");
+    this._noticeTimer = 0;
+    this._retryTimer = 0;
+    this._open();
+  }
+
+  _open() {
+    clearTimeout(this._retryTimer);
+    const socket = new WebSocket(this._url);
+    this._socket = socket;
+    socket.addEventListener("open", () => {
+      this._failures = 0;
+      this._say(false);
+    });
+    socket.addEventListener("message", (event) => refresh(JSON.parse(event.data).topics));
+    socket.addEventListener("close", (event) => this._closed(socket, event.code));
+  }
+
+  _closed(socket, code) {
+    if (socket !== this._socket) {
+      return;
+    }
+    if (code === SIGNED_OUT) {
+      this._signedOut();
+      return;
+    }
+    this._failures += 1;
+    this._say(true);
+    const wait = Math.min(500 * 2 ** Math.min(this._failures - 1, 5), LONGEST_WAIT_MS);
+    this._retryTimer = setTimeout(() => this._open(), wait * (0.7 + Math.random() * 0.6));
+  }
+
+  _say(lost) {
+    clearTimeout(this._noticeTimer);
+    document.documentElement.dataset.line = lost ? "lost" : "up";
+    if (this._notice) {
+      this._noticeTimer = setTimeout(
+        () => {
+          this._notice.hidden = !lost;
+        },
+        lost && this._failures < 3 ? QUIET_MS : 0,
+      );
+    }
+  }
+
+  retryNow() {
+    if (this._socket.readyState === WebSocket.CLOSED) {
+      this._open();
+    }
+  }
+
+  close() {
+    clearTimeout(this._retryTimer);
+    const socket = this._socket;
+    this._socket = null;
+    socket?.close();
+  }
+}
+
+/** Follow changes through the WebSocket at `path`; `signedOut` is called when the session has ended. */
+export function follow(path, signedOut) {
+  const url = new URL(path, location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  let line = new Line(url.href, signedOut);
+  document.addEventListener("visibilitychange", catchUp);
+  window.addEventListener("online", () => line.retryNow());
+  window.addEventListener("pagehide", () => line.close());
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) {
+      line = new Line(url.href, signedOut);
+    }
+  });
+  // An action's answer names what it changed, so that the page is right at once, with or without the line.
+  document.addEventListener("casement:changed", (event) => refresh(event.detail.topics ?? ["*"]));
+}
