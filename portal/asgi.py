@@ -12,11 +12,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 django_app = get_asgi_application()
 
 # These touch models, so they come after Django is set up.
-from django.conf import settings  # noqa: E402
-from django.urls import path  # noqa: E402
+from django.conf import settings
+from django.urls import path
 
-from portal.accounts.consumers import LiveConsumer  # noqa: E402
-from portal.console.consumers import console_app  # noqa: E402
+from portal.accounts.consumers import LiveConsumer
+from portal.console.consumers import console_app
 
 # Django's stubs know views only; Channels routes ASGI applications by the same path().
 routes: list[Any] = [path("ws/live/", LiveConsumer.as_asgi()), path("ws/console/", console_app)]  # type: ignore[arg-type]

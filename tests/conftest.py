@@ -1,4 +1,4 @@
-"""The fixed cast: Alice owns the project, Bob is a member, Vera may look, Charlie must see nothing; Olga runs the hosts."""
+"""The fixed cast: Alice owns the project, Bob is a member, Vera may look, Charlie sees nothing; Olga runs the hosts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +36,7 @@ def make_user(db: None) -> Callable[..., User]:
 
 @pytest.fixture
 def project(db: None) -> Project:
-    return Project.objects.create(
-        name="Lighthouse", max_machines=3, max_vcpus=6, max_memory_mib=6144, max_disk_gib=60
-    )
+    return Project.objects.create(name="Lighthouse", max_machines=3, max_vcpus=6, max_memory_mib=6144, max_disk_gib=60)
 
 
 def _member(user: User, project: Project, role: Role) -> User:
@@ -113,9 +111,7 @@ def flavour(db: None) -> Flavour:
 
 
 @pytest.fixture
-def machine(
-    project: Project, alice: User, image_version: ImageVersion, flavour: Flavour, host: Host
-) -> Machine:
+def machine(project: Project, alice: User, image_version: ImageVersion, flavour: Flavour, host: Host) -> Machine:
     """A server of Alice's that runs."""
     return Machine.objects.create(
         project=project,

@@ -23,7 +23,7 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
     worker_prefetch_multiplier=1,
-    # What a late message would do the clock does anyway, so a restarted worker need not wait for tasks to be handed back.
+    # The clock sends again what a late message would have woken, so nothing waits for tasks to be handed back.
     worker_cancel_long_running_tasks_on_connection_loss=True,
     worker_hijack_root_logger=False,
     worker_send_task_events=False,

@@ -1,4 +1,4 @@
-"""`python -m workers.register_images`: offer an image for every recipe file, and have those built that were never built."""
+"""`python -m workers.register_images`: offer an image for every recipe file, and have built what never was."""
 
 import django
 

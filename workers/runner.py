@@ -90,9 +90,7 @@ def _run_held(job: Job) -> None:
 
 
 def _run_steps(workflow: Workflow[Any], context: Context[Any]) -> None:
-    done = set(
-        JobStep.objects.filter(job=context.job, status=StepStatus.DONE).values_list("name", flat=True)
-    )
+    done = set(JobStep.objects.filter(job=context.job, status=StepStatus.DONE).values_list("name", flat=True))
     for step in workflow.steps:
         if step.name not in done:
             _run_step(workflow, context, step)

@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from tests.support.postgres import private_postgres
 from tools.options import ROOT
 
 STAGE_LIMIT_S = 40 * 60
@@ -36,6 +38,13 @@ class Outcome:
 
 def main(argv: list[str]) -> int:
     only, arguments = _split(argv)
+    # Whatever a stage leaves in its home is gone afterwards.
+    with tempfile.TemporaryDirectory(prefix="casement-test-") as home:
+        os.environ["CASEMENT_TEST_HOME"] = home
+        return _all(only, arguments)
+
+
+def _all(only: Sequence[str], arguments: Sequence[str]) -> int:
     if arguments:
         return subprocess.run(
             [sys.executable, "-m", "pytest", *arguments], env=_environment({}), check=False
@@ -98,8 +107,6 @@ def _database(name: str) -> Iterator[dict[str, str]]:
     if name != "postgresql":
         yield {}
         return
-    from tests.support.postgres import private_postgres  # Only here: the quick loop needs no server.
-
     with private_postgres() as url:
         yield {"DATABASE_URL": url}
 
@@ -155,7 +162,8 @@ def _summary(outcomes: Sequence[Outcome]) -> int:
 def _line(outcome: Outcome) -> str:
     if outcome.stage.missing:
         return f"{outcome.stage.name:12} skipped: {outcome.stage.missing}"
-    return f"{outcome.stage.name:12} {f'FAILED ({outcome.code})' if outcome.code else 'passed':12} {outcome.seconds:6.1f} s"
+    word = f"FAILED ({outcome.code})" if outcome.code else "passed"
+    return f"{outcome.stage.name:12} {word:12} {outcome.seconds:6.1f} s"
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -187,6 +195,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     paths = [str(ROOT / "var/venv/bin"), kept.get("PATH", ""), "/usr/sbin", "/sbin"]
     own = {"PATH": ":".join(filter(None, paths)), "PYTHONPATH": f"{ROOT / 'bin'}:{ROOT}", "MYPYPATH": str(ROOT / "bin")}
+    own["CASEMENT_HOME"] = os.environ["CASEMENT_TEST_HOME"]
     return kept | own | {"DJANGO_SETTINGS_MODULE": "tests.settings"} | dict(extra)
 
 

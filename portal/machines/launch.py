@@ -32,6 +32,10 @@ class Tile:
     suggested_name: str
 
     @property
+    def key(self) -> str:
+        return str(self.image.pk)
+
+    @property
     def min_disk_gib(self) -> int:
         return -(-self.version.virtual_size_bytes // 1024**3) if self.version else 0
 
@@ -50,6 +54,10 @@ class Size:
 
     flavour: Flavour
     reason: str
+
+    @property
+    def key(self) -> str:
+        return str(self.flavour.pk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,13 @@ class Bar:
     @property
     def need_share(self) -> float:
         return round(100 * self.need / self.most, 2)
+
+    @property
+    def left_text(self) -> str:
+        left = max(self.line.limit - self.line.used - self.need, 0)
+        if self.key == "memory":
+            return format_mib(left)
+        return format_mib(left * 1024) if self.key == "disk" else str(left)
 
     @property
     def fits(self) -> bool:

@@ -19,10 +19,16 @@ class PlainQemu:
         self.process = process
         self.directory = directory
         self._serial = _connected(directory / "serial.sock", process)
-        self._qmp = _connected(directory / "qmp.sock", process).makefile("rw", encoding="utf-8")
+        self._monitor = _connected(directory / "qmp.sock", process)
+        self._qmp = self._monitor.makefile("rw", encoding="utf-8")
         self.serial = ""
         self._qmp.readline()
         self.qmp("qmp_capabilities")
+
+    def close(self) -> None:
+        """Let go of both lines; the machine itself runs on."""
+        for line in (self._qmp, self._monitor, self._serial):
+            line.close()
 
     def qmp(self, command: str, **arguments: object) -> dict[str, Any]:
         self._qmp.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
@@ -65,7 +71,8 @@ def running(
     directory.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen([*_machine(disk, directory, memory_mib), *_firmware(directory, uefi), *extra])
     try:
-        yield PlainQemu(process, directory)
+        with contextlib.closing(PlainQemu(process, directory)) as machine:
+            yield machine
     finally:
         process.kill()
         process.wait()

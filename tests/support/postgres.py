@@ -35,7 +35,7 @@ def private_postgres() -> Iterator[str]:
             shutil.chown(folder, user, user)
         _run(*prefix, bin_dir / "initdb", "-D", folder / "data", "-U", "casement", "-A", "trust", "-E", "UTF8", "-N")
         options = ["-c listen_addresses=", f"-k {folder}", *(f"-c {setting}" for setting in FAST)]
-        control = (*prefix, bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60")
+        control: list[str | Path] = [*prefix, bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"]
         _run(*control, "-l", folder / "log", "-o", " ".join(options), "start")
         try:
             yield f"postgres://casement@{quote(str(folder), safe='')}/postgres"
@@ -55,7 +55,7 @@ def _run(*argv: str | Path) -> None:
     # The server would hold a pipe open, so what is printed goes to a file.
     with tempfile.TemporaryFile() as output:
         code = subprocess.run(
-            list(map(str, argv)), cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            list(map(str, argv)), check=False, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output
         ).returncode
         if code != 0:
             output.seek(0)

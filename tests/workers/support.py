@@ -1,6 +1,7 @@
 """Running jobs as workers do, on a host in memory, and looking at what is left."""
 
 import struct
+from collections.abc import Container
 from pathlib import Path
 from uuid import UUID
 
@@ -42,7 +43,7 @@ def work_on(job: Job, *, rounds: int = 200) -> Job:
 
 def left_on(fake: FakeHost, machine_id: UUID) -> list[str]:
     """Everything of the machine that is on the host."""
-    places = {"domain": fake.domains, "disk": fake.disks, "seed": fake.seeds}
+    places: dict[str, Container[UUID]] = {"domain": fake.domains, "disk": fake.disks, "seed": fake.seeds}
     return [what for what, holder in places.items() if machine_id in holder]
 
 

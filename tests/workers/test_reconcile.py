@@ -1,5 +1,6 @@
 """Host and database agree again, whatever happened behind Casement's back, and silence deletes nothing."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable
 from uuid import uuid4
@@ -89,7 +90,7 @@ def test_what_a_deleted_machine_left_is_removed(built: Built, fake: FakeHost) ->
 def test_a_domain_that_nobody_here_knows_is_never_touched(built: Built, fake: FakeHost) -> None:
     machine = built()
     spec = spec_of(machine, secret="12345678")
-    foreign = type(spec)(**{name: getattr(spec, name) for name in spec.__slots__} | {"uuid": uuid4(), "name": "foreign"})
+    foreign = dataclasses.replace(spec, uuid=uuid4(), name="foreign")
     fake.add_foreign_domain(foreign)
     other = uuid4()
     fake.domains[other] = fake.domains[machine.pk]  # Casement's mark, but no row here: another portal's.

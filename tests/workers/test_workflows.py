@@ -18,10 +18,9 @@ from portal.machines import services
 from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status, Task
 from tests.workers.support import Killed, assert_nothing_left, left_on, work_on
-from workers import reconcile, runner
+from workers import celery, reconcile, runner
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, StorageFullError
 from workers.hypervisor.fake import FakeDriver, FakeHost
-from workers.tasks import app
 from workers.workflows import WORKFLOWS
 
 Asked = Callable[[], tuple[Machine, Job]]
@@ -38,8 +37,9 @@ def test_every_job_has_a_workflow_with_the_steps_that_people_see() -> None:
 
 
 def test_every_job_is_a_registered_task_and_the_reverse() -> None:
+    celery.app.loader.import_default_modules()
     clock = {"jobs.send_again", "hosts.refresh", "hosts.refresh_one"}
-    ours = {name for name in app.tasks if not name.startswith("celery.")}
+    ours = {name for name in celery.app.tasks if not name.startswith("celery.")}
     assert ours - clock == {name.value for name in JobName}
 
 
@@ -128,7 +128,7 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(asked: Asked, fake: Fak
 
 
 def test_a_host_that_is_away_for_a_moment_is_tried_again(asked: Asked, fake: FakeHost) -> None:
-    machine, job = asked()
+    _machine, job = asked()
     fake.fail_next("define", HostUnreachableError("gone"), times=2)
     work_on(job)
     assert job.status == JobStatus.DONE
@@ -184,8 +184,10 @@ def test_a_guest_that_switches_itself_off_while_starting_is_told_at_once(
     assert_nothing_left(machine)
 
 
-def test_an_image_without_an_agent_is_ready_when_its_address_is_known(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, job = asked()
+def test_an_image_without_an_agent_is_ready_when_its_address_is_known(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _machine, job = asked()
     Image.objects.update(has_agent=False)
     monkeypatch.setattr(FakeDriver, "agent_ready", lambda self, pk: False)
     assert work_on(job).status == JobStatus.DONE

@@ -55,7 +55,7 @@ class NicSpec:
 class MachineSpec:
     """All that the domain XML is made from; the same spec always gives the same XML, but for `console_secret`.
 
-    `name` is shown by host tools and is made by the portal (never a person's free text); `title` is what a person typed.
+    `name` is shown by host tools and is made by the portal (never a person's free text); `title` is what one typed.
     `console_secret` is the VNC password, at most 8 characters (RFB uses no more) and never empty. `genid` changes
     whenever a guest must notice that it is another machine or was set back in time.
     """

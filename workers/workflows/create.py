@@ -30,9 +30,7 @@ def put_image(context: Context[Machine]) -> None:
 
 def create_disk(context: Context[Machine]) -> None:
     machine = context.target
-    common.driver(context).create_disk(
-        machine.pk, image=machine.image_version_id, size_bytes=machine.disk_gib * GIB
-    )
+    common.driver(context).create_disk(machine.pk, image=machine.image_version_id, size_bytes=machine.disk_gib * GIB)
 
 
 def write_seed(context: Context[Machine]) -> None:

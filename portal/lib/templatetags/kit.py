@@ -95,6 +95,12 @@ def percent_of(part: float, whole: float) -> int:
     return percent(part, whole)
 
 
+@register.filter
+def unlocalised(value: float) -> str:
+    """A number as SVG wants it: with a point, whatever the reader's language."""
+    return f"{value:g}"
+
+
 @register.simple_tag
 def kit_widget(field: BoundField) -> SafeString:
     """The field's control with the kit's classes and what a screen reader needs to find its help and its errors."""

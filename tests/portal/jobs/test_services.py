@@ -79,7 +79,11 @@ def test_a_waiting_job_is_taken_again(job: Job) -> None:
     ],
 )
 def test_the_clock_sends_again_what_nobody_works_on(
-    job: Job, change: dict[str, object], sent: int, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: object
+    job: Job,
+    change: dict[str, object],
+    sent: int,
+    monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: object,
 ) -> None:
     woken: list[object] = []
     monkeypatch.setattr(bus, "wake", lambda name, pk, **_: woken.append(pk))

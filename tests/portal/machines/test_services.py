@@ -11,7 +11,14 @@ from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
-from portal.errors import ConflictError, ForbiddenError, InvalidError, NoCapacityError, NotFoundError, QuotaExceededError
+from portal.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NoCapacityError,
+    NotFoundError,
+    QuotaExceededError,
+)
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
@@ -58,7 +65,7 @@ def test_a_request_reserves_quota_and_host_and_enqueues_the_steps(
     assert (host.reserved_vcpus, host.reserved_memory_mib, host.reserved_disk_gib) == (1, 1024, 10)
     job = Job.objects.get(target_id=machine.pk)
     assert (job.name, job.status, job.queue) == (JobName.MACHINE_CREATE, JobStatus.QUEUED, "host.local")
-    assert [step.name for step in job.steps.all()][0] == StepName.IMAGE
+    assert next(iter(job.steps.all())).name == StepName.IMAGE
     assert Event.objects.get(action="machine.requested").target_id == str(machine.pk)
     assert machine.ssh_key == KEY
 
@@ -74,9 +81,7 @@ def test_the_same_request_twice_makes_one_machine(ask: Callable[..., Machine], p
     assert used(project)[0] == 1
 
 
-def test_a_taken_name_is_refused_at_the_field_and_costs_nothing(
-    ask: Callable[..., Machine], project: Project
-) -> None:
+def test_a_taken_name_is_refused_at_the_field_and_costs_nothing(ask: Callable[..., Machine], project: Project) -> None:
     ask(name="beacon")
     with pytest.raises(ConflictError) as caught:
         ask(name="beacon")
@@ -109,7 +114,13 @@ def test_a_user_that_no_guest_takes_is_refused_at_the_field(ask: Callable[..., M
 
 @pytest.mark.parametrize(
     "key",
-    ["hello", "ssh-ed25519 notbase64!", f"{KEY}\n{KEY}", f'command="x" {KEY}', "-----BEGIN OPENSSH PRIVATE KEY-----\nx"],
+    [
+        "hello",
+        "ssh-ed25519 notbase64!",
+        f"{KEY}\n{KEY}",
+        f'command="x" {KEY}',
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nx",
+    ],
 )
 def test_a_key_that_is_no_public_key_is_refused_at_the_field(ask: Callable[..., Machine], key: str) -> None:
     with pytest.raises(InvalidError) as caught:

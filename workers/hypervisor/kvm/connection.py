@@ -74,7 +74,8 @@ def translate(error: libvirt.libvirtError, doing: str) -> HypervisorError:
 
 def _says_no_file(error: libvirt.libvirtError) -> bool:
     is_system = error.get_error_code() == libvirt.VIR_ERR_SYSTEM_ERROR
-    return error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL or (is_system and error.get_int1() == errno.ENOENT)
+    no_volume = error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL
+    return no_volume or bool(is_system and error.get_int1() == errno.ENOENT)
 
 
 def _says_no_space(error: libvirt.libvirtError) -> bool:

@@ -109,7 +109,7 @@ def _check_nic(nic: NicSpec) -> None:
 
 
 def _os(spec: MachineSpec) -> ET.Element:
-    """libvirt chooses among the UEFI firmware that the host has; without secure boot, whose keys are not ours to enrol."""
+    """libvirt chooses among the host's UEFI firmware; without secure boot, whose keys are not ours to enrol."""
     boot = [_text("type", "hvm", arch="x86_64", machine="q35"), _element("boot", {"dev": "hd"})]
     if spec.firmware is Firmware.BIOS:
         return _element("os", {}, *boot)
@@ -182,7 +182,7 @@ def _disk(files: DomainFiles, *, privileged: bool) -> ET.Element:
 
 
 def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
-    """A base image is shared, so libvirt must not give it to QEMU's user: the driver made it readable, and no more."""
+    """A base image is shared: libvirt must not give it to QEMU's user, for whom the driver made it readable already."""
     if base is None:
         return _element("backingStore")
     keep_owner = [_element("seclabel", {"model": "dac", "relabel": "no"})] if privileged else []

@@ -1,4 +1,4 @@
-"""HypervisorDriver on libvirt and QEMU. The contract, with what success and failure leave behind, is in ../driver.py."""
+"""HypervisorDriver on libvirt and QEMU. What success and failure leave behind is in the contract, `../driver.py`."""
 
 from __future__ import annotations
 

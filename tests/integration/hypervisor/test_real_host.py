@@ -1,0 +1,280 @@
+"""What only real QEMU and libvirt can show: sockets, permissions, filters, full disks, and a libvirt that goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import libvirt
+import pytest
+
+from tests.integration.hypervisor import rfb
+from tests.integration.hypervisor.harness import GIB, Bench, RealBackstage, following, make_seed
+from tests.support.libvirtd import Libvirtd, run_name, temporary_pool, wait_until
+from workers.hypervisor.errors import HostUnreachableError, HypervisorError, StorageFullError
+from workers.hypervisor.kvm.connection import Connection
+from workers.hypervisor.kvm.driver import KvmDriver
+from workers.hypervisor.types import EventKind, Firmware, HostConfig, MachineEvent, PowerState
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def bench(real_bench: Bench) -> Iterator[Bench]:
+    yield real_bench
+    real_bench.clean()
+
+
+def pool_of(bench: Bench) -> Path:
+    assert isinstance(bench.driver, KvmDriver)
+    return bench.driver._config.pool_dir
+
+
+def off(machine: UUID) -> tuple[EventKind, UUID, PowerState]:
+    return EventKind.CHANGED, machine, PowerState.SHUT_OFF
+
+
+def is_off(event: MachineEvent, machine: UUID) -> bool:
+    return (event.kind, event.uuid, event.power_state) == off(machine)
+
+
+# --- the console --------------------------------------------------------------------------------------------------
+
+
+def test_the_console_is_a_socket_that_asks_for_its_own_password(bench: Bench) -> None:
+    spec = bench.started()
+    endpoint = bench.driver.console(spec.uuid)
+    assert stat.S_ISSOCK(Path(endpoint.socket_path).stat().st_mode)
+    assert rfb.password_is_taken(endpoint, spec.console_secret)
+    assert not rfb.password_is_taken(endpoint, "")
+    assert not rfb.password_is_taken(endpoint, "wrong")
+
+
+def test_qemu_listens_on_no_tcp_port(bench: Bench) -> None:
+    bench.started()
+    listening = subprocess.run(["ss", "-Hltnp"], check=True, capture_output=True, text=True).stdout
+    assert "qemu" not in listening
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_for_qemu_and_nobody_else(bench: Bench) -> None:
+    spec = bench.started()
+    pool = pool_of(bench)
+    for path in (pool, *pool.rglob("*")):
+        mode = path.lstat().st_mode
+        assert not mode & 0o007 or path in {pool, pool / "accelerator.json"}, f"{path.name}: {mode:o}"
+    base = pool / "images" / f"{bench.image}.qcow2"
+    assert base.stat().st_uid == 0, "QEMU's user must not own a base that others share"
+    assert not base.stat().st_mode & 0o222
+    assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
+
+
+def test_a_disk_whose_header_was_changed_opens_no_other_file(bench: Bench, tmp_path: Path) -> None:
+    """A guest that broke out rewrites its own overlay to read a host's file; the next start must not follow it."""
+    canary = tmp_path / "canary"
+    canary.write_bytes(os.urandom(1 << 20))
+    before = canary.stat()
+    spec = bench.defined()
+    disk = pool_of(bench) / "machines" / str(spec.uuid) / "disk.qcow2"
+    rebase = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-b", str(canary), "-F", "raw", str(disk)]
+    subprocess.run(rebase, check=True)
+    bench.driver.start(spec.uuid)
+    live = bench_conn().lookupByUUIDString(str(spec.uuid))
+    assert str(canary) not in live.XMLDesc(0)
+    assert open_files(spec.uuid).isdisjoint({str(canary)})
+    assert canary.stat().st_uid == before.st_uid
+
+
+def open_files(machine: UUID) -> set[str]:
+    """What the domain's QEMU has open. Its arguments hold the UUID, which is how it is found."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(machine) in (process / "cmdline").read_text(errors="replace"):
+                return {str(link.readlink()) for link in (process / "fd").iterdir()}
+        except OSError:
+            continue
+    raise AssertionError("its QEMU was not found")
+
+
+def bench_conn() -> libvirt.virConnect:
+    return libvirt.open("qemu:///system")
+
+
+def test_an_image_that_names_another_file_is_refused(bench: Bench, tmp_path: Path) -> None:
+    """F11: a backing file, and an external data file."""
+    canary = tmp_path / "canary"
+    canary.write_bytes(b"secret" * 100_000)
+    backed, data = tmp_path / "backed.qcow2", tmp_path / "data.qcow2"
+    create = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    subprocess.run([*create, "-u", "-b", str(canary), "-F", "raw", str(backed), "1M"], check=True)
+    subprocess.run([*create, "-o", f"data_file={tmp_path / 'raw'}", str(data), "1M"], check=True)
+    for image in (backed, data):
+        version = uuid4()
+        with pytest.raises(HypervisorError) as caught:
+            bench.driver.put_image(version, image, progress=lambda _percent: None)
+        assert caught.value.code == "invalid-image"
+        assert not bench.driver.has_image(version)
+    assert not list((pool_of(bench) / "images").glob(".*"))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(libvirtd: Libvirtd, microguest: Path, bench: Bench) -> None:
+    with temporary_pool() as pool:
+        size = microguest.stat().st_size + (80 << 20)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "casement-test", str(pool)], check=True)
+        driver = KvmDriver(HostConfig(libvirtd.uri, pool, network=bench.network))
+        small = Bench("real", driver, uuid4(), microguest, bench.network, RealBackstage(libvirtd.uri))
+        try:
+            driver.put_image(small.image, microguest, progress=lambda _percent: None)
+            (pool / "ballast").write_bytes(bytes(driver.host_info().storage_free_bytes - (1 << 20)))
+            spec = small.spec()
+            with pytest.raises(StorageFullError):
+                driver.create_disk(spec.uuid, image=small.image, size_bytes=GIB)
+            with pytest.raises(StorageFullError):
+                driver.put_image(uuid4(), microguest, progress=lambda _percent: None)
+            (pool / "more").write_bytes(bytes(driver.host_info().storage_free_bytes - (16 << 10)))
+            with pytest.raises(StorageFullError):
+                driver.write_seed(spec.uuid, make_seed(spec))
+            assert [volume.name for volume in driver.list_volumes()] == [f"images/{small.image}.qcow2"]
+            (pool / "more").unlink()
+            (pool / "ballast").unlink()
+            small.add_files(spec)
+            driver.define(spec)
+            driver.start(spec.uuid)
+            assert driver.power_state(spec.uuid) is PowerState.RUNNING
+        finally:
+            small.clean()
+            driver.close()
+            subprocess.run(["umount", str(pool)], check=True)
+
+
+# --- the guest ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("firmware", list(Firmware))
+def test_a_guest_has_its_address_and_cannot_take_another(bench: Bench, firmware: Firmware) -> None:
+    """The filter lets the leased address through and drops what comes from another address or card."""
+    spec = bench.booted(firmware=firmware)
+    driver = bench.driver
+
+    def run(*argv: str) -> int:
+        return driver.run_in_guest(spec.uuid, argv, timeout_s=60).exit_code
+
+    wait_until(lambda: driver.addresses(spec.uuid) != (), 30)
+    address = driver.addresses(spec.uuid)[0]
+    net, _, _ = address.rpartition(".")
+    gateway, stolen = f"{net}.1", f"{net}.250"
+    card = driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", "basename /sys/class/net/e*")).stdout.decode().strip()
+    assert run("/bin/ping", "-c", "2", "-w", "20", gateway) == 0
+    assert run("/bin/ip", "addr", "add", f"{stolen}/24", "dev", card) == 0
+    assert run("/bin/ping", "-c", "2", "-w", "4", "-I", stolen, gateway) != 0
+    assert run("/bin/ping", "-c", "2", "-w", "20", gateway) == 0
+    assert run("/bin/ip", "link", "set", card, "address", "52:54:00:aa:bb:cc") == 0
+    assert run("/bin/ping", "-c", "2", "-w", "4", gateway) != 0
+    assert driver.agent_ready(spec.uuid)
+
+
+def test_a_reboot_is_asked_for_and_happens(bench: Bench) -> None:
+    spec = bench.booted()
+    with following(bench.driver) as log:
+        log.wait_for(lambda event: event.kind is EventKind.RESYNC)
+        bench.driver.reboot(spec.uuid)
+        log.wait_for(lambda event: (event.kind, event.uuid) == (EventKind.AGENT, spec.uuid), 120)
+    assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
+
+
+def test_the_seed_reaches_the_guest_and_the_boot_is_logged(bench: Bench) -> None:
+    """F19: a host name of digits only."""
+    spec = bench.spec()
+    bench.driver.create_disk(spec.uuid, image=bench.image, size_bytes=GIB)
+    bench.driver.write_seed(spec.uuid, make_seed(spec, hostname="1234"))
+    bench.driver.define(spec)
+    bench.driver.start(spec.uuid)
+    wait_until(lambda: bench.driver.agent_ready(spec.uuid), 120)
+    assert bench.driver.run_in_guest(spec.uuid, ("/bin/hostname",)).stdout == b"1234\n"
+    log = pool_of(bench) / "machines" / str(spec.uuid) / "serial.log"
+    wait_until(lambda: b"casement-micro ready: 1234" in log.read_bytes(), 30)
+
+
+# --- a libvirt that goes away --------------------------------------------------------------------------------------
+
+
+def test_events_come_within_a_second(bench: Bench) -> None:
+    spec = bench.started()
+    with following(bench.driver) as log:
+        log.wait_for(lambda event: event.kind is EventKind.RESYNC)
+        conn = bench_conn()
+        conn.lookupByUUIDString(str(spec.uuid)).suspend()
+        done = time.time()
+        event = log.wait_for(lambda event: event.power_state is PowerState.PAUSED)
+        assert event.at.timestamp() - done < 1
+        bench.driver.start(spec.uuid)
+        assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
+
+
+def test_guests_calls_and_events_survive_three_restarts_of_libvirtd(bench: Bench, libvirtd: Libvirtd) -> None:
+    """F42: it reconnects, and events go on coming after each reconnect."""
+    if not libvirtd.ours:
+        pytest.skip("the libvirtd of this machine is not the tests' to restart")
+    spec = bench.started()
+    driver = bench.driver
+    endpoint = driver.console(spec.uuid)
+    with following(driver) as log:
+        log.wait_for(lambda event: event.kind is EventKind.RESYNC)
+        for restart in (1, 2, 3):
+            libvirtd.restart()
+            log.wait_for(lambda event: event.kind is EventKind.RESYNC, 30, times=restart + 1)
+            assert driver.power_state(spec.uuid) is PowerState.RUNNING
+            assert driver.console(spec.uuid) == endpoint
+            assert rfb.password_is_taken(endpoint, spec.console_secret)
+        driver.force_off(spec.uuid)
+        log.wait_for(lambda event: is_off(event, spec.uuid), 5)
+
+
+def test_a_call_while_libvirtd_is_away_fails_at_once_and_may_be_tried_again(bench: Bench, libvirtd: Libvirtd) -> None:
+    if not libvirtd.ours:
+        pytest.skip("the libvirtd of this machine is not the tests' to stop")
+    spec = bench.defined()
+    libvirtd.stop()
+    try:
+        with pytest.raises(HostUnreachableError) as caught:
+            bench.driver.power_state(spec.uuid)
+        assert caught.value.retryable
+    finally:
+        libvirtd.start()
+    assert bench.driver.power_state(spec.uuid) is PowerState.SHUT_OFF
+
+
+def test_a_libvirtd_that_hangs_costs_a_caller_its_limit_and_no_more(bench: Bench, libvirtd: Libvirtd) -> None:
+    if not libvirtd.ours:
+        pytest.skip("the libvirtd of this machine is not the tests' to stop")
+    spec = bench.defined()
+    config = HostConfig(libvirtd.uri, pool_of(bench), network=bench.network)
+    driver = KvmDriver(config, connection=Connection(libvirtd.uri, call_limit_s=1))
+    assert driver.power_state(spec.uuid) is PowerState.SHUT_OFF
+    os.kill(libvirtd.pid(), signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(HostUnreachableError):
+            driver.power_state(spec.uuid)
+        assert time.monotonic() - began < 5
+    finally:
+        os.kill(libvirtd.pid(), signal.SIGCONT)
+    assert driver.power_state(spec.uuid) is PowerState.SHUT_OFF
+    driver.close()
+
+
+def test_the_network_is_made_again_when_it_was_taken_down(bench: Bench) -> None:
+    conn = bench_conn()
+    conn.networkLookupByName(run_name()).destroy()
+    bench.driver.prepare_host()
+    network = conn.networkLookupByName(run_name())
+    assert network.isActive()
+    assert network.autostart()

@@ -1,0 +1,131 @@
+"""The whole product as people start it: `bin/run` in a folder of its own, and a browser in front of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM_FLAGS = [
+    "--no-sandbox",  # Chromium refuses to run as root with it.
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A running Casement. `home` holds its database, images and logs."""
+
+    url: str
+    user: str
+    password: str
+    home: Path
+    output: Path
+
+    def log(self) -> str:
+        """The ends of all logs, for a failing test's report."""
+        logs = sorted((self.home / "log").glob("*.log"))
+        parts = [f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in [self.output, *logs]]
+        return "\n".join(parts)
+
+
+def wait_for(what: str, condition: Callable[[], object], *, seconds: float, every: float = 0.5) -> None:
+    """Until `condition` gives something true. The deadline is generous: emulation is slow and machines are noisy."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(every)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running_product(
+    home: Path, *, environment: dict[str, str] | None = None, seconds: float = 300
+) -> Iterator[Product]:
+    """Start `bin/run` and stop it by Ctrl-C at the end."""
+    home.mkdir(parents=True, exist_ok=True)
+    output = home / "bin-run.out"
+    port = free_port()
+    own = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    own |= {"CASEMENT_HOME": str(home), "PORT": str(port), **(environment or {})}
+    with output.open("ab") as out:
+        process = subprocess.Popen(
+            [ROOT / "bin" / "run"], cwd=ROOT, env=own, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield _ready(process, home, output, seconds)
+    finally:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=60)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError("bin/run did not stop on Ctrl-C:\n" + output.read_text(errors="replace")[-3000:])
+
+
+# What tests set for themselves must not reach the product under test.
+_NOT_INHERITED = {"CASEMENT_TESTING", "CASEMENT_HOME", "DJANGO_SETTINGS_MODULE", "DATABASE_URL", "SECRET_KEY", "PORT"}
+
+
+def _ready(process: subprocess.Popen[bytes], home: Path, output: Path, seconds: float) -> Product:
+    def printed() -> re.Match[str] | None:
+        text = output.read_text(errors="replace")
+        if process.poll() is not None:
+            raise AssertionError(f"bin/run ended by itself:\n{text[-3000:]}")
+        return re.search(r"Casement runs at (\S+)", text)
+
+    try:
+        wait_for("bin/run prints the address", printed, seconds=seconds)
+    except AssertionError as error:
+        logs = Product("", "", "", home, output).log()
+        raise AssertionError(f"{error}\n{logs}") from error
+    text = output.read_text(errors="replace")
+    address = re.search(r"Casement runs at (\S+)", text)
+    password = re.search(r"[Pp]assword\W+(\S+)", text)
+    assert address is not None
+    return Product(address[1], "admin", password[1] if password else "", home, output)
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert executable is not None, "Chromium is not installed: bin/test installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+def new_context(browser: Browser, *, width: int = 1400, height: int = 900) -> BrowserContext:
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    context.set_default_timeout(60_000)
+    return context
+
+
+def sign_in(page: Page, product: Product) -> None:
+    page.goto(f"{product.url}/")
+    page.fill("input[name=username]", product.user)
+    page.fill("input[name=password]", product.password)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "login" not in url)
