@@ -51,7 +51,7 @@ async function usedIcons() {
   const names = new Map();
   for (const source of sources) {
     const text = await readFile(source, "utf8");
-    for (const match of text.matchAll(/\bicon(?:\s*[=(]\s*|\s+)["']([a-z0-9-]+)["']/g)) {
+    for (const match of text.matchAll(/(?:\{%\s*icon\s+|\bicon\s*[=(]\s*)["']([a-z0-9-]+)["']/g)) {
       names.set(match[1], relative(root, source));
     }
   }

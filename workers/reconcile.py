@@ -85,7 +85,7 @@ def _converge_power(host: Host, domains: dict[UUID, MachineInfo], seen_at: dt.da
 
 
 def _find_screens_and_addresses(host: Host, driver: HypervisorDriver) -> None:
-    """Of machines that run and whose screen or address is not known: someone else started them, or a look came early."""
+    """Of running machines whose screen or address is not known: someone else started them, or a look came early."""
     running = Machine.objects.filter(host=host, status=Status.READY, power_state=PowerState.RUNNING, task=Task.NONE)
     for machine in running:
         if machine.console_socket and machine.addresses:

@@ -83,7 +83,8 @@ def _run_held(job: Job) -> None:
         _fail_or_retry(workflow, context, error)
     except jobs.LeaseLostError:
         raise
-    except Exception:  # noqa: BLE001 - whatever a bug throws, the person must get an answer and the host be cleaned
+    except Exception:
+        # Whatever a bug throws, the person must get an answer and the host be cleaned.
         logger.exception("job %s %s failed by a fault of Casement's own", job.pk, job.name)
         message = _("Casement made a mistake here. An operator finds the details in the worker's log under %(job)s.")
         _fail(workflow, context, WorkFailedError(message % {"job": job.pk}, code="internal"))

@@ -68,22 +68,8 @@ def checks() -> list[Stage]:
         Stage("migrations", _manage("makemigrations", "--check", "--dry-run")),
         Stage("deploy", _manage("check", "--deploy", "--fail-level", "ERROR"), {"CASEMENT_URL": "https://example.org"}),
         Stage("shell", ("shellcheck", "--external-sources", *scripts), missing=_not_found("shellcheck")),
-        Stage("compose", _compose(), COMPOSE_ENVIRONMENT, missing=_compose_missing()),
         Stage("docker", (*_tool("hadolint"), *dockerfiles), missing=_not_found(*_tool("hadolint"))),
     ]
-
-
-# Compose refuses to go on without these, as it should.
-COMPOSE_ENVIRONMENT = {"CASEMENT_URL": "https://example.org", "POSTGRES_PASSWORD": "only-for-the-check"}
-
-
-def _compose() -> tuple[str, ...]:
-    # Debian 12 has version 1 (a program of its own), Debian 13 and Ubuntu also version 2 under the same name.
-    return ("docker-compose", "-f", "docker-compose.yml", "config", "--quiet")
-
-
-def _compose_missing() -> str:
-    return "" if (ROOT / "docker-compose.yml").exists() and not _not_found("docker-compose") else "no docker-compose"
 
 
 def _run_tests(only: Sequence[str]) -> Iterator[Outcome]:

@@ -20,7 +20,7 @@ _PLAIN = {"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"
 
 
 class MachineForm(forms.Form):
-    """`image` is one that can be launched in the project; which version of it is taken is decided when it is asked for."""
+    """`image` is one that can be launched in the project; which of its versions is decided when it is asked for."""
 
     project = forms.ModelChoiceField(label=_("Project"), queryset=Project.objects.none(), empty_label=None)
     image = forms.ModelChoiceField(

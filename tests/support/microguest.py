@@ -70,12 +70,17 @@ done
 echo 0 > /proc/sys/kernel/ctrl-alt-del
 exec /bin/busybox init
 """
-INITTAB = f"""::respawn:/bin/busybox acpid -f -l /dev/null -c /etc/acpi
+INITTAB = """::respawn:/bin/busybox acpid -f -l /dev/null -c /etc/acpi
 ::respawn:/usr/sbin/qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run
-::once:/bin/sh -c 'for t in ttyS0 tty1; do echo "{READY}: $(hostname)" > /dev/$t; done'
+::once:/etc/ready
 ttyS0::respawn:-/bin/sh
 tty1::respawn:-/bin/sh
 ::ctrlaltdel:/bin/busybox reboot -f
+"""
+# Ready means that a press of the power button is heard: acpid holds the button's device open.
+ANNOUNCE = f"""#!/bin/sh
+until ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /dev/input/event; do sleep 0.1; done
+for t in ttyS0 tty1; do echo "{READY}: $(hostname)" > /dev/$t; done
 """
 UDHCPC = """#!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
@@ -178,7 +183,7 @@ def _initramfs(packages: Path, version: str) -> bytes:
     for directory in ("proc", "sys", "dev", "run", "mnt", "tmp", "root", "var/run"):
         archive.add(directory, mode=stat.S_IFDIR | 0o755)
     archive.add("dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
-    scripts = {"init": INIT, "etc/udhcpc": UDHCPC, "etc/acpi/PWRF/00000080": POWER}
+    scripts = {"init": INIT, "etc/udhcpc": UDHCPC, "etc/ready": ANNOUNCE, "etc/acpi/PWRF/00000080": POWER}
     for name, text in scripts.items():
         archive.add(name, text.encode(), stat.S_IFREG | 0o755)
     archive.add("etc/inittab", INITTAB.encode())

@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 # What is lost in a crash of the machine does not matter here, so nothing waits for the disk.
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=50", "shared_buffers=64MB")
@@ -38,7 +37,7 @@ def private_postgres() -> Iterator[str]:
         control: list[str | Path] = [*prefix, bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"]
         _run(*control, "-l", folder / "log", "-o", " ".join(options), "start")
         try:
-            yield f"postgres://casement@{quote(str(folder), safe='')}/postgres"
+            yield f"postgres://casement@/{folder}/postgres"
         finally:
             _run(*control, "-m", "immediate", "stop")
     finally:

@@ -2,7 +2,7 @@
 
 A step's `run` is idempotent; its `undo` takes back what `run` may have left, wholly or in part, and is idempotent too.
 When a workflow fails for good or is cancelled, the undos of all steps that had started run in reverse order. They are
-found by the step rows and not by what this process remembers, so a worker that took the job over undoes the same things.
+found by the step rows and not by what this process remembers, so a worker that took the job over undoes the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from portal.jobs.names import JobName, StepName
 T = TypeVar("T")
 
 
-class Again(Exception):  # noqa: N818 - not an error: the step asks to be run again later
+class Again(Exception):
     """The step waits for something outside: let the worker go and come back in `after_s` seconds."""
 
     def __init__(self, after_s: float) -> None:
@@ -78,7 +78,7 @@ def _nothing_failed(_target: object, _message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Workflow(Generic[T]):
-    """`load` fetches the target by its id (NotFoundError ends the job). The hooks record the outcome and are idempotent.
+    """`load` fetches the target by its id (NotFoundError ends the job). The hooks record the outcome, idempotently.
 
     `cancellable` is false for work that must not stop half-way, such as deleting.
     """

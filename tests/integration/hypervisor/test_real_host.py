@@ -17,7 +17,7 @@ import pytest
 from tests.integration.hypervisor import rfb
 from tests.integration.hypervisor.harness import GIB, Bench, RealBackstage, following, make_seed
 from tests.support.libvirtd import Libvirtd, run_name, temporary_pool, wait_until
-from workers.hypervisor.errors import HostUnreachableError, HypervisorError, StorageFullError
+from workers.hypervisor.errors import GuestAgentError, HostUnreachableError, HypervisorError, StorageFullError
 from workers.hypervisor.kvm.connection import Connection
 from workers.hypervisor.kvm.driver import KvmDriver
 from workers.hypervisor.types import EventKind, Firmware, HostConfig, MachineEvent, PowerState
@@ -165,20 +165,25 @@ def test_a_guest_has_its_address_and_cannot_take_another(bench: Bench, firmware:
     driver = bench.driver
 
     def run(*argv: str) -> int:
-        return driver.run_in_guest(spec.uuid, argv, timeout_s=60).exit_code
+        return driver.run_in_guest(spec.uuid, ("/bin/busybox", *argv), timeout_s=60).exit_code
 
     wait_until(lambda: driver.addresses(spec.uuid) != (), 30)
     address = driver.addresses(spec.uuid)[0]
     net, _, _ = address.rpartition(".")
     gateway, stolen = f"{net}.1", f"{net}.250"
     card = driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", "basename /sys/class/net/e*")).stdout.decode().strip()
-    assert run("/bin/ping", "-c", "2", "-w", "20", gateway) == 0
-    assert run("/bin/ip", "addr", "add", f"{stolen}/24", "dev", card) == 0
-    assert run("/bin/ping", "-c", "2", "-w", "4", "-I", stolen, gateway) != 0
-    assert run("/bin/ping", "-c", "2", "-w", "20", gateway) == 0
-    assert run("/bin/ip", "link", "set", card, "address", "52:54:00:aa:bb:cc") == 0
-    assert run("/bin/ping", "-c", "2", "-w", "4", gateway) != 0
+    assert run("ping", "-c", "2", "-w", "20", gateway) == 0
+    assert run("ip", "addr", "add", f"{stolen}/24", "dev", card) == 0
+    assert run("ping", "-c", "2", "-w", "4", "-I", stolen, gateway) != 0
+    assert run("ping", "-c", "2", "-w", "20", gateway) == 0
+    assert run("ip", "link", "set", card, "address", "52:54:00:aa:bb:cc") == 0
+    assert run("ping", "-c", "2", "-w", "4", gateway) != 0
     assert driver.agent_ready(spec.uuid)
+    with pytest.raises(GuestAgentError) as caught:
+        driver.run_in_guest(spec.uuid, ("/no/such/program",))
+    assert not caught.value.retryable
+    with pytest.raises(GuestAgentError, match="did not end"):
+        driver.run_in_guest(spec.uuid, ("/bin/busybox", "sleep", "60"), timeout_s=1)
 
 
 def test_a_reboot_is_asked_for_and_happens(bench: Bench) -> None:

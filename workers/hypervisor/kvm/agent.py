@@ -19,6 +19,16 @@ from workers.hypervisor.types import CommandResult
 PING_LIMIT_S = 2
 OUTPUT_LIMIT = 1024 * 1024
 STDIN_LIMIT = 2 * 1024 * 1024
+_SILENCE = frozenset(
+    {
+        libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+        libvirt.VIR_ERR_AGENT_UNSYNCED,
+        libvirt.VIR_ERR_OPERATION_INVALID,
+        libvirt.VIR_ERR_OPERATION_TIMEOUT,
+        # The machine was defined without an agent's channel.
+        libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+    }
+)
 _FIRST_POLL_S = 0.02
 _SLOWEST_POLL_S = 0.5
 
@@ -41,7 +51,9 @@ def ask(domain: VirDomain, command: str, arguments: dict[str, Any] | None = None
     except libvirt.libvirtError as error:
         if error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}:
             raise
-        raise GuestAgentError("The guest agent does not answer.") from error
+        if error.get_error_code() in _SILENCE:
+            raise GuestAgentError("The guest agent does not answer.") from error
+        raise GuestAgentError("The guest agent refused the command.", retryable=False) from error
     except (ValueError, KeyError, TypeError) as error:
         raise GuestAgentError("The guest agent gave an answer that cannot be read.") from error
 

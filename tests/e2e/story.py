@@ -1,0 +1,149 @@
+"""What a person does and sees, in words that the stories are told with."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+from pathlib import Path
+from uuid import UUID
+
+from playwright.sync_api import ConsoleMessage, Page, expect
+
+from tests.support.product import Product, wait_for
+from workers.hypervisor.driver import HypervisorDriver
+from workers.hypervisor.errors import HypervisorError
+from workers.hypervisor.registry import driver_for
+from workers.hypervisor.types import HostConfig
+
+# The share of pixels of the guest's screen for which a colour test holds.
+_SHARE = """([test]) => {
+    const canvas = document.querySelector("[data-console-stage] canvas");
+    if (!canvas || !canvas.width) return 0;
+    const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    const holds = new Function("r", "g", "b", "return " + test);
+    let count = 0;
+    for (let at = 0; at < data.length; at += 4) count += holds(data[at], data[at + 1], data[at + 2]) ? 1 : 0;
+    return count / (data.length / 4);
+}"""
+_COLOURS = """() => {
+    const canvas = document.querySelector("[data-console-stage] canvas");
+    if (!canvas || !canvas.width) return 0;
+    const data = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+    return new Set(data).size;
+}"""
+
+
+class Story:
+    def __init__(self, page: Page, product: Product, artefacts: Path, name: str) -> None:
+        self.page = page
+        self.product = product
+        self.complaints: list[str] = []
+        self._artefacts = artefacts
+        self._name = name.removeprefix("test_")[:40]
+        self._pictures = 0
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        # Answers that refuse (422, 409 …) are part of some stories, and Chromium calls each of them an error.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.complaints.append(message.text)
+
+    def picture(self, what: str) -> None:
+        self._pictures += 1
+        self.page.screenshot(path=self._artefacts / f"{self._name}-{self._pictures:02}-{what}.png")
+
+    # --- what is on the page --------------------------------------------------------------------------------------
+
+    def launch(self, image: str, name: str, *, size: str) -> UUID:
+        """From the list of machines to a machine that is being built."""
+        self.page.goto(f"{self.product.url}/machines/new/")
+        self.page.locator("label", has_text=image).first.click()
+        self.page.locator("label", has_text=size).first.click()
+        self.page.fill("input[name=name]", name)
+        self.picture("before-launch")
+        self.page.click("[data-launch]")
+        self.page.wait_for_url(re.compile(r"/machines/[0-9a-f-]{36}/"))
+        found = re.search(r"[0-9a-f-]{36}", self.page.url)
+        assert found is not None
+        return UUID(found[0])
+
+    def wait_for_screen(self, *, seconds: float = 120) -> None:
+        self.page.wait_for_selector("[data-console][data-first-frame]", timeout=seconds * 1000)
+
+    def press(self, button: str) -> None:
+        self.page.get_by_role("button", name=button, exact=True).first.click()
+
+    def expect_state(self, text: str, *, seconds: float = 240) -> None:
+        expect(self.page.locator("h1.with-state")).to_contain_text(text, ignore_case=True, timeout=seconds * 1000)
+
+    def password(self) -> str:
+        self.press("Show the first password")
+        return self.page.inner_text("#first-password")
+
+    # --- the guest's screen ---------------------------------------------------------------------------------------
+
+    def share_of_screen(self, test: str) -> float:
+        """How much of the guest's screen has a colour for which `test` (of r, g, b) holds."""
+        return float(self.page.evaluate(_SHARE, [test]))
+
+    def colours_on_screen(self) -> int:
+        return int(self.page.evaluate(_COLOURS))
+
+    def type(self, text: str) -> None:
+        """Into the guest; slowly, for it is emulated."""
+        self.page.locator("[data-console-stage] canvas").focus()
+        self.page.keyboard.type(text, delay=60)
+
+    def type_line(self, text: str) -> None:
+        self.type(text)
+        self.page.keyboard.press("Enter")
+
+    # --- what is really there -------------------------------------------------------------------------------------
+
+    def rows(self, sql: str, *values: str) -> list[tuple[object, ...]]:
+        database = sqlite3.connect(f"file:{self.product.home / 'db.sqlite3'}?mode=ro", uri=True, timeout=30)
+        try:
+            return database.execute(sql, values).fetchall()
+        finally:
+            database.close()
+
+    def driver(self) -> HypervisorDriver:
+        ((uri, pool, network),) = self.rows("SELECT uri, pool_dir, network FROM hosts_host")
+        return driver_for(HostConfig(uri=str(uri), pool_dir=Path(str(pool)), network=str(network)))
+
+    def in_guest(self, machine: UUID, *argv: str) -> str:
+        """What a command prints in the guest, asked by the agent and not by the screen; empty if it fails."""
+        try:
+            return self.driver().run_in_guest(machine, argv).stdout.decode().strip()
+        except HypervisorError:
+            return ""
+
+    def wait_in_guest(self, machine: UUID, wanted: str, *argv: str, seconds: float = 120) -> None:
+        wait_for(f"{argv} gives {wanted!r}", lambda: wanted in self.in_guest(machine, *argv), seconds=seconds)
+
+    def wait_for_image(self, slug: str, *, seconds: float) -> None:
+        sql = (
+            "SELECT v.status, v.error FROM images_imageversion v JOIN images_image i ON v.image_id = i.id"
+            " WHERE i.slug = ?"
+        )
+
+        def ready() -> bool:
+            rows = self.rows(sql, slug)
+            assert not [row for row in rows if row[0] == "failed"], rows
+            return bool(rows) and rows[0][0] == "ready"
+
+        wait_for(f"{slug} is built", ready, seconds=seconds, every=1)
+
+    def assert_nothing_left(self, machine: UUID) -> None:
+        ((pool,),) = self.rows("SELECT pool_dir FROM hosts_host")
+        assert machine not in {info.uuid for info in self.driver().list()}
+        assert not (Path(str(pool)) / "machines" / str(machine)).exists()
+        assert machine not in {volume.machine for volume in self.driver().list_volumes()}
+        done = subprocess.run(["pgrep", "-f", f"casement-{machine}"], capture_output=True, text=True, check=False)
+        assert done.stdout == "", "QEMU still runs"
+        used = self.rows("SELECT used_machines, used_vcpus, used_memory_mib, used_disk_gib FROM accounts_project")
+        live = self.rows("SELECT count(*) FROM machines_machine WHERE holds_quota")
+        if live == [(0,)]:
+            assert all(row == (0, 0, 0, 0) for row in used), used

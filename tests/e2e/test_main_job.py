@@ -1,0 +1,108 @@
+"""The main job: ask for a machine in the browser, get its screen in the browser. Everything on the way is real."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.story import Story
+from tests.support.product import wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.real, pytest.mark.timeout(1800)]
+
+RED = "r > 120 && g < 60 && b < 60"
+
+
+def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
+    page = story.page
+    story.picture("home")
+    story.wait_for_image("debian-12-server", seconds=600)
+    machine = story.launch("Debian 12 server", "beacon", size="Small")
+    story.picture("being-built")
+    story.wait_for_screen()
+    story.picture("first-frame")
+    story.expect_state("running", seconds=900)
+    story.picture("ready")
+    assert story.in_guest(machine, "hostname") == "beacon"
+
+    # Sign in at the guest's own console, and paint it: only a booted guest's shell can make the screen red.
+    password = story.password()
+    user = page.locator("dt:has-text('User') + dd .mono").first.inner_text()
+    wait_for(
+        "getty waits", lambda: "agetty" in story.in_guest(machine, "ps", "-C", "agetty", "-o", "comm="), seconds=300
+    )
+    story.type_line("")
+    story.type_line(user)
+    wait_for("login asks", lambda: "login" in story.in_guest(machine, "ps", "-t", "tty1", "-o", "comm="), seconds=120)
+    story.type_line(password)
+    wait_for("a shell", lambda: "bash" in story.in_guest(machine, "ps", "-t", "tty1", "-o", "comm="), seconds=180)
+    story.type_line("echo typed-on-the-screen > proof; clear; printf '\\033[41m\\033[2J'")
+    story.wait_in_guest(machine, "typed-on-the-screen", "cat", f"/home/{user}/proof")
+    wait_for("the guest's screen is red", lambda: story.share_of_screen(RED) > 0.8, seconds=120)
+    story.picture("typed")
+
+    # A reload and a tab of its own find the same screen.
+    page.goto(f"{story.product.url}/machines/{machine}/screen/")
+    story.wait_for_screen()
+    wait_for("the same screen", lambda: story.share_of_screen(RED) > 0.8, seconds=60)
+    story.picture("own-tab")
+    page.goto(f"{story.product.url}/machines/{machine}/")
+    story.wait_for_screen()
+
+    # Power, each shown without a reload.
+    page.evaluate("window.notReloaded = true")
+    story.press("Shut down")
+    story.expect_state("shut off")
+    story.picture("shut-off")
+    story.press("Start")
+    story.wait_for_screen()
+    story.expect_state("running")
+    wait_for("it is up again", lambda: story.in_guest(machine, "hostname") == "beacon", seconds=600)
+    assert story.in_guest(machine, "cat", f"/home/{user}/proof") == "typed-on-the-screen"
+
+    # Switched off inside the guest, the page says so by itself.
+    story.in_guest(machine, "systemctl", "poweroff", "--no-wall")
+    story.expect_state("shut off", seconds=300)
+    assert page.evaluate("window.notReloaded") is True
+    story.picture("shut-off-inside")
+
+    page.get_by_role("link", name="Delete…").click()
+    story.picture("asks-before-deleting")
+    story.press("Delete machine")
+    page.wait_for_url(f"{story.product.url}/machines/")
+    wait_for(
+        "it is gone",
+        lambda: story.rows("SELECT status FROM machines_machine WHERE name = 'beacon'") == [("deleted",)],
+        seconds=120,
+    )
+    expect(page.get_by_text("beacon")).to_have_count(0)
+    story.picture("gone")
+    story.assert_nothing_left(machine)
+
+
+def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
+    page = story.page
+    story.wait_for_image("debian-12-desktop", seconds=1200)
+    machine = story.launch("Debian 12 desktop", "atelier", size="Medium")
+    story.wait_for_screen()
+    story.expect_state("running", seconds=900)
+    user = page.locator("dt:has-text('User') + dd .mono").first.inner_text()
+    wait_for("the desktop is up", lambda: story.in_guest(machine, "pgrep", "-u", user, "xfce4-panel"), seconds=600)
+    # The firmware and the text console have few colours; a desktop with its wallpaper has hundreds.
+    wait_for("the desktop is on the screen", lambda: story.colours_on_screen() > 300, seconds=300)
+    story.picture("desktop")
+    wait_for("the desktop has settled", lambda: story.in_guest(machine, "pgrep", "-u", user, "xfdesktop"), seconds=300)
+
+    page.locator("[data-console-stage] canvas").click()
+    page.keyboard.press("Control+Alt+t")
+    wait_for("a terminal opens", lambda: story.in_guest(machine, "pgrep", "-u", user, "-x", "bash"), seconds=300)
+    story.type_line("echo typed-on-the-desktop > proof")
+    story.wait_in_guest(machine, "typed-on-the-desktop", "cat", f"/home/{user}/proof")
+    story.picture("terminal")
+
+    page.get_by_role("link", name="Delete…").click()
+    story.press("Delete machine")
+    wait_for(
+        "it is gone",
+        lambda: story.rows("SELECT status FROM machines_machine WHERE name = 'atelier'") == [("deleted",)],
+        seconds=120,
+    )
+    story.assert_nothing_left(machine)
