@@ -16,5 +16,5 @@ urlpatterns = [
     path("hosts/", include("portal.hosts.urls")),
     path("audit/", include("portal.audit.urls")),
     path("admin/", admin.site.urls),
-    path("jsi18n/", login_not_required(JavaScriptCatalog.as_view(packages=["portal"])), name="jsi18n"),
+    path("jsi18n/", login_not_required(JavaScriptCatalog.as_view()), name="jsi18n"),
 ]

@@ -11,6 +11,8 @@ from portal.settings import *  # noqa: F403 - settings are names in a module; th
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # Fast: tests sign in thousands of times.
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405 - from the star import; WhiteNoise warns without it
+
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405 - from the star import
     # A file, as in real use: Django's in-memory test database has other locks, and threads fail on them.
     DATABASES["default"]["TEST"] = {"NAME": os.path.join(os.environ["CASEMENT_HOME"], "test.sqlite3")}  # noqa: F405, PTH118

@@ -17,11 +17,11 @@ from workers.hypervisor.registry import driver_for
 from workers.hypervisor.types import HostConfig
 
 # The share of pixels of the guest's screen for which a colour test holds.
-_SHARE = """([test]) => {
+_SHARE = """() => {
     const canvas = document.querySelector("[data-console-stage] canvas");
     if (!canvas || !canvas.width) return 0;
     const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-    const holds = new Function("r", "g", "b", "return " + test);
+    const holds = (r, g, b) => TEST;
     let count = 0;
     for (let at = 0; at < data.length; at += 4) count += holds(data[at], data[at + 1], data[at + 2]) ? 1 : 0;
     return count / (data.length / 4);
@@ -86,7 +86,7 @@ class Story:
 
     def share_of_screen(self, test: str) -> float:
         """How much of the guest's screen has a colour for which `test` (of r, g, b) holds."""
-        return float(self.page.evaluate(_SHARE, [test]))
+        return float(self.page.evaluate(_SHARE.replace("TEST", test)))
 
     def colours_on_screen(self) -> int:
         return int(self.page.evaluate(_COLOURS))

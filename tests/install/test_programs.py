@@ -60,9 +60,7 @@ def test_redis_listens_on_a_socket_only(make_options: Make) -> None:
 def test_redis_is_found_under_the_name_that_redis_tools_gives_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        programs.shutil, "which", lambda name, path: None if name == "redis-server" else "/usr/bin/other"
-    )
+    monkeypatch.setattr("shutil.which", lambda name, path: None if name == "redis-server" else "/usr/bin/other")
     link = Path(programs.redis_server(tmp_path))
     assert (link.name, link.readlink()) == ("redis-server", Path("/usr/bin/other"))
     assert programs.redis_server(tmp_path) == str(link)

@@ -25,6 +25,7 @@ from typing import NoReturn
 SYSTEM_SOCKET = Path("/run/libvirt/libvirt-sock")
 QEMU_CONF = Path("/etc/libvirt/qemu.conf")
 KVM_DEVICE = Path("/dev/kvm")
+MOUNTS = Path("/proc/self/mountinfo")
 CLONE_NEWNS = 0x00020000
 
 
@@ -109,12 +110,24 @@ def open_kvm_to_qemu(device: Path = KVM_DEVICE) -> None:
 def _enter_private_mounts() -> None:
     """libvirtd reads qemu.conf from a fixed path only, so ours is laid over it for this process alone.
 
-    "rslave" lets file systems that are mounted later (a pool, say) appear in here too.
+    A file system that is mounted later (a pool, say) must appear in here too: the host's mounts are shared, as systemd
+    makes them at every boot, and ours follow them ("rslave").
     """
+    if not root_is_shared(MOUNTS.read_text(encoding="utf-8", errors="replace")):
+        subprocess.run(["mount", "--make-rshared", "/"], check=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rslave", "/"], check=True)
+
+
+def root_is_shared(mountinfo: str) -> bool:
+    """The optional fields between the mount options and the dash say "shared:N"."""
+    for line in mountinfo.splitlines():
+        fields = line.split(" - ")[0].split()
+        if fields[4] == "/":
+            return any(field.startswith("shared:") for field in fields[6:])
+    return False
 
 
 def _lay_over(source: Path, target: Path) -> None:

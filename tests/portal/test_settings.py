@@ -1,0 +1,80 @@
+"""The settings refuse what would be unsafe, and say in a sentence what to do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.test import Client
+
+from portal.accounts.models import User
+from tests.conftest import PASSWORD
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "".join(chr(33 + number % 90) for number in range(60))
+
+
+def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Load the settings as a real start does, with nothing of the tests' environment."""
+    names = "CSRF_TRUSTED_ORIGINS ALLOWED_HOSTS SESSION_COOKIE_SECURE SECURE_PROXY_SSL_HEADER FORCE_SCRIPT_NAME".split()
+    code = f"import portal.settings as s; print({{name: getattr(s, name, None) for name in {names!r}}})"
+    clean = {"PATH": os.environ["PATH"], "CASEMENT_HOME": str(tmp_path), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("secret", ["", "short", "x" * 60, f"django-insecure-{SECRET}"])
+def test_a_missing_weak_or_sample_secret_is_refused(tmp_path: Path, secret: str) -> None:
+    done = start(tmp_path, SECRET_KEY=secret)
+    assert done.returncode != 0
+    assert "SECRET_KEY must be a secret of at least 50 characters" in done.stderr
+
+
+def test_a_good_secret_is_taken_from_the_environment_file(tmp_path: Path) -> None:
+    (tmp_path / "casement.env").write_text(f"SECRET_KEY='{SECRET.replace(chr(39), 'x')}'\n")
+    assert start(tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ALLOWED_HOSTS", "*", "must name the portal's hosts"),
+        ("CASEMENT_URL", "desktops.example.org", "must be a whole address"),
+        ("CASEMENT_URL", "ftp://desktops.example.org", "must be a whole address"),
+    ],
+)
+def test_a_setting_that_would_be_unsafe_is_refused(tmp_path: Path, name: str, value: str, words: str) -> None:
+    done = start(tmp_path, SECRET_KEY=SECRET, **{name: value})
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_one_setting_makes_sign_in_work_behind_a_tls_proxy_and_a_path(tmp_path: Path) -> None:
+    done = start(tmp_path, SECRET_KEY=SECRET, CASEMENT_URL="https://desktops.example.org/vdi")
+    assert "'CSRF_TRUSTED_ORIGINS': ['https://desktops.example.org']" in done.stdout
+    assert "'SESSION_COOKIE_SECURE': True" in done.stdout
+    assert "'FORCE_SCRIPT_NAME': '/vdi'" in done.stdout
+    assert "'SECURE_PROXY_SSL_HEADER': None" in done.stdout, "a header that anyone can send is not believed by default"
+
+
+def test_cookies_are_out_of_reach_of_scripts_and_other_sites(client: Client, alice: User) -> None:
+    client.post("/login/", {"username": "alice", "password": PASSWORD})
+    cookie = client.cookies[settings.SESSION_COOKIE_NAME]
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "Lax"
+
+
+def test_nobody_gets_a_session_before_signing_in(client: Client, db: None) -> None:
+    for path in ("/", "/login/", "/machines/"):
+        client.get(path, follow=True)
+    assert settings.SESSION_COOKIE_NAME not in client.cookies
+
+
+def test_every_page_forbids_foreign_and_inline_scripts(client: Client, db: None) -> None:
+    policy = client.get("/login/")["Content-Security-Policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
