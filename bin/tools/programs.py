@@ -122,7 +122,7 @@ def _section(program: Program, log_dir: Path) -> dict[str, object]:
         "command": shlex.join(argv),
         "priority": program.rank,
         "autorestart": "unexpected" if program.one_shot else "true",
-        "startsecs": 0 if program.one_shot else 3,
+        "startsecs": 1 if program.one_shot else 3,
         "startretries": 100,
         "stopsignal": "TERM",
         "stopwaitsecs": program.stop_wait_s,

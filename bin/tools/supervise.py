@@ -23,6 +23,7 @@ POLL_S = 0.5
 LAST_LINES = 8
 # Longer than every process's own time limit together.
 STOP_LIMIT_S = 90.0
+STEADY_S = 10
 TROUBLE = {"BACKOFF", "FATAL", "EXITED"}
 
 
@@ -84,9 +85,9 @@ class Supervisor:
         """A line, and the end of its log, once for each time that a process gets into trouble."""
         for process in self._processes():
             name, state = process["name"], process["statename"]
-            fine = state not in TROUBLE or (name in self.one_shots and state == "EXITED" and process["exitstatus"] == 0)
-            # "STARTING" between two failed tries is still the same trouble; only "RUNNING" ends it.
-            if state == "RUNNING":
+            fine = state not in TROUBLE or (name in self.one_shots and process["exitstatus"] == 0)
+            # A process that fails again and again is the same trouble until it has run for a while.
+            if state == "RUNNING" and process["now"] - process["start"] >= STEADY_S:
                 self._told.pop(name, None)
             elif not fine and self._told.get(name) != _trouble(state):
                 self._told[name] = _trouble(state)

@@ -59,7 +59,12 @@ def checks() -> list[Stage]:
     dockerfiles = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "bin" / "docker").glob("Dockerfile*"))
     frontend = ROOT / "bin" / "frontend"
     return [
-        Stage("mypy", _module("mypy", "-p", "portal", "-p", "workers", "-p", "tests", "-p", "tools")),
+        Stage(
+            "mypy",
+            _module(
+                "mypy", "--cache-dir", "var/mypy-cache", "-p", "portal", "-p", "workers", "-p", "tests", "-p", "tools"
+            ),
+        ),
         Stage("ruff", _module("ruff", "check", ".")),
         Stage("format", _module("ruff", "format", "--check", ".")),
         Stage("imports", _tool("lint-imports")),

@@ -25,6 +25,7 @@ ACTIONS: dict[str, Words] = {
     "machine.reset": _("reset the machine"),
     "machine.force_off": _("forced the machine off"),
     "machine.delete": _("deleted the machine"),
+    "machine.secret": _("looked at the first password"),
     "console.open": _("opened the screen"),
     "image.registered": _("added the image"),
     "image.build": _("had a version built"),

@@ -17,7 +17,7 @@ from portal.jobs.models import Job, JobStep
 from portal.jobs.selectors import active_jobs_of, current_step, overall_progress
 from portal.lib.units import format_mib
 from portal.machines.models import Flavour
-from portal.machines.selectors import flavours
+from portal.machines.selectors import flavours, last_project_id
 from portal.machines.services import suggest_name
 
 
@@ -94,6 +94,12 @@ class Bar:
 
 def projects_to_launch_in(user: User) -> list[Project]:
     return list(projects_for(user, Permission.MACHINE_CREATE))
+
+
+def project_to_launch_in(user: User, projects: list[Project], wanted: str | None) -> Project:
+    """The one that the address or form names, else the one used last, else the first. `projects` is not empty."""
+    key = wanted or str(last_project_id(user))
+    return next((project for project in projects if str(project.pk) == key), projects[0])
 
 
 def tiles_for(user: User, project: Project) -> list[Tile]:

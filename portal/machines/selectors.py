@@ -99,6 +99,11 @@ def rows_for(user: User | AnonymousUser, machines: Iterable[Machine]) -> list[Ro
     return rows
 
 
+def last_project_id(user: User) -> UUID | None:
+    """Where the person made a machine last: the likeliest place for the next."""
+    return Machine.objects.filter(owner=user).order_by("-created_at").values_list("project_id", flat=True).first()
+
+
 def machine_by_id(pk: UUID | str) -> Machine:
     """For workers, which act for the portal itself. NotFoundError if there is none."""
     machine = Machine.objects.select_related(*_RELATED).filter(pk=pk).first()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.utils.functional import Promise
 
@@ -28,7 +28,7 @@ class Entry:
     who: str
     job: Job | None = None
     steps: tuple[JobStep, ...] = ()
-    detail: str = ""
+    times: int = 1
 
     @property
     def seconds(self) -> float | None:
@@ -41,7 +41,19 @@ def timeline_of(machine: Machine) -> list[Entry]:
     """Newest first."""
     entries = [_of_job(job) for job in jobs_of(machine)]
     entries += [_of_event(event) for event in events_of(machine) if event.action not in _TOLD_BY_JOBS]
-    return sorted(entries, key=lambda entry: entry.at, reverse=True)[:50]
+    return _gathered(sorted(entries, key=lambda entry: entry.at, reverse=True))[:30]
+
+
+def _gathered(entries: list[Entry]) -> list[Entry]:
+    """The same thing by the same person, several times in a row, is one line with the time of the last."""
+    gathered: list[Entry] = []
+    for entry in entries:
+        last = gathered[-1] if gathered else None
+        if last and not entry.job and not last.job and (last.title, last.who) == (entry.title, entry.who):
+            gathered[-1] = replace(last, times=last.times + 1)
+        else:
+            gathered.append(entry)
+    return gathered
 
 
 def _of_job(job: Job) -> Entry:

@@ -107,7 +107,7 @@ def _choices_of(user: User) -> dict[str, object]:
         "conditions": CONDITION_CHOICES,
         "kinds": Kind.choices,
         "may_create": bool(launchable),
-        "tiles": launch.tiles_for(user, launchable[0]) if launchable else [],
+        "tiles": launch.tiles_for(user, launch.project_to_launch_in(user, launchable, None)) if launchable else [],
     }
 
 
@@ -135,7 +135,7 @@ def machine_new(request: HttpRequest) -> HttpResponse:
     if not projects:
         return render(request, "machines/new_nowhere.html", status=403 if request.method == "POST" else 200)
     values = request.POST if request.method == "POST" else request.GET
-    project = next((row for row in projects if str(row.pk) == values.get("project")), projects[0])
+    project = launch.project_to_launch_in(user, projects, values.get("project"))
     tiles = launch.tiles_for(user, project)
     if request.method == "POST":
         form = _form(user, projects, tiles, data=request.POST)

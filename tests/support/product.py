@@ -127,5 +127,5 @@ def sign_in(page: Page, product: Product) -> None:
     page.goto(f"{product.url}/")
     page.fill("input[name=username]", product.user)
     page.fill("input[name=password]", product.password)
-    page.click("button[type=submit]")
+    page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(lambda url: "login" not in url)

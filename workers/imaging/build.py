@@ -199,7 +199,11 @@ def _mmdebstrap(recipe: Recipe, target: Path, scratch: Path, *, mode: str) -> li
     # Nothing here has to survive a power cut of the host, so dpkg need not wait for the disk after every file.
     speed = ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Languages "none"']
     include = f"--include={','.join(recipe.packages)}"
-    return ["mmdebstrap", *options, *speed, *left_out, *kept, include, *hooks, recipe.suite, str(target)]
+    # As root mmdebstrap mounts /proc, /sys and /dev into the tree. In a mount namespace of its own these end with it
+    # even by SIGKILL, and nobody who removes the tree later walks into the host's /sys.
+    private = ["unshare", "--mount", "--propagation", "private", "--"] if mode == "root" else []
+    argv = [*private, "mmdebstrap", *options, *speed, *left_out, *kept, include, *hooks]
+    return [*argv, recipe.suite, str(target)]
 
 
 def _mirror_hooks(suite: str, scratch: Path) -> list[str]:

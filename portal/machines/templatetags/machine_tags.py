@@ -71,6 +71,11 @@ def tone(machine: Machine) -> str:
 
 
 @register.filter
+def word(machine: Machine) -> str:
+    return str(look_of(machine).word)
+
+
+@register.filter
 def hue(machine: Machine) -> int:
     """0 to 5: each machine keeps the same colour of its picture, so that people know it again."""
     return machine.pk.int % 6

@@ -1,6 +1,7 @@
 /* Answers a click at once, and takes it back in words when it was refused. */
 
 import htmx from "htmx.org";
+import { refresh } from "./live.js";
 import { toast, toastForAnswer } from "./toasts.js";
 import { gettext } from "./text.js";
 
@@ -84,6 +85,8 @@ export function answerClicks(signedOut) {
       gone(elt);
     } else if (!live) {
       toastForAnswer(xhr);
+      // Mostly it was refused because the page was behind.
+      refresh(elt.closest("[data-live]")?.dataset.live.split(/\s+/) ?? []);
     }
   });
   for (const name of ["htmx:sendError", "htmx:timeout"]) {

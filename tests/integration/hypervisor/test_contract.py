@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ import pytest
 
 from tests.integration.hypervisor.harness import GIB, Bench, following, make_seed
 from tests.support.libvirtd import wait_until
+from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import (
     DomainNotFoundError,
     GuestAgentError,
@@ -54,7 +56,9 @@ def test_an_image_is_put_once_and_removed_once(bench: Bench) -> None:
     assert volume.machine is None
     assert volume.capacity_bytes >= 1 << 20
     assert bench.driver.has_image(version)
-    assert bench.driver.put_image(version, bench.image_file, progress=pytest.fail) == volume
+    percents.clear()
+    assert bench.driver.put_image(version, bench.image_file, progress=percents.append) == volume
+    assert not percents, "it was copied again"
     bench.driver.delete_image(version)
     bench.driver.delete_image(version)
     assert not bench.driver.has_image(version)
@@ -174,15 +178,20 @@ def test_a_running_machine_takes_a_new_definition_at_its_next_start(bench: Bench
     assert bench.driver.console(spec.uuid).secret == "another1"
 
 
+def operations_on_a_machine(driver: HypervisorDriver) -> tuple[Callable[[UUID], object], ...]:
+    """Those that need the domain to be there."""
+    power = (driver.start, driver.shut_down, driver.reboot, driver.reset, driver.force_off)
+    looks = (driver.get, driver.power_state, driver.console, driver.screenshot, driver.agent_ready, driver.addresses)
+    return (*power, *looks)
+
+
 def test_a_machine_of_someone_else_is_listed_and_left_alone(bench: Bench) -> None:
     foreign = bench.backstage.add_foreign()
     driver = bench.driver
     try:
         before = next(info for info in driver.list() if info.uuid == foreign)
         assert not before.owned
-        for operation in (driver.start, driver.shut_down, driver.reboot, driver.reset, driver.force_off, driver.undefine,
-                          driver.get, driver.power_state, driver.console, driver.screenshot, driver.agent_ready,
-                          driver.addresses):  # fmt: skip
+        for operation in (*operations_on_a_machine(driver), driver.undefine):
             with pytest.raises(DomainNotFoundError):
                 operation(foreign)
         spec = replace(bench.spec(), uuid=foreign)
@@ -197,8 +206,7 @@ def test_a_machine_of_someone_else_is_listed_and_left_alone(bench: Bench) -> Non
 
 def test_an_unknown_machine_is_not_found(bench: Bench) -> None:
     nobody, driver = uuid4(), bench.driver
-    for operation in (driver.start, driver.shut_down, driver.reboot, driver.reset, driver.force_off, driver.get,
-                      driver.power_state, driver.console, driver.screenshot, driver.agent_ready, driver.addresses):  # fmt: skip
+    for operation in operations_on_a_machine(driver):
         with pytest.raises(DomainNotFoundError):
             operation(nobody)
     driver.undefine(nobody)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -18,6 +19,7 @@ from tests.integration.hypervisor import rfb
 from tests.integration.hypervisor.harness import GIB, Bench, RealBackstage, following, make_seed
 from tests.support.libvirtd import Libvirtd, run_name, temporary_pool, wait_until
 from workers.hypervisor.errors import GuestAgentError, HostUnreachableError, HypervisorError, StorageFullError
+from workers.hypervisor.kvm import accel
 from workers.hypervisor.kvm.connection import Connection
 from workers.hypervisor.kvm.driver import KvmDriver
 from workers.hypervisor.types import EventKind, Firmware, HostConfig, MachineEvent, PowerState
@@ -153,6 +155,36 @@ def test_a_full_disk_is_said_and_leaves_nothing(libvirtd: Libvirtd, microguest: 
             small.clean()
             driver.close()
             subprocess.run(["umount", str(pool)], check=True)
+
+
+# --- the accelerator ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kernel(microguest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small guest's kernel, read out of its file system."""
+    folder = tmp_path_factory.mktemp("kernel")
+    raw, kernel = folder / "disk.raw", folder / "vmlinuz"
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(microguest), str(raw)], check=True)
+    table = json.loads(subprocess.run(["sfdisk", "--json", str(raw)], check=True, capture_output=True).stdout)
+    root = table["partitiontable"]["partitions"][-1]
+    disk = f"{raw}?offset={root['start'] * 512}"
+    subprocess.run(["debugfs", "-R", f"dump /vmlinuz {kernel}", disk], check=True, capture_output=True)
+    assert kernel.stat().st_size > 1 << 20
+    return kernel
+
+
+def test_the_probe_boots_a_real_kernel_up_to_its_first_process(kernel: Path) -> None:
+    assert accel.test_boot(kernel, accelerator="tcg", limit_s=60) is None
+
+
+def test_a_host_that_does_not_run_kvm_says_so_within_seconds(kernel: Path) -> None:
+    """Either answer is right, as hosts differ; it must come in time and say why."""
+    began = time.monotonic()
+    found = accel.probe(kernel)
+    assert time.monotonic() - began < accel.PROBE_LIMIT_S + 5
+    assert found.kind in {"kvm", "tcg"}
+    assert found.reason.endswith(".")
 
 
 # --- the guest ----------------------------------------------------------------------------------------------------

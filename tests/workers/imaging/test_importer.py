@@ -62,21 +62,8 @@ def test_an_upload_that_was_cut_off_is_refused_and_leaves_nothing(upload: Path, 
 
 def test_an_image_with_a_backing_file_is_refused_and_leaves_nothing(tmp_path: Path, pool: Path) -> None:
     (tmp_path / "canary").write_bytes(b"secret" * 1000)
-    argv = [
-        "qemu-img",
-        "create",
-        "-q",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        tmp_path / "canary",
-        "-F",
-        "raw",
-        tmp_path / "b",
-        "1M",
-    ]
-    subprocess.run(argv, check=True)
+    options = ["-q", "-u", "-f", "qcow2", "-b", str(tmp_path / "canary"), "-F", "raw"]
+    subprocess.run(["qemu-img", "create", *options, str(tmp_path / "b"), "1M"], check=True)
     with pytest.raises(ImageRejected):
         import_image(tmp_path / "b", pool / "a.qcow2", limits=LIMITS, progress=silent)
     assert list(pool.iterdir()) == []

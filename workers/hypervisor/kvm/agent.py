@@ -95,7 +95,7 @@ def _result(status: dict[str, Any]) -> CommandResult:
 
 def _output(status: dict[str, Any], name: str) -> bytes:
     try:
-        return base64.b64decode(status.get(name, ""))[:OUTPUT_LIMIT]
+        return base64.b64decode(status.get(name, ""), validate=True)[:OUTPUT_LIMIT]
     except (binascii.Error, TypeError, ValueError) as error:
         raise GuestAgentError("The guest agent gave an answer that cannot be read.") from error
 

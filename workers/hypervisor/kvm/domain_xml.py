@@ -192,7 +192,7 @@ def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
 
 
 def _seed(files: DomainFiles) -> ET.Element:
-    """A read-only virtio disk, not a CD-ROM: cloud kernels have no SATA driver, and cloud-init goes by the label alone."""
+    """A read-only virtio disk, no CD-ROM: cloud kernels have no SATA driver, and cloud-init goes by the label alone."""
     return _element(
         "disk",
         {"type": "file", "device": "disk"},

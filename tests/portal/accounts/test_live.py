@@ -1,0 +1,77 @@
+"""The live channel: a tab hears of what its person may see, and of nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from asgiref.testing import ApplicationCommunicator
+from channels.db import database_sync_to_async
+from django.contrib.auth.models import AnonymousUser
+
+from portal.accounts.consumers import LiveConsumer
+from portal.accounts.events import memberships_changed
+from portal.accounts.models import Membership, User
+from portal.machines.events import machine_changed
+from portal.machines.models import Machine
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Tab:
+    """A browser tab's end of the channel. (Channels' own helper needs another web server to be installed.)"""
+
+    def __init__(self, user: User | AnonymousUser) -> None:
+        scope = {"type": "websocket", "path": "/ws/live/", "headers": [], "subprotocols": [], "user": user}
+        self._ends = ApplicationCommunicator(LiveConsumer.as_asgi(), scope)
+
+    async def connect(self) -> dict[str, Any]:
+        await self._ends.send_input({"type": "websocket.connect"})
+        answer: dict[str, Any] = await self._ends.receive_output(timeout=10)
+        return answer
+
+    async def topics(self) -> list[str]:
+        message = await self._ends.receive_output(timeout=10)
+        topics: list[str] = json.loads(message["text"])["topics"]
+        return topics
+
+    async def hears_nothing(self) -> bool:
+        return await self._ends.receive_nothing(timeout=0.5)
+
+    async def close(self) -> None:
+        await self._ends.send_input({"type": "websocket.disconnect", "code": 1000})
+        await self._ends.wait(timeout=10)
+
+
+async def opened(user: User) -> Tab:
+    tab = Tab(user)
+    assert (await tab.connect())["type"] == "websocket.accept"
+    assert await tab.topics() == ["*"]
+    return tab
+
+
+async def test_members_and_operators_hear_of_a_machine_and_a_stranger_does_not(
+    machine: Machine, vera: User, charlie: User, operator: User
+) -> None:
+    tabs = [await opened(user) for user in (vera, operator, charlie)]
+    await sync_to_async(machine_changed)(machine)
+    for tab in tabs[:2]:
+        assert f"machine:{machine.pk}" in await tab.topics()
+    assert await tabs[2].hears_nothing()
+    for tab in tabs:
+        await tab.close()
+
+
+async def test_without_a_session_the_channel_closes_and_says_why() -> None:
+    answer = await Tab(AnonymousUser()).connect()
+    assert (answer["type"], answer["code"]) == ("websocket.close", 4001)
+
+
+async def test_who_leaves_a_project_hears_no_more_of_it(machine: Machine, bob: User) -> None:
+    tab = await opened(bob)
+    await database_sync_to_async(Membership.objects.filter(user=bob).delete)()
+    await sync_to_async(memberships_changed)(bob)
+    assert await tab.topics() == ["*"]
+    await sync_to_async(machine_changed)(machine)
+    assert await tab.hears_nothing()
+    await tab.close()

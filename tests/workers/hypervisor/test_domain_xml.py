@@ -1,0 +1,177 @@
+"""The XML of every kind of machine, held against golden files, libvirt's own schema, and a list of allowed devices.
+
+After a wanted change run this file with `CASEMENT_WRITE_GOLDEN=1`, then read the diff.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
+
+from workers.hypervisor.errors import InvalidSpecError
+from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, DomainFiles, HostTraits, domain_xml
+from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec
+
+GOLDEN = Path(__file__).parent / "golden"
+SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
+FOLDER = Path("/pool/machines/0")
+FILES = DomainFiles(FOLDER / "disk.qcow2", Path("/pool/images/1.qcow2"), FOLDER / "seed.iso", FOLDER / "serial.log")
+ALLOWED_DEVICES = frozenset(
+    {"disk", "controller", "interface", "serial", "channel", "input"}
+    | {"graphics", "sound", "audio", "video", "memballoon", "rng"}
+)
+CASES = list(itertools.product(("desktop", "server"), Firmware, NetworkMode, ("kvm", "tcg")))
+
+
+def spec_for(kind: str, firmware: Firmware, mode: NetworkMode) -> MachineSpec:
+    network = "casement" if mode is NetworkMode.NAT else None
+    return MachineSpec(
+        uuid=UUID(int=0xCA5E),
+        name="cm-ca5e",
+        title="Alice's desktop",
+        vcpus=2,
+        memory_mib=2048,
+        firmware=firmware,
+        genid=UUID(int=0x6E1D),
+        console_secret="s3cr3t!8",
+        nics=(NicSpec("52:54:00:12:34:56", mode, network),),
+        desktop=kind == "desktop",
+    )
+
+
+def traits(accelerator: str, mode: NetworkMode) -> HostTraits:
+    privileged = mode is NetworkMode.NAT
+    return HostTraits(accelerator, "10.213.0.1" if privileged else None, privileged=privileged)
+
+
+PLAIN = spec_for("desktop", Firmware.BIOS, NetworkMode.NAT)
+TCG = traits("tcg", NetworkMode.NAT)
+
+
+@pytest.mark.parametrize(("kind", "firmware", "mode", "accelerator"), CASES)
+def test_the_xml_is_the_golden_one(kind: str, firmware: Firmware, mode: NetworkMode, accelerator: str) -> None:
+    text = domain_xml(spec_for(kind, firmware, mode), FILES, traits(accelerator, mode))
+    golden = GOLDEN / f"{kind}-{firmware}-{mode}-{accelerator}.xml"
+    if os.environ.get("CASEMENT_WRITE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not SCHEMA.exists(), reason="libvirt's schemas are not installed")
+def test_the_golden_files_keep_libvirts_schema() -> None:
+    schema = etree.RelaxNG(etree.parse(SCHEMA))
+    files = sorted(GOLDEN.glob("*.xml"))
+    assert len(files) == len(CASES)
+    for golden in files:
+        assert schema.validate(etree.parse(golden)), f"{golden.name}: {schema.error_log}"
+
+
+@pytest.mark.parametrize("golden", sorted(GOLDEN.glob("*.xml")), ids=lambda path: path.stem)
+def test_only_allowed_devices_appear(golden: Path) -> None:
+    root = etree.parse(golden).getroot()
+    devices = root.find("devices")
+    assert devices is not None
+    assert {device.tag for device in devices} <= ALLOWED_DEVICES
+    assert {graphics.get("type") for graphics in devices.iter("graphics")} == {"vnc"}
+    assert {listen.get("type") for listen in devices.iter("listen")} == {"socket"}
+    assert not root.findall(".//{http://libvirt.org/schemas/domain/qemu/1.0}commandline")
+
+
+def test_every_disk_names_its_format_and_ends_its_chain() -> None:
+    root = etree.fromstring(domain_xml(PLAIN, FILES, TCG))
+    assert [driver.get("type") for driver in root.findall("devices/disk/driver")] == ["qcow2", "raw"]
+    assert root.find("devices/disk/backingStore/backingStore") is not None
+    without_base = etree.fromstring(domain_xml(PLAIN, replace(FILES, base=None), TCG))
+    assert len(without_base.findall("devices/disk/backingStore")) == 1
+
+
+def test_there_are_eight_ports_to_spare() -> None:
+    root = etree.fromstring(domain_xml(PLAIN, FILES, TCG))
+    ports = len(root.findall("devices/controller[@model='pcie-root-port']"))
+    users = (
+        len(root.findall("devices/disk"))
+        + len(root.findall("devices/interface"))
+        + len(["usb", "serial", "balloon", "rng"])
+    )
+    assert ports - users == 8
+
+
+def test_the_mark_says_whose_it_is() -> None:
+    mark = etree.fromstring(domain_xml(PLAIN, FILES, TCG)).find(f"metadata/{{{NAMESPACE}}}{MARK}")
+    assert mark is not None
+    assert mark.get("uuid") == str(PLAIN.uuid)
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "</title><devices><hostdev/></devices><title>",
+        "]]><!--<?xml?>&lt;&#x0;",
+        "\"'><script>alert(1)</script>",
+        "日本語 🖥 é",
+        "",
+    ],
+)
+def test_a_title_stays_text(title: str) -> None:
+    root = etree.fromstring(domain_xml(replace(PLAIN, title=title), FILES, TCG))
+    assert (root.findtext("title") or "") == title
+    assert [child.tag for child in root] == [
+        child.tag for child in etree.fromstring(domain_xml(PLAIN, FILES, TCG)) if title or child.tag != "title"
+    ]
+
+
+@given(st.text(max_size=80))
+def test_any_title_is_kept_or_refused(title: str) -> None:
+    try:
+        text = domain_xml(replace(PLAIN, title=title), FILES, TCG)
+    except InvalidSpecError:
+        return
+    assert (etree.fromstring(text).findtext("title") or "") == title
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": "two\nlines"},
+        {"title": "nul\0"},
+        {"title": "escape\x1b[2J"},
+        {"title": "\ud800"},
+        {"title": "line\u2028"},
+        {"name": "../../etc"},
+        {"name": "a/b"},
+        {"name": ""},
+        {"name": "-rf"},
+        {"name": "x" * 64},
+        {"name": "a\n"},
+        {"console_secret": ""},
+        {"console_secret": "123456789"},
+        {"console_secret": "a b"},
+        {"console_secret": "tab\t"},
+        {"vcpus": 0},
+        {"vcpus": 256},
+        {"memory_mib": 0},
+        {"nics": (NicSpec("52:54:00:12:34:5", NetworkMode.USER),)},
+        {"nics": (NicSpec("53:54:00:12:34:56", NetworkMode.USER),)},
+        {"nics": (NicSpec("52:54:00:12:34:AB", NetworkMode.USER),)},
+        {"nics": (NicSpec("52:54:00:12:34:56", NetworkMode.NAT, None),)},
+        {"nics": (NicSpec("52:54:00:12:34:56", NetworkMode.NAT, "a b"),)},
+    ],
+)
+def test_what_must_not_get_in_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidSpecError):
+        domain_xml(replace(PLAIN, **changes), FILES, TCG)  # type: ignore[arg-type]  # Wrong on purpose.
+
+
+def test_the_secret_is_in_no_error_and_no_repr() -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        domain_xml(replace(PLAIN, console_secret="much-too-long-secret"), FILES, TCG)
+    assert "much-too-long" not in str(caught.value)
+    assert "s3cr3t" not in repr(PLAIN)
