@@ -131,7 +131,13 @@ REDIS_URL = env.str("REDIS_URL", default=f"unix://{CASEMENT_HOME / 'run' / 'redi
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL], "prefix": "casement", "expiry": 60, "capacity": 1000},
+        "CONFIG": {
+            # The layer waits up to 5 s for a message, so reading must be allowed to take longer than that.
+            "hosts": [{"address": REDIS_URL, "socket_timeout": 30}],
+            "prefix": "casement",
+            "expiry": 60,
+            "capacity": 1000,
+        },
     }
 }
 # Celery takes another spelling for a UNIX socket than redis-py does.

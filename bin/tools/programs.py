@@ -9,18 +9,15 @@ from pathlib import Path
 
 from tools.options import ROOT, Options
 
-LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
-
 
 @dataclass(frozen=True)
 class Program:
-    """`rank`: lower ones start first and stop last. `one_shot` may end by itself, with exit code 0."""
+    """`rank`: lower ones start first and stop last."""
 
     name: str
     argv: tuple[str, ...]
     rank: int
     stop_wait_s: int = 10
-    one_shot: bool = False
 
 
 def programs(options: Options, *, with_libvirtd: bool) -> list[Program]:
@@ -28,8 +25,8 @@ def programs(options: Options, *, with_libvirtd: bool) -> list[Program]:
     if options.runs_redis:
         wanted.append(Program("redis", (redis_server(options.run_dir), str(options.run_dir / "redis.conf")), 10))
     if with_libvirtd:
-        argv = _python("workers.hypervisor.kvm.daemon", "--run-dir", str(options.run_dir / "libvirt"))
-        wanted.append(Program("libvirtd", argv, 20, one_shot=True))
+        standby = str(ROOT / "bin" / "tools" / "standby.py")
+        wanted.append(Program("libvirtd", (sys.executable, standby, str(options.run_dir / "libvirt")), 20))
     queues = options.setting("WORKER_QUEUES", "default,host.local")
     return [
         *wanted,
@@ -121,8 +118,8 @@ def _section(program: Program, log_dir: Path) -> dict[str, object]:
     return {
         "command": shlex.join(argv),
         "priority": program.rank,
-        "autorestart": "unexpected" if program.one_shot else "true",
-        "startsecs": 1 if program.one_shot else 3,
+        "autorestart": "true",
+        "startsecs": 3,
         "startretries": 100,
         "stopsignal": "TERM",
         "stopwaitsecs": program.stop_wait_s,

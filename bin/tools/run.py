@@ -11,8 +11,8 @@ from tools.lock import already_running, take_lock
 from tools.options import ROOT, Options, UsageError, parse
 from tools.orphans import end_orphans
 from tools.preflight import find_problems, own_name_resolves, unresolved_name
-from tools.programs import LIBVIRT_SOCKET, programs, redis_configuration, supervisor_configuration
-from tools.supervise import Supervisor, accepts, web_answers
+from tools.programs import programs, redis_configuration, supervisor_configuration
+from tools.supervise import Supervisor, web_answers
 
 WEB_LIMIT_S = 90.0
 
@@ -74,7 +74,7 @@ def _serve(options: Options, first_password: str, started: float) -> int:
     (options.run_dir / "redis.conf").write_text(redis_configuration(options), encoding="utf-8")
     configuration = supervisor_configuration(options, wanted)
     (options.run_dir / "supervisord.conf").write_text(configuration, encoding="utf-8")
-    supervisor = Supervisor(options, wanted)
+    supervisor = Supervisor(options)
     supervisor.stop_on_signals()
     if supervisor.wait_for(lambda: web_answers(options), seconds=WEB_LIMIT_S):
         _greet(options, first_password, time.monotonic() - started)
@@ -90,10 +90,8 @@ def _serve(options: Options, first_password: str, started: float) -> int:
 
 
 def _needs_own_libvirtd(options: Options) -> bool:
-    """Where systemd runs libvirtd it is used, and so is one that someone else started; a session's starts by itself."""
-    if not options.is_root or Path("/run/systemd/system").is_dir():
-        return False
-    return not accepts(LIBVIRT_SOCKET)
+    """Where systemd runs libvirtd it is used; a session's libvirtd starts by itself."""
+    return options.is_root and not Path("/run/systemd/system").is_dir()
 
 
 def _greet(options: Options, first_password: str, seconds: float) -> None:
@@ -119,7 +117,7 @@ def _register_images(options: Options) -> None:
     if done.returncode != 0:
         print("The images could not be registered:", file=sys.stderr)
         print("\n".join(done.stderr.splitlines()[-5:]), file=sys.stderr)
-    elif not any(options.pool_dir.glob("images/*.qcow2")):
+    elif not any((options.home / "images").glob("*.qcow2")):
         print(
             "Building the images: the server takes about 2 minutes, the desktop 5. The Images page shows them coming."
         )

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 from supervisor.xmlrpc import SupervisorTransport
 
 from tools.options import ROOT, Options
-from tools.programs import Program
 
 POLL_S = 0.5
 LAST_LINES = 8
@@ -30,9 +28,8 @@ TROUBLE = {"BACKOFF", "FATAL", "EXITED"}
 class Supervisor:
     """supervisord as our child. It gets no Ctrl-C of its own, and ends when we do."""
 
-    def __init__(self, options: Options, wanted: list[Program]) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
-        self.one_shots = {program.name for program in wanted if program.one_shot}
         self.stop_asked = 0
         argv = [
             sys.executable,
@@ -85,11 +82,10 @@ class Supervisor:
         """A line, and the end of its log, once for each time that a process gets into trouble."""
         for process in self._processes():
             name, state = process["name"], process["statename"]
-            fine = state not in TROUBLE or (name in self.one_shots and process["exitstatus"] == 0)
             # A process that fails again and again is the same trouble until it has run for a while.
             if state == "RUNNING" and process["now"] - process["start"] >= STEADY_S:
                 self._told.pop(name, None)
-            elif not fine and self._told.get(name) != _trouble(state):
+            elif state in TROUBLE and self._told.get(name) != _trouble(state):
                 self._told[name] = _trouble(state)
                 self._tell(name, state, process)
 
@@ -130,17 +126,6 @@ def last_lines(log: Path, count: int = LAST_LINES) -> Iterator[str]:
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(log.stat().st_size - 16384, 0))
         yield from file.read().decode(errors="replace").splitlines()[-count:]
-
-
-def accepts(path: Path) -> bool:
-    """True if something listens on the UNIX socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def web_answers(options: Options) -> bool:

@@ -8,7 +8,9 @@ from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
+from pytest_django.fixtures import Settings
 
+from portal import settings as portal_settings
 from portal.accounts.consumers import LiveConsumer
 from portal.accounts.events import memberships_changed
 from portal.accounts.models import Membership, User
@@ -35,8 +37,8 @@ class Tab:
         topics: list[str] = json.loads(message["text"])["topics"]
         return topics
 
-    async def hears_nothing(self) -> bool:
-        return await self._ends.receive_nothing(timeout=0.5)
+    async def hears_nothing(self, *, seconds: float = 0.5) -> bool:
+        return await self._ends.receive_nothing(timeout=seconds)
 
     async def close(self) -> None:
         await self._ends.send_input({"type": "websocket.disconnect", "code": 1000})
@@ -74,4 +76,18 @@ async def test_who_leaves_a_project_hears_no_more_of_it(machine: Machine, bob: U
     assert await tab.topics() == ["*"]
     await sync_to_async(machine_changed)(machine)
     assert await tab.hears_nothing()
+    await tab.close()
+
+
+async def test_a_tab_that_is_quiet_for_long_stays_open_on_real_redis(
+    machine: Machine, vera: User, redis_db: str, settings: Settings
+) -> None:
+    """The layer waits for a message in one blocking read of 5 s; a client's own time limit must not cut it off."""
+    host = {**portal_settings.CHANNEL_LAYERS["default"]["CONFIG"]["hosts"][0], "address": redis_db}  # type: ignore[index]
+    layer = {**portal_settings.CHANNEL_LAYERS["default"], "CONFIG": {"hosts": [host]}}
+    settings.CHANNEL_LAYERS = {"default": layer}
+    tab = await opened(vera)
+    assert await tab.hears_nothing(seconds=7)
+    await sync_to_async(machine_changed)(machine)
+    assert f"machine:{machine.pk}" in await tab.topics()
     await tab.close()
