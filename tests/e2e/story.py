@@ -59,8 +59,8 @@ class Story:
     def launch(self, image: str, name: str, *, size: str) -> UUID:
         """From the list of machines to a machine that is being built."""
         self.page.goto(f"{self.product.url}/machines/new/")
-        self.page.locator("label", has_text=image).first.click()
-        self.page.locator("label", has_text=size).first.click()
+        self.page.locator("#catalogue label, label.tile", has_text=image).first.click()
+        self.page.locator("label.size", has_text=size).first.click()
         self.page.fill("input[name=name]", name)
         self.picture("before-launch")
         self.page.click("[data-launch]")

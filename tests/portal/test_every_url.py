@@ -1,0 +1,130 @@
+"""Every address there is, tried by people it is not for. An address that is added later is in here at once."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db.models import Model
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from portal.accounts.models import Project, User
+from portal.audit.models import Event
+from portal.hosts.models import Host
+from portal.images.models import Image, ImageVersion
+from portal.jobs import services as jobs
+from portal.jobs.models import Job
+from portal.jobs.names import JobName
+from portal.machines.models import Machine
+
+# For people who have not signed in, and the admin, which has its own tests of the same kind.
+PUBLIC = {"accounts:login", "jsi18n"}
+SENT_AWAY = {301, 302}
+UNSEEN = {404, 405}
+
+Target = Callable[[str], Model]
+
+
+def addresses() -> Iterator[tuple[str, frozenset[str]]]:
+    """Names of all addresses with their parameters."""
+    yield from _walk(get_resolver(), "")
+
+
+def _walk(resolver: URLResolver, namespace: str) -> Iterator[tuple[str, frozenset[str]]]:
+    for pattern in resolver.url_patterns:
+        if isinstance(pattern, URLPattern):
+            name = f"{namespace}:{pattern.name}" if namespace else pattern.name
+            if name and name not in PUBLIC:
+                yield name, frozenset(pattern.pattern.converters)
+        elif pattern.app_name != "admin":
+            yield from _walk(pattern, pattern.namespace or namespace)
+
+
+ALL = sorted(addresses())
+OF_OBJECTS = [name for name, parameters in ALL if parameters]
+OPERATORS_ONLY = [name for name, parameters in ALL if not parameters and name.split(":")[0] in ("hosts", "audit")]
+
+
+@pytest.fixture
+def target(machine: Machine, image_version: ImageVersion, project: Project, alice: User) -> Target:
+    """The object of Alice's project that an address of this name is about."""
+    job = jobs.enqueue(JobName.MACHINE_STOP, machine, queue="host.local", actor=alice)
+    Image.objects.update(project=project)
+    membership = alice.memberships.get()
+
+    def of(name: str) -> Model:
+        namespace, _, view = name.partition(":")
+        if namespace == "images" and "version" in view:
+            return image_version
+        if namespace == "accounts":
+            return membership if "member" in view else project
+        return {"machines": machine, "console": machine, "images": image_version.image, "jobs": job}.get(
+            namespace, machine.host
+        )
+
+    return of
+
+
+def path_of(name: str, target: Target) -> str:
+    parameters = dict(ALL)[name]
+    return reverse(name, kwargs={parameter: target(name).pk for parameter in parameters})
+
+
+def answers(client: Client, path: str) -> set[int]:
+    return {client.get(path).status_code, client.post(path).status_code}
+
+
+def test_the_walk_finds_addresses_of_every_app() -> None:
+    assert {name.split(":")[0] for name, _ in ALL} >= {
+        "accounts",
+        "audit",
+        "console",
+        "hosts",
+        "images",
+        "jobs",
+        "machines",
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ALL])
+def test_without_signing_in_every_address_leads_to_the_sign_in_page(client: Client, target: Target, name: str) -> None:
+    path = path_of(name, target)
+    for answer in (client.get(path), client.post(path)):
+        assert answer.status_code in SENT_AWAY | {401}, (name, answer.status_code)
+        if answer.status_code in SENT_AWAY:
+            assert answer["Location"].startswith("/login/"), (name, answer["Location"])
+
+
+@pytest.mark.parametrize("name", OF_OBJECTS)
+def test_a_stranger_cannot_tell_that_it_exists(client: Client, target: Target, charlie: User, name: str) -> None:
+    client.force_login(charlie)
+    before = state()
+    assert answers(client, path_of(name, target)) <= UNSEEN, name
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", OPERATORS_ONLY)
+def test_pages_of_operators_are_not_there_for_others(client: Client, alice: User, name: str) -> None:
+    client.force_login(alice)
+    assert answers(client, reverse(name)) <= UNSEEN, name
+
+
+@pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in ("machines", "images", "jobs")])
+def test_a_viewer_changes_nothing(client: Client, target: Target, vera: User, name: str) -> None:
+    client.force_login(vera)
+    before = state()
+    answer = client.post(path_of(name, target))
+    assert answer.status_code in {403, 404, 405}, (name, answer.status_code)
+    assert state() == before
+
+
+def state() -> tuple[object, ...]:
+    """What a request that is refused must leave as it was."""
+    return (
+        list(Machine.objects.values_list("pk", "status", "task", "power_state")),
+        list(ImageVersion.objects.values_list("pk", "status")),
+        list(Job.objects.values_list("pk", "status", "cancel_requested")),
+        list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines")),
+        list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),
+        list(Host.objects.values_list("pk", "enabled")),
+        Event.objects.count(),
+    )
