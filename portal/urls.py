@@ -3,8 +3,12 @@
 from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
+from django.views.decorators.cache import cache_control
 from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
+
+# Every page loads it before its scripts; it changes with a release only.
+_script_words = cache_control(private=True, max_age=600)(JavaScriptCatalog.as_view())
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="machines:list")),
@@ -16,5 +20,5 @@ urlpatterns = [
     path("hosts/", include("portal.hosts.urls")),
     path("audit/", include("portal.audit.urls")),
     path("admin/", admin.site.urls),
-    path("jsi18n/", login_not_required(JavaScriptCatalog.as_view()), name="jsi18n"),
+    path("jsi18n/", login_not_required(_script_words), name="jsi18n"),
 ]

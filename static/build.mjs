@@ -1,6 +1,6 @@
 /* Bundles static/js/*.js and static/css/*.css into static/dist, with the icons that are used and our own pictures. */
 
-import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,13 +8,21 @@ import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = dirname(here);
-const out = join(here, "dist");
+const dist = join(here, "dist");
+const out = join(root, "node_modules", ".casement-dist");
 const icons = join(dirname(createRequire(import.meta.url).resolve("@tabler/icons/package.json")), "icons");
 
 const entries = async (folder, extension) =>
-  (await readdir(join(here, folder))).filter((name) => name.endsWith(extension)).map((name) => join(here, folder, name));
+  (await readdir(join(here, folder)))
+    .filter((name) => name.endsWith(extension))
+    .map((name) => join(here, folder, name));
 
-const common = { bundle: true, minify: true, target: ["es2022", "chrome109", "firefox115", "safari16.4"], logLevel: "warning" };
+const common = {
+  bundle: true,
+  minify: true,
+  target: ["es2022", "chrome109", "firefox115", "safari16.4"],
+  logLevel: "warning",
+};
 
 async function bundle() {
   await build({
@@ -88,4 +96,7 @@ await mkdir(out, { recursive: true });
 await bundle();
 await cp(join(here, "img"), join(out, "img"), { recursive: true });
 const count = await sprite();
+// Only a whole build takes the place of the last one.
+await rm(dist, { recursive: true, force: true });
+await rename(out, dist);
 process.stdout.write(`${basename(here)}/dist: scripts, styles and ${count} icons built\n`);

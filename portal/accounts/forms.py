@@ -93,4 +93,8 @@ class KeyForm(forms.Form):
     )
 
 
+class KeyDeleteForm(forms.Form):
+    key = forms.IntegerField(min_value=0, max_value=2**63 - 1)
+
+
 ROLE_CHOICES = [(role, role.label, ROLE_DESCRIPTIONS[role]) for role in Role]

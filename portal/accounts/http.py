@@ -42,7 +42,7 @@ def operators_only(
     """For everyone else there is no such page."""
 
     @wraps(view)
-    def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         if not (request.user.is_active and request.user.is_staff):
             raise NotFoundError
         return view(request, *args, **kwargs)

@@ -96,7 +96,7 @@ def project_rows(user: User | AnonymousUser) -> QuerySet[Project]:
 
 def roles_of(user: User | AnonymousUser) -> dict[UUID, Role]:
     """The person's role in each of their projects."""
-    rows = Membership.objects.filter(user_id=user.pk).values_list("project_id", "role")
+    rows = Membership.objects.filter(user__pk=user.pk).values_list("project_id", "role")
     return {project_id: Role(role) for project_id, role in rows}
 
 
@@ -109,21 +109,18 @@ def members_of(project: Project) -> QuerySet[Membership]:
 
 
 def membership_for(
-    user: User | AnonymousUser,
-    project_pk: UUID | str,
-    pk: int,
-    permission: Permission = Permission.PROJECT_MANAGE,
+    user: User | AnonymousUser, pk: int, permission: Permission = Permission.PROJECT_MANAGE
 ) -> Membership:
-    """A membership of a project in which `user` holds `permission`; found by both keys."""
-    project = project_for(user, project_pk, permission)
-    membership = members_of(project).filter(pk=pk).first()
+    """A membership of a project in which `user` holds `permission`. NotFoundError where the project is unseen."""
+    membership = Membership.objects.select_related("user", "project").filter(pk=pk).first()
     if membership is None:
         raise NotFoundError
+    project_for(user, membership.project_id, permission)
     return membership
 
 
 def keys_of(user: User | AnonymousUser) -> QuerySet[SshKey]:
-    return SshKey.objects.filter(user_id=user.pk)
+    return SshKey.objects.filter(user__pk=user.pk)
 
 
 def key_for(user: User | AnonymousUser, pk: int) -> SshKey:

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from portal.accounts import services
-from portal.accounts.forms import ROLE_CHOICES, KeyForm, LimitsForm, MemberForm, ProjectForm, RoleForm
+from portal.accounts.forms import ROLE_CHOICES, KeyDeleteForm, KeyForm, LimitsForm, MemberForm, ProjectForm, RoleForm
 from portal.accounts.http import client_ip, is_live, operators_only, person
 from portal.accounts.models import Membership, Project, SshKey
 from portal.accounts.permissions import Permission, Role
@@ -30,7 +30,7 @@ from portal.accounts.selectors import (
     roles_of,
 )
 from portal.audit.selectors import events_in
-from portal.errors import PortalError
+from portal.errors import NotFoundError, PortalError
 from portal.images.selectors import images_of
 from portal.lib.paging import page_of, text_of
 from portal.lib.ssh import key_fingerprint
@@ -110,7 +110,7 @@ def project_quota(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 
 @require_POST
-def member_add(request: HttpRequest, pk: UUID) -> HttpResponse:
+def project_people(request: HttpRequest, pk: UUID) -> HttpResponse:
     project = project_for(request.user, pk, Permission.PROJECT_MANAGE)
     form = MemberForm(request.POST)
     if form.is_valid():
@@ -135,8 +135,8 @@ def member_add(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 
 @require_POST
-def member_role(request: HttpRequest, pk: UUID, member: int) -> HttpResponse:
-    membership = membership_for(request.user, pk, member)
+def member_role(request: HttpRequest, pk: int) -> HttpResponse:
+    membership = membership_for(request.user, pk)
     form = RoleForm(request.POST)
     if not form.is_valid():
         return _refused(request, membership, _("There is no such role."), status=422)
@@ -156,13 +156,13 @@ def member_role(request: HttpRequest, pk: UUID, member: int) -> HttpResponse:
         % {"person": membership.user.get_username(), "role": membership.get_role_display()},
     )
     # Owners who made themselves a member, or less, stay on the page: they still see it.
-    return redirect("accounts:project", pk=pk)
+    return redirect("accounts:project", pk=membership.project_id)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def member_remove(request: HttpRequest, pk: UUID, member: int) -> HttpResponse:
+def member_remove(request: HttpRequest, pk: int) -> HttpResponse:
     """First what it means, in words; then, by POST, it is done."""
-    membership = membership_for(request.user, pk, member)
+    membership = membership_for(request.user, pk)
     if request.method != "POST":
         machines = machines_counted_in(membership.project).filter(owner=membership.user).count()
         context = {"membership": membership, "project": membership.project, "machine_count": machines}
@@ -176,7 +176,7 @@ def member_remove(request: HttpRequest, pk: UUID, member: int) -> HttpResponse:
     )
     if membership.user_id == request.user.pk and not request.user.is_staff:
         return redirect("accounts:projects")  # The project is not theirs to see any more.
-    return redirect("accounts:project", pk=pk)
+    return redirect("accounts:project", pk=membership.project_id)
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
@@ -208,8 +208,11 @@ def key_list(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-def key_delete(request: HttpRequest, pk: int) -> HttpResponse:
-    key = key_for(request.user, pk)
+def key_delete(request: HttpRequest) -> HttpResponse:
+    form = KeyDeleteForm(request.POST)
+    if not form.is_valid():
+        raise NotFoundError
+    key = key_for(request.user, form.cleaned_data["key"])
     services.delete_key(key, actor=person(request), request_ip=client_ip(request))
     messages.success(request, _("The key “%(name)s” has been deleted.") % {"name": key.name})
     return redirect("accounts:keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -16,7 +17,7 @@ STORAGE_FULL_BYTES = 2 * 1024**3
 STORAGE_LOW_SHARE = 0.10
 
 # What to do, by a word in libvirt's or the system's message. The first that fits is said.
-_REMEDIES = (
+_REMEDIES: tuple[tuple[tuple[str, ...], Callable[[], str]], ...] = (
     (
         ("permission denied", "not authorized", "authentication", "access denied"),
         lambda: _("The workers are not let in. Add their user to the group libvirt on the host, or check the key."),

@@ -36,14 +36,9 @@ class UploadForm(forms.Form):
         owner = self.fields["owner"]
         assert isinstance(owner, forms.ChoiceField)  # noqa: S101 - tells mypy which field this is
         owner.choices = choices
+        self.can_upload = bool(choices)  # False if there is no project in which the person may add an image.
         file = self.fields["file"].widget
         file.attrs.update({"accept": ".qcow2,.img,.raw", "data-most-bytes": settings.IMAGE_MAX_UPLOAD_BYTES})
-
-    @property
-    def can_upload(self) -> bool:
-        """False if there is no project in which the person may add an image."""
-        owner = self.fields["owner"]
-        return isinstance(owner, forms.ChoiceField) and bool(list(owner.choices))
 
     def project(self) -> Project | None:
         """The chosen project; None for everyone."""

@@ -21,7 +21,7 @@ from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, Ve
 from portal.images.selectors import image_for, images_for, may_delete, version_for, versions_of
 from portal.jobs.models import Job
 from portal.jobs.names import StepStatus
-from portal.jobs.selectors import newest_job_by_target
+from portal.jobs.selectors import newest_job_by_target, overall_progress
 from portal.lib.units import format_bytes
 
 
@@ -35,8 +35,7 @@ class VersionRow:
     @property
     def percent(self) -> int:
         """How far its making is: the mean of its steps."""
-        steps = list(self.job.steps.all()) if self.job else []
-        return round(sum(step.progress for step in steps) / len(steps)) if steps else 0
+        return overall_progress(self.job) if self.job else 0
 
     @property
     def now(self) -> str:

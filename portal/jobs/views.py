@@ -15,8 +15,8 @@ from django.views.decorators.http import require_POST, require_safe
 from portal.accounts.http import client_ip, is_live, person
 from portal.jobs import services
 from portal.jobs.models import Job, JobStep
-from portal.jobs.names import JobName, JobStatus, StepName, StepStatus
-from portal.jobs.selectors import find_jobs, job_for, may_cancel, usual_seconds
+from portal.jobs.names import JobName, JobStatus, StepStatus
+from portal.jobs.selectors import find_jobs, job_for, may_cancel, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
 
 STATES = {"active": gettext_lazy("Under way"), **dict(JobStatus.choices)}
@@ -61,11 +61,6 @@ def job_cancel(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 def _lines(job: Job) -> list[StepLine]:
     steps = sorted(job.steps.all(), key=lambda step: step.position)
-    waiting = (StepStatus.PENDING, StepStatus.RUNNING)
-    return [
-        StepLine(
-            step,
-            usual_seconds(JobName(job.name), StepName(step.name)) if job.is_active and step.status in waiting else None,
-        )
-        for step in steps
-    ]
+    usual = usual_seconds_of_steps(JobName(job.name)) if job.is_active else {}
+    to_come = (StepStatus.PENDING, StepStatus.RUNNING)
+    return [StepLine(step, usual.get(step.name) if step.status in to_come else None) for step in steps]

@@ -85,7 +85,7 @@ def machine_list(request: HttpRequest) -> HttpResponse:
         "filtered": any(filters.values()),
     }
     if not is_live(request) or not context["rows"]:
-        context |= _choices_of(user)
+        context |= _choices_of(user, with_tiles=not (context["rows"] or context["filtered"]))
     response = render(request, "machines/_list.html" if is_live(request) else "machines/list.html", context)
     if "view" in request.GET:
         response.set_cookie(
@@ -99,7 +99,7 @@ def machine_list(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _choices_of(user: User) -> dict[str, object]:
+def _choices_of(user: User, *, with_tiles: bool) -> dict[str, object]:
     """What the filters offer, and what can be launched by someone who has no machine yet."""
     launchable = launch.projects_to_launch_in(user)
     return {
@@ -107,7 +107,9 @@ def _choices_of(user: User) -> dict[str, object]:
         "conditions": CONDITION_CHOICES,
         "kinds": Kind.choices,
         "may_create": bool(launchable),
-        "tiles": launch.tiles_for(user, launch.project_to_launch_in(user, launchable, None)) if launchable else [],
+        "tiles": launch.tiles_for(user, launch.project_to_launch_in(user, launchable, None))
+        if launchable and with_tiles
+        else [],
     }
 
 
@@ -253,7 +255,7 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
         "console_mode": "control" if "console" in actions else "view",
         "stop_overdue_in": _stop_overdue_in(machine),
         "timeline": timeline_of(machine),
-        "ssh_address": next(iter(machine.addresses), ""),
+        "ssh_command": f"ssh {machine.login_user}@{machine.addresses[0]}" if machine.addresses else "",
     }
 
 

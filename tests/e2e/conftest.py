@@ -17,7 +17,9 @@ ARTEFACTS = Path(os.environ.get("CASEMENT_ARTEFACTS", ROOT / "var" / "artefacts"
 
 @pytest.fixture(scope="session")
 def product() -> Iterator[Product]:
-    with tempfile.TemporaryDirectory(prefix="casement-e2e-") as folder, running_product(Path(folder)) as running:
+    """In a new folder; CASEMENT_E2E_HOME keeps one, so that whoever writes a story need not wait for the images."""
+    folder = tempfile.TemporaryDirectory(prefix="casement-e2e-")
+    with folder as new, running_product(Path(os.environ.get("CASEMENT_E2E_HOME", new))) as running:
         yield running
 
 

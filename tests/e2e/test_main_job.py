@@ -29,9 +29,10 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     wait_for(
         "getty waits", lambda: "agetty" in story.in_guest(machine, "ps", "-C", "agetty", "-o", "comm="), seconds=300
     )
-    story.type_line("")
     story.type_line(user)
     wait_for("login asks", lambda: "login" in story.in_guest(machine, "ps", "-t", "tty1", "-o", "comm="), seconds=120)
+    # What is typed before the echo is off is thrown away by login.
+    story.wait_in_guest(machine, "-echo ", "stty", "-F", "/dev/tty1", "-a")
     story.type_line(password)
     wait_for("a shell", lambda: "bash" in story.in_guest(machine, "ps", "-t", "tty1", "-o", "comm="), seconds=180)
     story.type_line("echo typed-on-the-screen > proof; clear; printf '\\033[41m\\033[2J'")

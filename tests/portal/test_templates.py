@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.template import engines
+from django.template.backends.django import DjangoTemplates
 from django.template.base import FILTER_SEPARATOR, TokenType
 from django.template.base import Lexer as TemplateLexer
-from django.template.backends.django import DjangoTemplates
 
 ROOT = Path(settings.BASE_DIR)
 TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
@@ -39,6 +39,8 @@ def _bare(source: str) -> str:
             skip_until = "" if token.token_type == TokenType.BLOCK and word == skip_until else skip_until
         elif token.token_type == TokenType.TEXT:
             kept.append(token.contents)
+        elif token.token_type == TokenType.BLOCK and token.contents == "block body_class":
+            skip_until = "endblock"  # Class names, which stand in an attribute of the page this one extends.
         elif token.token_type == TokenType.BLOCK and word in {"blocktranslate", "comment"}:
             skip_until = f"end{word}"
             kept.append(_MARK)
@@ -103,7 +105,9 @@ def unmarked_literals(source: str) -> list[str]:
     for token in TemplateLexer(source).tokenize():
         if token.token_type == TokenType.VAR:
             parts = token.contents.split(FILTER_SEPARATOR)[1:]
-            found += [part for part in parts if re.match(r'(default|default_if_none|yesno|add):"[A-Z][a-z]', part.strip())]
+            found += [
+                part for part in parts if re.match(r'(default|default_if_none|yesno|add):"[A-Z][a-z]', part.strip())
+            ]
         elif token.token_type == TokenType.BLOCK and token.contents.startswith("include "):
             found += re.findall(r'\b(?:text|title|action|what|label|pending)="[A-Za-z]{2}[^"]*"', token.contents)
     return found
@@ -167,7 +171,7 @@ def test_the_check_leaves_marked_text_alone(sample: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sample", ['{{ name|default:"None" }}', '{% include "_x.html" with text="Hello" %}', "{{ a|yesno:\"Yes,No\" }}"]
+    "sample", ['{{ name|default:"None" }}', '{% include "_x.html" with text="Hello" %}', '{{ a|yesno:"Yes,No" }}']
 )
 def test_the_check_sees_unmarked_literals(sample: str) -> None:
     assert unmarked_literals(sample)
@@ -191,7 +195,9 @@ def test_the_check_sees_what_the_policy_refuses(sample: str) -> None:
 
 # --- Python -------------------------------------------------------------------------------------------------------
 
-SHOWN_KEYWORDS = frozenset({"label", "help_text", "verbose_name", "verbose_name_plural", "empty_label", "short_description"})
+SHOWN_KEYWORDS = frozenset(
+    {"label", "help_text", "verbose_name", "verbose_name_plural", "empty_label", "short_description"}
+)
 MESSAGE_LEVELS = frozenset({"debug", "info", "success", "warning", "error", "add_message"})
 MARKERS = frozenset({"_", "gettext", "gettext_lazy", "ngettext", "ngettext_lazy", "pgettext", "pgettext_lazy"})
 

@@ -66,6 +66,7 @@ def running_product(
     """Start `bin/run` and stop it by Ctrl-C at the end."""
     home.mkdir(parents=True, exist_ok=True)
     output = home / "bin-run.out"
+    earlier = len(output.read_text(errors="replace")) if output.exists() else 0
     port = free_port()
     own = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     own |= {"CASEMENT_HOME": str(home), "PORT": str(port), **(environment or {})}
@@ -74,7 +75,7 @@ def running_product(
             [ROOT / "bin" / "run"], cwd=ROOT, env=own, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield _ready(process, home, output, seconds)
+        yield _ready(process, home, output, earlier, seconds)
     finally:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -88,9 +89,9 @@ def running_product(
 _NOT_INHERITED = {"CASEMENT_TESTING", "CASEMENT_HOME", "DJANGO_SETTINGS_MODULE", "DATABASE_URL", "SECRET_KEY", "PORT"}
 
 
-def _ready(process: subprocess.Popen[bytes], home: Path, output: Path, seconds: float) -> Product:
+def _ready(process: subprocess.Popen[bytes], home: Path, output: Path, earlier: int, seconds: float) -> Product:
     def printed() -> re.Match[str] | None:
-        text = output.read_text(errors="replace")
+        text = output.read_text(errors="replace")[earlier:]
         if process.poll() is not None:
             raise AssertionError(f"bin/run ended by itself:\n{text[-3000:]}")
         return re.search(r"Casement runs at (\S+)", text)
@@ -101,10 +102,12 @@ def _ready(process: subprocess.Popen[bytes], home: Path, output: Path, seconds: 
         logs = Product("", "", "", home, output).log()
         raise AssertionError(f"{error}\n{logs}") from error
     text = output.read_text(errors="replace")
-    address = re.search(r"Casement runs at (\S+)", text)
-    password = re.search(r"[Pp]assword\W+(\S+)", text)
+    address = re.search(r"Casement runs at (\S+)", text[earlier:])
+    # It is printed at the first start only, which is why the whole output of earlier starts is kept.
+    password = re.search(r"with the password (\S+)", text)
     assert address is not None
-    return Product(address[1], "admin", password[1] if password else "", home, output)
+    assert password is not None
+    return Product(address[1], "admin", password[1], home, output)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ TAIL_LINES = 60
 GRACE_SECONDS = 5
 # Package scripts run with this environment, so it must not hand them the worker's secrets.
 PASSED_ON = (
+    "CASEMENT_SUPERVISED",  # By this mark bin/run finds, after a crash, what it had started.
     "HOME",
     "LOGNAME",
     "PATH",

@@ -115,7 +115,7 @@ def kit_widget(field: BoundField) -> SafeString:
     elif isinstance(widget, Select):
         css = "form-select"
     own = widget.attrs.get("class", "")
-    attrs: dict[str, str] = {"class": " ".join(filter(None, [css, own, "is-invalid" if field.errors else ""]))}
+    attrs: dict[str, str | bool] = {"class": " ".join(filter(None, [css, own, "is-invalid" if field.errors else ""]))}
     described = [f"id_{field.html_name}_help"] if field.help_text else []
     if field.errors:
         described.append(f"id_{field.html_name}_error")

@@ -2,7 +2,12 @@
 
 import { gettext, interpolate, memory } from "./text.js";
 
-const NEEDS = { machines: () => 1, vcpus: (size) => size.vcpus, memory: (size) => size.memory, disk: (size) => size.disk };
+const NEEDS = {
+  machines: () => 1,
+  vcpus: (size) => size.vcpus,
+  memory: (size) => size.memory,
+  disk: (size) => size.disk,
+};
 
 const chosen = (form, name) => form.querySelector(`input[name=${name}]:checked:not(:disabled)`);
 const numbers = (input) =>
@@ -94,7 +99,9 @@ function drawButton(form, image, size) {
         })
       : gettext("Launch");
   const fit = form.querySelector("[data-fit-text]");
-  fit.textContent = size ? gettext("It fits into the project's quota.") : gettext("No size fits: see the reasons above.");
+  fit.textContent = size
+    ? gettext("It fits into the project's quota.")
+    : gettext("No size fits: see the reasons above.");
 }
 
 function draw(form) {

@@ -39,7 +39,10 @@ function plan(key) {
     return;
   }
   const rest = (lastRefresh.get(key) ?? 0) + REST_MS - performance.now();
-  dirty.set(key, setTimeout(() => run(key), Math.max(GATHER_MS, rest)));
+  dirty.set(
+    key,
+    setTimeout(() => run(key), Math.max(GATHER_MS, rest)),
+  );
 }
 
 function run(key) {

@@ -35,7 +35,10 @@ export function duration(seconds) {
     return interpolate(gettext("%(seconds)s s"), { seconds: whole });
   }
   if (whole < 3600) {
-    return interpolate(gettext("%(minutes)s min %(seconds)s s"), { minutes: Math.floor(whole / 60), seconds: whole % 60 });
+    return interpolate(gettext("%(minutes)s min %(seconds)s s"), {
+      minutes: Math.floor(whole / 60),
+      seconds: whole % 60,
+    });
   }
   return interpolate(gettext("%(hours)s h %(minutes)s min"), {
     hours: Math.floor(whole / 3600),

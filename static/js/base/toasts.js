@@ -39,7 +39,9 @@ export function toast(text, kind = "info") {
 
 /** The server's words for a refusal (templates/_error.html), or ours when it has none. */
 export function toastForAnswer(xhr) {
-  const answer = new DOMParser().parseFromString(xhr.responseText ?? "", "text/html").querySelector("[data-error-text]");
+  const answer = new DOMParser()
+    .parseFromString(xhr.responseText ?? "", "text/html")
+    .querySelector("[data-error-text]");
   toast(answer?.textContent.trim() || wordsFor(xhr.status), "error");
 }
 

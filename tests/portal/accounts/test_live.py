@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from asgiref.testing import ApplicationCommunicator
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from pytest_django.fixtures import Settings
@@ -16,38 +15,35 @@ from portal.accounts.events import memberships_changed
 from portal.accounts.models import Membership, User
 from portal.machines.events import machine_changed
 from portal.machines.models import Machine
+from tests.support.websocket import WebsocketCommunicator
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Tab:
-    """A browser tab's end of the channel. (Channels' own helper needs another web server to be installed.)"""
+    """A browser tab's end of the channel."""
 
     def __init__(self, user: User | AnonymousUser) -> None:
-        scope = {"type": "websocket", "path": "/ws/live/", "headers": [], "subprotocols": [], "user": user}
-        self._ends = ApplicationCommunicator(LiveConsumer.as_asgi(), scope)
+        self._socket = WebsocketCommunicator(LiveConsumer.as_asgi(), "/ws/live/")
+        self._socket.scope["user"] = user
 
-    async def connect(self) -> dict[str, Any]:
-        await self._ends.send_input({"type": "websocket.connect"})
-        answer: dict[str, Any] = await self._ends.receive_output(timeout=10)
-        return answer
+    async def connect(self) -> tuple[bool, Any]:
+        return await self._socket.connect()
 
     async def topics(self) -> list[str]:
-        message = await self._ends.receive_output(timeout=10)
-        topics: list[str] = json.loads(message["text"])["topics"]
+        topics: list[str] = json.loads((await self._socket.receive_output())["text"])["topics"]
         return topics
 
     async def hears_nothing(self, *, seconds: float = 0.5) -> bool:
-        return await self._ends.receive_nothing(timeout=seconds)
+        return await self._socket.receive_nothing(timeout=seconds)
 
     async def close(self) -> None:
-        await self._ends.send_input({"type": "websocket.disconnect", "code": 1000})
-        await self._ends.wait(timeout=10)
+        await self._socket.disconnect()
 
 
 async def opened(user: User) -> Tab:
     tab = Tab(user)
-    assert (await tab.connect())["type"] == "websocket.accept"
+    assert (await tab.connect())[0]
     assert await tab.topics() == ["*"]
     return tab
 
@@ -65,8 +61,7 @@ async def test_members_and_operators_hear_of_a_machine_and_a_stranger_does_not(
 
 
 async def test_without_a_session_the_channel_closes_and_says_why() -> None:
-    answer = await Tab(AnonymousUser()).connect()
-    assert (answer["type"], answer["code"]) == ("websocket.close", 4001)
+    assert await Tab(AnonymousUser()).connect() == (False, 4001)
 
 
 async def test_who_leaves_a_project_hears_no_more_of_it(machine: Machine, bob: User) -> None:

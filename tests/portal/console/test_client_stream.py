@@ -1,5 +1,6 @@
-"""What a browser may say: every message in every chunking, nothing unknown, nothing oversized, nothing from a watcher."""
+"""What a browser may say: every message in every chunking, nothing unknown or oversized, nothing from a watcher."""
 
+import itertools
 import struct
 
 import pytest
@@ -29,7 +30,7 @@ TOUCHING = [KEY, POINTER, CUT, EXTENDED_CUT, RESIZE, QEMU_KEY, AUDIO_ON, AUDIO_F
 
 def chunked(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def fed(stream: ClientStream, pieces: list[bytes]) -> bytes:

@@ -15,7 +15,6 @@ from uuid import uuid4
 import pytest
 from asgiref.sync import async_to_sync
 from channels.db import database_sync_to_async
-from channels.testing import WebsocketCommunicator
 from django.contrib.sessions.models import Session
 from django.test import Client
 from pytest_django import Settings
@@ -32,8 +31,10 @@ from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status
 from tests.portal.console.displays import display_at, greet, server_init
 from tests.portal.console.test_client_stream import KEY, UPDATE
+from tests.support.websocket import WebsocketCommunicator
 
-pytestmark = pytest.mark.usefixtures("redis_db")
+# Channels closes connections around its database work, which a test inside a transaction would not survive.
+pytestmark = [pytest.mark.usefixtures("redis_db"), pytest.mark.django_db(transaction=True)]
 
 HOST = b"localhost:8000"
 ORIGIN = b"http://localhost:8000"
@@ -136,7 +137,7 @@ class _Cookie:
 
 
 def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Runs a scene so that its database work happens in this thread, inside the test's transaction."""
+    """Runs a scene so that its database work happens in this thread, where the test's fixtures did theirs."""
     async_to_sync(scene)()
 
 
@@ -511,9 +512,7 @@ def test_a_ticket_for_a_machine_that_is_not_there_is_a_404_like_a_foreign_one(
 
     async def scene() -> None:
         foreign = await refused(person, SUBPROTOCOL_PREFIX + person.ticket(screen))
-        missing = await refused(
-            person, SUBPROTOCOL_PREFIX + person.ticket(Machine(pk=uuid4(), name="nothing"))
-        )
+        missing = await refused(person, SUBPROTOCOL_PREFIX + person.ticket(Machine(pk=uuid4(), name="nothing")))
         assert foreign == missing == {"step": "permission", "reason": "not-found", "code": 4403}
 
     play(scene)
@@ -542,5 +541,3 @@ def test_the_whole_portal_lets_in_by_cookie_and_turns_foreign_pages_away(
             assert (await knock(b"http://evil.example"))[0] is False
 
     play(scene)
-
-

@@ -1,4 +1,4 @@
-"""A ticket is random, hashed at rest, short-lived, spent once however many ask at once, and never in a log (rows 1-3)."""
+"""A ticket is random, hashed at rest, short-lived, spent once however many ask at once, never in a log (rows 1-3)."""
 
 import asyncio
 import logging

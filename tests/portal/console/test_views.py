@@ -1,4 +1,4 @@
-"""Who gets a ticket, in which mode, and what a refusal says. Charlie gets the same 404 as for nothing at all (row 14)."""
+"""Who gets a ticket, in which mode, and what a refusal says. Charlie gets the 404 of nothing at all (row 14)."""
 
 from uuid import UUID, uuid4
 
