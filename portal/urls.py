@@ -12,7 +12,7 @@ _script_words = cache_control(private=True, max_age=600)(JavaScriptCatalog.as_vi
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="machines:list")),
-    path("", include("portal.accounts.urls")),
+    path("", include("portal.projects.urls")),
     path("machines/", include("portal.machines.urls")),
     path("machines/", include("portal.console.urls")),
     path("images/", include("portal.images.urls")),

@@ -52,4 +52,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
         groups = [live.EVERYONE, live.user_group(user.pk)]
         if user.is_staff:
             return [*groups, live.OPERATORS]
-        return [*groups, *(live.project_group(pk) for pk in projects_for(cast("User", user)).values_list("pk", flat=True))]
+        return [
+            *groups,
+            *(live.project_group(pk) for pk in projects_for(cast("User", user)).values_list("pk", flat=True)),
+        ]

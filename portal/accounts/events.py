@@ -15,9 +15,7 @@ logger = logging.getLogger(__name__)
 
 def project_changed(project: Project) -> None:
     """Everyone in the project, and the operators, look at it again."""
-    live.publish_on_commit(
-        [live.project_group(project.pk), live.OPERATORS], [f"project:{project.pk}", "projects"]
-    )
+    live.publish_on_commit([live.project_group(project.pk), live.OPERATORS], [f"project:{project.pk}", "projects"])
 
 
 def memberships_changed(user: User) -> None:

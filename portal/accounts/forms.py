@@ -88,7 +88,12 @@ class KeyForm(forms.Form):
         max_length=MOST_KEY_CHARACTERS,
         strip=False,
         widget=forms.Textarea(
-            attrs={"rows": 4, "spellcheck": "false", "autocomplete": "off", "placeholder": "ssh-ed25519 AAAA… me@laptop"}
+            attrs={
+                "rows": 4,
+                "spellcheck": "false",
+                "autocomplete": "off",
+                "placeholder": "ssh-ed25519 AAAA… me@laptop",
+            }
         ),
     )
 

@@ -102,9 +102,7 @@ def roles_of(user: User | AnonymousUser) -> dict[UUID, Role]:
 
 def members_of(project: Project) -> QuerySet[Membership]:
     """Owners first, then members, then viewers, each by name."""
-    rank = Case(
-        *(When(role=role, then=Value(place)) for place, role in enumerate(Role)), output_field=IntegerField()
-    )
+    rank = Case(*(When(role=role, then=Value(place)) for place, role in enumerate(Role)), output_field=IntegerField())
     return project.memberships.select_related("user", "project").order_by(rank, "user__username")
 
 

@@ -77,9 +77,7 @@ def update_quota(project: Project, *, actor: User, limits: Amount, request_ip: s
     events.project_changed(project)
 
 
-def add_member(
-    project: Project, *, actor: User, person: str, role: Role, request_ip: str | None = None
-) -> Membership:
+def add_member(project: Project, *, actor: User, person: str, role: Role, request_ip: str | None = None) -> Membership:
     """Give someone, named by user name or e-mail address, a role in the project."""
     require(actor, project.pk, Permission.PROJECT_MANAGE)
     user = _person(person)
@@ -88,8 +86,7 @@ def add_member(
             return _join(project, user, role, actor=actor, request_ip=request_ip)
     except IntegrityError as error:
         raise ConflictError(
-            _("%(person)s is in this project already; change the role in the table.")
-            % {"person": user.get_username()},
+            _("%(person)s is in this project already; change the role in the table.") % {"person": user.get_username()},
             field="person",
         ) from error
 

@@ -1,31 +1,35 @@
-"""Writing the audit trail: always in the same transaction as what it tells of."""
+"""Writing the audit trail: always in the same transaction as what it tells of.
+
+People and projects are known here by their keys only, so that every app, accounts too, can write its rows.
+"""
 
 from typing import Any
 
+from django.contrib.auth.models import AbstractUser
 from django.db import models
 
-from portal.accounts.models import Project, User
 from portal.audit.models import Event
 
 
 def record(
-    actor: User | None,
+    actor: AbstractUser | None,
     action: str,
     target: models.Model,
     *,
-    project: Project | None = None,
+    project: models.Model | None = None,
     detail: dict[str, Any] | None = None,
     request_ip: str | None = None,
 ) -> Event:
     """Add a row. `detail` holds no secret. `target.name` or its text names it for later readers."""
+    about = project if project is not None else getattr(target, "project", None)
     return Event.objects.create(
-        actor=actor,
+        actor_id=actor.pk if actor else None,
         actor_name=actor.get_username() if actor else "",
         action=action,
         target_type=target._meta.model_name or "",
         target_id=str(target.pk),
         target_name=str(target)[:150],
-        project=project if project is not None else getattr(target, "project", None),
+        project_id=about.pk if about is not None else None,
         detail=detail or {},
         request_ip=request_ip,
     )

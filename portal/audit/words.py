@@ -1,7 +1,13 @@
 """What the audit trail's actions are called for people. An action that is not here is shown as it is."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from django.urls import NoReverseMatch, reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+
+from portal.audit.models import Event
 
 Words = str | Promise
 
@@ -47,3 +53,48 @@ ACTIONS: dict[str, Words] = {
 
 def words_for(action: str) -> Words:
     return ACTIONS.get(action, action)
+
+
+# The page of each type of target. What was deleted since answers 404 there, like everything that is not there.
+PAGES = {
+    "machine": "machines:detail",
+    "host": "hosts:detail",
+    "image": "images:detail",
+    "project": "accounts:project",
+    "job": "jobs:detail",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An event as people read it. `url` is empty where there is no page to go to."""
+
+    event: Event
+    words: Words
+    detail: str
+    url: str
+
+
+def lines_of(events: Iterable[Event]) -> list[Line]:
+    return [Line(event, words_for(event.action), _detail(event), _url(event)) for event in events]
+
+
+def _url(event: Event) -> str:
+    page = PAGES.get(event.target_type)
+    try:
+        return reverse(page, args=[event.target_id]) if page else ""
+    except NoReverseMatch:
+        return ""
+
+
+def _detail(event: Event) -> str:
+    """The event's detail on one line: what it was and what it became where both are known, else names and values."""
+    detail = event.detail if isinstance(event.detail, dict) else {}
+    before, after = detail.get("before"), detail.get("after")
+    if isinstance(before, dict) and isinstance(after, dict):
+        parts = [f"{name}: {before.get(name)} → {value}" for name, value in after.items() if value != before.get(name)]
+        return ", ".join(parts)
+    if "person" in detail:
+        roles = [str(detail[name]) for name in ("before", "after", "role") if name in detail]
+        return f"{detail['person']} ({' → '.join(roles)})"
+    return ", ".join(f"{name}: {value}" for name, value in detail.items())

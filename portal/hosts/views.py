@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from portal.hosts.forms import TakesMachinesForm
 from portal.hosts.models import Host
 from portal.hosts.problems import Problem, accelerator_words, network_words, problems_among, problems_of
 from portal.hosts.selectors import host_for, hosts_with_counts, is_answering
-from portal.jobs.selectors import active_jobs, recent_failures, stuck_jobs
+from portal.jobs.selectors import active_jobs, lines_of, recent_failures, stuck_jobs
 from portal.machines.selectors import counts_by_condition, machines_in_error, machines_on
 
 # More rows than this are counted and linked to, not listed: an overview is read at a glance.
@@ -34,6 +35,17 @@ class HostRow:
     capacity: list[CapacityLine]
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many machines are in a state, as a link to them. `status` is the filter of the machines' list."""
+
+    number: int
+    word: str
+    status: str
+    tone: str
+    icon: str
+
+
 @require_safe
 @operators_only
 def overview(request: HttpRequest) -> HttpResponse:
@@ -42,8 +54,10 @@ def overview(request: HttpRequest) -> HttpResponse:
     stuck_ids = {job.pk for job in stuck}
     running = [job for job in active_jobs()[: 5 * SHOWN] if job.pk not in stuck_ids]
     failures = list(recent_failures().order_by("-finished_at")[: 5 * SHOWN])
-    in_error = machines_in_error(limit=SHOWN)
+    told = {job.target_id for job in failures}
+    in_error = [machine for machine in machines_in_error(limit=SHOWN) if machine.pk not in told]
     problems = problems_among(hosts)
+    enabled = [host for host in hosts if host.enabled]
     context = {
         "hosts": [_row(host) for host in hosts],
         "problems": problems,
@@ -52,12 +66,13 @@ def overview(request: HttpRequest) -> HttpResponse:
         "failures": failures[:SHOWN],
         "failure_count": len(failures),
         "in_error": in_error,
-        "machines": counts_by_condition(),
-        "capacity": capacity_of(host for host in hosts if host.enabled),
-        "running": running[:SHOWN],
+        "counts": _counts(counts_by_condition()),
+        "capacity": capacity_of(enabled) if enabled else [],
+        "enabled_count": len(enabled),
+        "running": lines_of(running[:SHOWN]),
         "running_count": len(running),
         "sessions": open_sessions(limit=SHOWN),
-        "all_well": bool(hosts) and not (problems or stuck or failures or in_error),
+        "trouble_count": len(problems) + len(stuck) + len(failures) + len(in_error),
     }
     return render(request, "hosts/_overview.html" if is_live(request) else "hosts/overview.html", context)
 
@@ -93,6 +108,17 @@ def host_enable(request: HttpRequest, pk: UUID) -> HttpResponse:
         said = _("%(host)s takes new machines.") if enabled else _("%(host)s takes no new machines any more.")
         messages.success(request, said % {"host": host.name})
     return redirect("hosts:detail", pk=host.pk)
+
+
+def _counts(machines: Mapping[str, int]) -> list[Count]:
+    return [
+        Count(machines["running"], _("Running"), "running", "good", icon="circle-filled"),
+        Count(machines["off"], _("Shut off"), "off", "idle", icon="square-rounded"),
+        Count(machines["building"], _("Being built"), "building", "busy", icon="loader-2"),
+        Count(machines["failed"], _("Failed"), "failed", "bad", icon="alert-triangle-filled"),
+        Count(machines["unknown"], _("Host not answering"), "unknown", "warn", icon="help-circle"),
+        Count(machines["total"], _("In all"), "", "idle", icon="device-desktop"),
+    ]
 
 
 def _row(host: Host) -> HostRow:

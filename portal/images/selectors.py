@@ -40,6 +40,11 @@ def versions_of(image: Image) -> QuerySet[ImageVersion]:
     return image.versions.annotate(machine_count=count).select_related("image").order_by("-number")
 
 
+def machine_count_of(version: ImageVersion) -> int:
+    """How many machines, deleted ones not counted, are based on the version."""
+    return version.machines.exclude(status="deleted").count()
+
+
 def may_delete(user: User | AnonymousUser, image: Image) -> bool:
     """Operators everywhere, and the owners of the project that the image belongs to."""
     if user.is_active and user.is_staff:

@@ -18,7 +18,7 @@ from portal.errors import ConflictError, ForbiddenError, InvalidError, PortalErr
 from portal.images import services
 from portal.images.forms import UploadForm
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
-from portal.images.selectors import image_for, images_for, may_delete, version_for, versions_of
+from portal.images.selectors import image_for, images_for, machine_count_of, may_delete, version_for, versions_of
 from portal.jobs.models import Job
 from portal.jobs.names import StepStatus
 from portal.jobs.selectors import newest_job_by_target, overall_progress
@@ -112,9 +112,7 @@ def image_upload(request: HttpRequest) -> HttpResponse:
         if _wants_json(request):
             return JsonResponse({"errors": version.errors}, status=422)
         return _upload_page(request, version, status=422)
-    messages.success(
-        request, _("%(image)s has arrived and is being checked.") % {"image": version.image.title}
-    )
+    messages.success(request, _("%(image)s has arrived and is being checked.") % {"image": version.image.title})
     address = reverse("images:detail", args=[version.image_id])
     return JsonResponse({"url": address}, status=201) if _wants_json(request) else redirect(address)
 
@@ -128,20 +126,18 @@ def version_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     if request.method == "POST":
         services.request_delete_version(version, actor=person(request), request_ip=client_ip(request))
         messages.success(request, _("%(version)s is being deleted.") % {"version": str(version)})
-        return redirect("images:list")
+        return redirect("images:list")  # Not to the image: with its last version an uploaded one goes too.
     return render(request, "images/delete_version.html", _what_goes(version))
 
 
 def _what_goes(version: ImageVersion) -> dict[str, object]:
-    versions = list(versions_of(version.image).exclude(status=VersionStatus.DELETING))
-    this = next((other for other in versions if other.pk == version.pk), None)
-    if this is None:
+    if version.status == VersionStatus.DELETING:
         raise ConflictError(_("This version is being deleted already."))
-    others = [other for other in versions if other.pk != version.pk]
+    others = list(versions_of(version.image).exclude(status=VersionStatus.DELETING).exclude(pk=version.pk))
     return {
-        "version": this,
+        "version": version,
         "image": version.image,
-        "machine_count": this.machine_count,
+        "machine_count": machine_count_of(version),
         "next_ready": next((other for other in others if other.status == VersionStatus.READY), None),
         "image_goes_too": not others and version.image.source == Source.UPLOAD,
     }

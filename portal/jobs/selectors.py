@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import median
 from uuid import UUID
 
@@ -133,6 +134,26 @@ def newest_job_by_target(target_type: str, target_ids: Iterable[UUID]) -> dict[U
     """The newest job of each of many objects, with its steps: two queries however many there are."""
     jobs = Job.objects.filter(target_type=target_type, target_id__in=list(target_ids)).order_by("created_at")
     return {job.target_id: job for job in jobs.prefetch_related("steps")}
+
+
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """A job as lists show it."""
+
+    job: Job
+    step: JobStep | None
+    progress: int
+    seconds: float | None
+
+
+def lines_of(jobs: Iterable[Job]) -> list[JobLine]:
+    """Lines for jobs whose steps are fetched already."""
+    return [JobLine(job, current_step(job), overall_progress(job), taken_seconds(job)) for job in jobs]
+
+
+def taken_seconds(job: Job) -> float | None:
+    """From the request to the end; None unless it has ended."""
+    return (job.finished_at - job.created_at).total_seconds() if job.finished_at else None
 
 
 def may_cancel(user: User | AnonymousUser, job: Job) -> bool:

@@ -16,7 +16,7 @@ from portal.accounts.http import client_ip, is_live, person
 from portal.jobs import services
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, JobStatus, StepStatus
-from portal.jobs.selectors import find_jobs, job_for, may_cancel, usual_seconds_of_steps
+from portal.jobs.selectors import find_jobs, job_for, lines_of, may_cancel, taken_seconds, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
 
 STATES = {"active": gettext_lazy("Under way"), **dict(JobStatus.choices)}
@@ -33,8 +33,11 @@ class StepLine:
 @require_safe
 def job_list(request: HttpRequest) -> HttpResponse:
     state, kind, search = text_of(request, "state"), text_of(request, "kind"), text_of(request, "q")
+    page = page_of(request, find_jobs(request.user, state=state, kind=kind, search=search))
     context = {
-        "page": page_of(request, find_jobs(request.user, state=state, kind=kind, search=search)),
+        "page": page,
+        "lines": lines_of(page),
+        "filtered": bool(state or kind or search),
         "states": STATES,
         "kinds": JobName.choices,
         "state": state,
@@ -47,7 +50,13 @@ def job_list(request: HttpRequest) -> HttpResponse:
 @require_safe
 def job_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     job = job_for(request.user, pk)
-    context = {"job": job, "lines": _lines(job), "may_cancel": may_cancel(request.user, job)}
+    context = {
+        "job": job,
+        "lines": _lines(job),
+        "seconds": taken_seconds(job),
+        "target_is_gone": job.name == JobName.MACHINE_DELETE and job.status == JobStatus.DONE,
+        "may_cancel": may_cancel(request.user, job),
+    }
     return render(request, "jobs/_detail.html" if is_live(request) else "jobs/detail.html", context)
 
 

@@ -120,15 +120,20 @@ def _build_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch(directory: Path) -> Iterator[None]:
+    _remove_tree(directory / "root")  # A build that was killed may have left it.
     make_scratch(directory)
     try:
         yield
     finally:
-        # In a user namespace the tree belongs to other user numbers: only there it can be removed.
-        if os.geteuid() != 0 and (directory / "root").exists():
-            with contextlib.suppress(CommandFailed):
-                run([*_namespace(), "rm", "-rf", "--", str(directory / "root")])
+        _remove_tree(directory / "root")
         clean_scratch(directory)
+
+
+def _remove_tree(tree: Path) -> None:
+    """A tree that was unpacked in a user namespace belongs to other user numbers: only there it can be removed."""
+    if os.geteuid() != 0 and tree.exists():
+        with contextlib.suppress(CommandFailed):
+            run([*_namespace(), "rm", "-rf", "--", str(tree)])
 
 
 def _install(recipe: Recipe, scratch: Path, root_uuid: str, advance: Progress) -> Tree:
@@ -263,14 +268,17 @@ def _package_progress(advance: Progress) -> Callable[[str], None]:
 
 
 def _namespace() -> tuple[str, ...]:
-    return ("mmdebstrap", "--unshare-helper")
+    """Root of a user namespace that is this user outside, with this user's subordinate numbers for everybody else."""
+    return ("unshare", "--user", "--map-root-user", "--map-auto", "--")
 
 
 def _unpacked(archive: Path, scratch: Path) -> Tree:
     """Unpack mmdebstrap's own tar inside the user namespace, where its owners can be set."""
     tree = Tree(scratch / "root", _namespace())
     run([*tree.inside, "mkdir", "--", str(tree.path)])
-    run([*tree.inside, "tar", "-C", str(tree.path), "--numeric-owner", "-xpf", str(archive)])
+    # A user namespace may not make device files, and a guest gets its own from the kernel's devtmpfs.
+    unpack = ["tar", "-C", str(tree.path), "--numeric-owner", "--exclude=./dev/*", "-xpf", str(archive)]
+    run([*tree.inside, *unpack])
     archive.unlink()
     return tree
 

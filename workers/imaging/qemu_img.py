@@ -28,8 +28,20 @@ def info(path: Path, fmt: str) -> dict[str, Any]:
 
 def check(path: Path, fmt: ImageFormat, *, limits: Limits = THOROUGH) -> None:
     """Walk all of an image's tables; CommandFailed when one is damaged or the file is cut short. Raw has no tables."""
-    if fmt == "qcow2":
-        run(["qemu-img", "check", "-q", "-f", _known(fmt), _plain(path)], limits=limits)
+    if fmt != "qcow2":
+        return
+    argv = ["qemu-img", "check", "-f", _known(fmt), "--output=json", _plain(path)]
+    report = json.loads(run(argv, limits=limits, keep_lines=None, merge_errors=False))
+    # What lies beyond the end of the file reads as zeros, so an image without its last tables passes as an empty one.
+    missing = int(report["image-end-offset"]) - path.stat().st_size
+    if missing >= _cluster_size(path):
+        raise CommandFailed(f"The image is cut off: {missing} bytes are missing.")
+
+
+def _cluster_size(path: Path) -> int:
+    """In bytes; a whole image may lack the unwritten rest of its last cluster, and no more."""
+    with path.open("rb") as file:
+        return 1 << int.from_bytes(file.read(24)[20:24], "big")
 
 
 def convert(

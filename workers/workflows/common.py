@@ -11,7 +11,7 @@ from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec, PowerState
 from workers.workflows.base import Context, WorkFailedError
 
-# RFB uses no more than eight characters; from 54 that are easy to tell apart, this is 46 bits, behind a file permission.
+# RFB uses no more than eight characters; of 54 that are easy to tell apart this is 46 bits, behind file permissions.
 SECRET_LENGTH = 8
 
 load = machine_by_id

@@ -12,7 +12,7 @@ from workers.hypervisor.errors import HypervisorError
 from workers.workflows import common
 from workers.workflows.base import Again, Context, Step, WorkFailedError, Workflow
 
-# How often a booting guest is asked whether it is up. Asking is one agent call; the answer is on the page that much later.
+# How often a booting guest is asked whether it is up: one agent call; the page knows it that much later.
 BOOT_POLL_S = 1.0
 GIB = 1024**3
 

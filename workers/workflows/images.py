@@ -14,7 +14,7 @@ from portal.images import services
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
 from workers.hosts import driver_of
-from workers.hypervisor.errors import HostUnreachableError
+from workers.hypervisor.errors import HostUnreachableError, HypervisorError
 from workers.imaging.build import build_image
 from workers.imaging.errors import ImagingError
 from workers.imaging.facts import ImageFacts
@@ -80,7 +80,17 @@ def _record(version: ImageVersion, facts: ImageFacts) -> None:
 def publish(context: Context[ImageVersion]) -> None:
     version = context.target
     version.upload_path.unlink(missing_ok=True)
+    _put_on_hosts(version)
     services.record_version_ready(version)
+
+
+def _put_on_hosts(version: ImageVersion) -> None:
+    """Ahead of time, so that the first launch is as fast as the next. A host that cannot take it now does so then."""
+    for host in hosts():
+        try:
+            driver_of(host).put_image(version.pk, version.path, progress=lambda _percent: None)
+        except HypervisorError as error:
+            logger.warning("image %s is not on host %s yet: %s", version.pk, host.name, error)
 
 
 def remove_files(context: Context[ImageVersion]) -> None:

@@ -29,7 +29,7 @@ from workers.hypervisor.errors import (
 from workers.hypervisor.fake import FakeDriver, fake_host
 from workers.hypervisor.kvm import accel, agent, daemon, events, network
 from workers.hypervisor.kvm.connection import Connection, translate
-from workers.hypervisor.kvm.driver import KvmDriver, host_warnings
+from workers.hypervisor.kvm.driver import KvmDriver, host_warnings, may_open_kvm
 from workers.hypervisor.kvm.limits import CallLimiter
 from workers.hypervisor.kvm.screen import to_png
 from workers.hypervisor.registry import driver_for
@@ -348,6 +348,17 @@ def test_a_pool_that_qemu_cannot_reach_is_told(tmp_path: Path) -> None:
     assert any("“" in warning for warning in warnings)
     assert not any("pool" in warning for warning in host_warnings(closed / "pool", None))
     assert not any("pool" in warning for warning in host_warnings(closed / "pool", (os.getuid(), os.getgid())))
+
+
+def test_a_kvm_device_that_qemus_user_may_not_open_is_seen(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    assert may_open_kvm(1, 1, device)
+    device.touch(mode=0o600)
+    device.chmod(0o600)
+    assert may_open_kvm(0, 0, device)
+    assert not may_open_kvm(1, 1, device)
+    device.chmod(0o666)
+    assert may_open_kvm(1, 1, device)
 
 
 def test_one_driver_per_configuration(tmp_path: Path) -> None:

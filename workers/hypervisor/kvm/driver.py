@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import socket
 import threading
 import time
@@ -22,7 +23,7 @@ from workers.hypervisor.errors import (
     InvalidOperationError,
 )
 from workers.hypervisor.kvm import agent, events, network
-from workers.hypervisor.kvm.accel import find_accelerator
+from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, HostTraits, domain_xml
 from workers.hypervisor.kvm.screen import to_png
@@ -124,6 +125,9 @@ class KvmDriver:
 
     def _accelerator(self, qemu: int) -> Accelerator:
         """One probe at a time: two at once would slow each other past the limit."""
+        ids = self._qemu_ids()
+        if ids is not None and not may_open_kvm(*ids):
+            return Accelerator("tcg", "This host's KVM may not be opened by QEMU's user, so machines run in software.")
         with self._lock:
             pool, kernel = self._config.pool_dir, self._config.probe_kernel
             return find_accelerator(pool, qemu_version=_version(qemu), kernel=kernel)
@@ -427,7 +431,7 @@ def _qemu_user_and_group(conn: VirConnect) -> tuple[int, int] | None:
 
 def host_warnings(pool_dir: Path, qemu_ids: tuple[int, int] | None) -> tuple[str, ...]:
     """What an administrator should mend, in sentences."""
-    found = [_slow_name_warning(), _unreachable_pool_warning(pool_dir, qemu_ids)]
+    found = [_slow_name_warning(), _unreachable_pool_warning(pool_dir, qemu_ids), _closed_kvm_warning(qemu_ids)]
     return tuple(warning for warning in found if warning)
 
 
@@ -452,6 +456,24 @@ def _unreachable_pool_warning(pool_dir: Path, qemu_ids: tuple[int, int] | None) 
         if folder.exists() and not _may_pass(folder, *qemu_ids):
             return f"QEMU's user cannot get to the pool through its folder “{folder.name}”; no machine will start."
     return None
+
+
+def _closed_kvm_warning(qemu_ids: tuple[int, int] | None) -> str | None:
+    """libvirt then repeats its test runs of QEMU, which take seconds, at almost every call."""
+    if qemu_ids is None or not KVM_DEVICE.exists() or may_open_kvm(*qemu_ids):
+        return None
+    return "/dev/kvm may not be opened by QEMU's user, which slows every call: give it to the group kvm (mode 0660)."
+
+
+def may_open_kvm(uid: int, gid: int, device: Path = KVM_DEVICE) -> bool:
+    """True also if there is no such device: then there is nothing that could be denied."""
+    try:
+        status = device.stat()
+        groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except (FileNotFoundError, KeyError):
+        return True
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
+    return uid == 0 or status.st_mode >> shift & 0o6 == 0o6
 
 
 def _may_pass(folder: Path, uid: int, gid: int) -> bool:
