@@ -6,7 +6,7 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from portal.accounts.models import Project, User
-from portal.accounts.permissions import ROLE_DESCRIPTIONS, Role
+from portal.accounts.permissions import ROLE_DESCRIPTIONS, ROLE_PERMISSIONS, Permission, Role
 from portal.accounts.quota import Amount
 from portal.accounts.services import MOST, MOST_KEY_CHARACTERS
 
@@ -102,4 +102,16 @@ class KeyDeleteForm(forms.Form):
     key = forms.IntegerField(min_value=0, max_value=2**63 - 1)
 
 
+# What a role may do, in the order and the words of the project's page.
+ABILITIES = (
+    (Permission.MACHINE_VIEW, _("See machines and their state")),
+    (Permission.MACHINE_CONSOLE_VIEW, _("Watch their screens")),
+    (Permission.MACHINE_CONSOLE, _("Work on their screens")),
+    (Permission.MACHINE_OPERATE, _("Start, stop and restart them")),
+    (Permission.MACHINE_CREATE, _("Create and delete machines")),
+    (Permission.IMAGE_CREATE, _("Upload images for the project")),
+    (Permission.IMAGE_DELETE, _("Delete images of the project")),
+    (Permission.PROJECT_MANAGE, _("Add and remove members, set roles")),
+)
+ABILITY_TABLE = [(words, [permission in ROLE_PERMISSIONS[role] for role in Role]) for permission, words in ABILITIES]
 ROLE_CHOICES = [(role, role.label, ROLE_DESCRIPTIONS[role]) for role in Role]

@@ -125,5 +125,3 @@ def _storage(host: Host) -> Problem | None:
             host, title, "", _("Delete what is not needed, or enlarge the storage before it is full."), is_grave=False
         )
     return None
-
-

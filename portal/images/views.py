@@ -14,12 +14,14 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from portal.accounts.http import client_ip, is_live, person
-from portal.errors import ConflictError, ForbiddenError, InvalidError, PortalError
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import projects_for
+from portal.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError, PortalError
 from portal.images import services
 from portal.images.forms import UploadForm
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
 from portal.images.selectors import image_for, images_for, machine_count_of, may_delete, version_for, versions_of
-from portal.jobs.models import Job
+from portal.jobs.models import Job, JobStep
 from portal.jobs.names import StepStatus
 from portal.jobs.selectors import newest_job_by_target, overall_progress
 from portal.lib.units import format_bytes
@@ -38,10 +40,18 @@ class VersionRow:
         return overall_progress(self.job) if self.job else 0
 
     @property
+    def is_there(self) -> bool:
+        """False for a version that was deleted and is kept only for the history of machines made from it."""
+        return self.version.status != VersionStatus.DELETING or (self.job is not None and self.job.is_active)
+
+    @property
+    def steps(self) -> list[JobStep]:
+        return sorted(self.job.steps.all(), key=lambda step: step.position) if self.job else []
+
+    @property
     def now(self) -> str:
         """What is being done just now, in words."""
-        steps = self.job.steps.all() if self.job else []
-        running = next((step for step in steps if step.status == StepStatus.RUNNING), None)
+        running = next((step for step in self.steps if step.status == StepStatus.RUNNING), None)
         if running is None:
             return _("waiting for a worker")
         return running.detail or running.get_name_display()
@@ -63,8 +73,9 @@ def image_list(request: HttpRequest) -> HttpResponse:
     images = list(images_for(request.user))
     making = [v.pk for image in images for v in image.versions.all() if v.status == VersionStatus.BUILDING]
     jobs = newest_job_by_target("imageversion", making)
-    rows = [_row(image, jobs) for image in images]
+    rows = [_row(image, jobs) for image in images if image.source == Source.RECIPE or image.versions.all()]
     context = {
+        "making": [row.making for row in rows if row.making],
         "shared": [row for row in rows if row.image.project_id is None],
         "of_projects": [row for row in rows if row.image.project_id is not None],
         "can_upload": UploadForm(user=person(request)).can_upload,
@@ -77,12 +88,16 @@ def image_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     image = image_for(request.user, pk)
     versions = list(versions_of(image))
     jobs = newest_job_by_target("imageversion", [version.pk for version in versions])
-    rows = [VersionRow(version, jobs.get(version.pk)) for version in versions]
+    rows = [row for row in (VersionRow(version, jobs.get(version.pk)) for version in versions) if row.is_there]
+    if not rows and image.source == Source.UPLOAD:
+        raise NotFoundError  # Its last version went; the row stays for the history of machines that are gone.
     context = {
         "image": image,
         "rows": rows,
         "ready": next((v for v in versions if v.status == VersionStatus.READY), None),
         "making": next((row for row in rows if row.version.status == VersionStatus.BUILDING), None),
+        "failed": next((v for v in versions[:1] if v.status == VersionStatus.FAILED), None),
+        "can_launch": _may_launch(request, image),
         "can_build": request.user.is_staff and image.source == Source.RECIPE,
         "can_delete": may_delete(request.user, image),
         "sees_jobs": request.user.is_staff or image.project_id is not None,
@@ -127,7 +142,8 @@ def version_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
         services.request_delete_version(version, actor=person(request), request_ip=client_ip(request))
         messages.success(request, _("%(version)s is being deleted.") % {"version": str(version)})
         return redirect("images:list")  # Not to the image: with its last version an uploaded one goes too.
-    return render(request, "images/delete_version.html", _what_goes(version))
+    template = "images/_delete_version.html" if is_live(request) else "images/delete_version.html"
+    return render(request, template, _what_goes(version))
 
 
 def _what_goes(version: ImageVersion) -> dict[str, object]:
@@ -141,6 +157,12 @@ def _what_goes(version: ImageVersion) -> dict[str, object]:
         "next_ready": next((other for other in others if other.status == VersionStatus.READY), None),
         "image_goes_too": not others and version.image.source == Source.UPLOAD,
     }
+
+
+def _may_launch(request: HttpRequest, image: Image) -> bool:
+    """True if the person has a project to make a machine from this image in."""
+    projects = projects_for(request.user, Permission.MACHINE_CREATE)
+    return (projects.filter(pk=image.project_id) if image.project_id else projects).exists()
 
 
 def _add(request: HttpRequest, form: UploadForm) -> ImageVersion | UploadForm:

@@ -24,7 +24,9 @@ BROKER_OPTIONS = {
 _SEND_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 _app = Celery("portal", broker=settings.CELERY_BROKER_URL, set_as_current=False)
-_app.conf.update(broker_transport_options=BROKER_OPTIONS | _SEND_ONCE, task_ignore_result=True, broker_connection_retry=False)
+_app.conf.update(
+    broker_transport_options=BROKER_OPTIONS | _SEND_ONCE, task_ignore_result=True, broker_connection_retry=False
+)
 
 
 def wake(name: str, job_id: UUID, *, queue: str, countdown_s: float = 0) -> None:

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from portal.accounts import services
-from portal.accounts.forms import ROLE_CHOICES, LimitsForm, MemberForm, ProjectForm, RoleForm
+from portal.accounts.forms import ABILITY_TABLE, ROLE_CHOICES, LimitsForm, MemberForm, ProjectForm, RoleForm
 from portal.accounts.http import client_ip, is_live, operators_only, person
 from portal.accounts.models import Membership, Project
 from portal.accounts.permissions import Permission, Role
@@ -32,6 +32,8 @@ from portal.accounts.selectors import (
     roles_of,
 )
 from portal.audit.selectors import events_in
+from portal.audit.words import lines_of
+from portal.audit.words import lines_of
 from portal.errors import PortalError
 from portal.images.selectors import images_of
 from portal.lib.paging import page_of, text_of
@@ -55,7 +57,8 @@ def project_list(request: HttpRequest) -> HttpResponse:
     roles = roles_of(request.user)
     rows = [ProjectRow(project, roles.get(project.pk), quota_lines(project)) for project in page]
     context = {"page": page, "rows": rows, "search": search, "can_create": request.user.is_staff}
-    return render(request, "accounts/projects.html", context)
+    template = "accounts/_projects.html" if is_live(request) else "accounts/projects.html"
+    return render(request, template, context)
 
 
 @require_safe
@@ -156,8 +159,14 @@ def member_remove(request: HttpRequest, pk: int) -> HttpResponse:
     membership = membership_for(request.user, pk)
     if request.method != "POST":
         machines = machines_counted_in(membership.project).filter(owner=membership.user).count()
-        context = {"membership": membership, "project": membership.project, "machine_count": machines}
-        return render(request, "accounts/member_remove.html", context)
+        context = {
+            "membership": membership,
+            "project": membership.project,
+            "machine_count": machines,
+            "is_self": membership.user_id == request.user.pk,
+        }
+        template = "accounts/_member_remove.html" if is_live(request) else "accounts/member_remove.html"
+        return render(request, template, context)
     try:
         services.remove_member(membership, actor=person(request), request_ip=client_ip(request))
     except PortalError as error:
@@ -182,14 +191,17 @@ def _project_page(
     status: int = 200,
 ) -> HttpResponse:
     granted = permissions_in(request.user, project.pk)
+    members = list(members_of(project))
     context = {
         "project": project,
         "quota": quota_lines(project),
-        "members": list(members_of(project)),
+        "members": members,
+        "last_owner": _last_owner(members),
         "roles": ROLE_CHOICES,
+        "abilities": ABILITY_TABLE,
         "machines": list(machines_counted_in(project)[:200]),
         "images": list(images_of(project)),
-        "events": list(events_in(project.pk, limit=30)),
+        "events": lines_of(events_in(project.pk, limit=30)),
         "can_manage": Permission.PROJECT_MANAGE in granted,
         "can_upload": Permission.IMAGE_CREATE in granted,
         "can_set_quota": request.user.is_staff,
@@ -200,6 +212,12 @@ def _project_page(
     }
     template = "accounts/_project.html" if is_live(request) and request.method == "GET" else "accounts/project.html"
     return render(request, template, context, status=status)
+
+
+def _last_owner(members: list[Membership]) -> int | None:
+    """The membership that cannot be given up: of the only owner who can sign in. None if there are several, or none."""
+    owners = [member.pk for member in members if member.role == Role.OWNER and member.user.is_active]
+    return owners[0] if len(owners) == 1 else None
 
 
 def _refused(request: HttpRequest, membership: Membership, text: str, *, status: int) -> HttpResponse:

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import struct
 import subprocess
 import tempfile
@@ -82,11 +81,10 @@ def _row(name: str, ours: list[float], plain: list[float]) -> Row:
 
 def _by_portal(page: Page, product: Product, name: str) -> tuple[str, Round]:
     page.goto(f"{product.url}/machines/new/")
-    page.check("input[name=image] >> nth=0", force=True)
-    _choose(page, "Debian 12 server")
+    page.locator("label.tile", has_text="Debian 12 server").click()
     page.fill("input[name=name]", name)
     pressed = time.time()
-    page.click("form button[type=submit].btn-primary")
+    page.click("[data-launch]")
     page.wait_for_selector("[data-console][data-first-frame]", timeout=300_000)
     drawn = page.evaluate(
         "performance.timeOrigin / 1000 + performance.getEntriesByName('casement:first-frame')[0].startTime / 1000"
@@ -100,14 +98,9 @@ def _by_portal(page: Page, product: Product, name: str) -> tuple[str, Round]:
     return machine, Round(drawn - pressed, login - pressed, parts)
 
 
-def _choose(page: Page, title: str) -> None:
-    page.locator("label", has_text=title).first.click()
-
-
 def _parts(product: Product, machine: str, pressed: float) -> tuple[dict[str, float], float]:
     """The job's steps up to the start, and when the guest's agent answered (epoch seconds)."""
-    rows = _query(
-        product,
+    rows = product.rows(
         "SELECT j.created_at, j.started_at, s.name, s.started_at, s.finished_at FROM jobs_job j JOIN jobs_jobstep s"
         " ON s.job_id = j.id WHERE j.target_id = ? AND j.name = 'machine.create' ORDER BY s.position",
         machine.replace("-", ""),
@@ -125,27 +118,19 @@ def _delete(page: Page, product: Product, machine: str) -> None:
             const token = document.cookie.match(/casement_csrf=([^;]+)/)[1];
             await fetch(url, {method: "POST", headers: {"X-CSRFToken": token}});
         }""",
-        f"{product.url}/machines/{machine}/delete/",
+        f"{product.url}/machines/{machine}/delete",
     )
     wait_for("the machine is gone", lambda: _status(product, machine) == "deleted", seconds=120)
 
 
 def _status(product: Product, machine: str) -> str:
-    rows = _query(product, "SELECT status FROM machines_machine WHERE id = ?", machine.replace("-", ""))
+    rows = product.rows("SELECT status FROM machines_machine WHERE id = ?", machine.replace("-", ""))
     return str(rows[0][0]) if rows else ""
 
 
 def _all_built(product: Product) -> bool:
-    states = [row[0] for row in _query(product, "SELECT status FROM images_imageversion")]
+    states = [row[0] for row in product.rows("SELECT status FROM images_imageversion")]
     return bool(states) and all(state == "ready" for state in states)
-
-
-def _query(product: Product, sql: str, *values: str) -> list[tuple[str, ...]]:
-    database = sqlite3.connect(f"file:{product.home / 'db.sqlite3'}?mode=ro", uri=True, timeout=30)
-    try:
-        return database.execute(sql, values).fetchall()
-    finally:
-        database.close()
 
 
 def _epoch(stored: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import subprocess
 from pathlib import Path
 from uuid import UUID
@@ -11,10 +10,7 @@ from uuid import UUID
 from playwright.sync_api import ConsoleMessage, Page, expect
 
 from tests.support.product import Product, wait_for
-from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HypervisorError
-from workers.hypervisor.registry import driver_for
-from workers.hypervisor.types import HostConfig
 
 # The share of pixels of the guest's screen for which a colour test holds.
 _SHARE = """() => {
@@ -59,7 +55,7 @@ class Story:
     def launch(self, image: str, name: str, *, size: str) -> UUID:
         """From the list of machines to a machine that is being built."""
         self.page.goto(f"{self.product.url}/machines/new/")
-        self.page.locator("#catalogue label, label.tile", has_text=image).first.click()
+        self.page.locator("label.tile", has_text=image).first.click()
         self.page.locator("label.size", has_text=size).first.click()
         self.page.fill("input[name=name]", name)
         self.picture("before-launch")
@@ -76,7 +72,7 @@ class Story:
         self.page.get_by_role("button", name=button, exact=True).first.click()
 
     def expect_state(self, text: str, *, seconds: float = 240) -> None:
-        expect(self.page.locator("h1.with-state")).to_contain_text(text, ignore_case=True, timeout=seconds * 1000)
+        expect(self.page.locator(".with-state")).to_contain_text(text, ignore_case=True, timeout=seconds * 1000)
 
     def password(self) -> str:
         self.press("Show the first password")
@@ -102,21 +98,10 @@ class Story:
 
     # --- what is really there -------------------------------------------------------------------------------------
 
-    def rows(self, sql: str, *values: str) -> list[tuple[object, ...]]:
-        database = sqlite3.connect(f"file:{self.product.home / 'db.sqlite3'}?mode=ro", uri=True, timeout=30)
-        try:
-            return database.execute(sql, values).fetchall()
-        finally:
-            database.close()
-
-    def driver(self) -> HypervisorDriver:
-        ((uri, pool, network),) = self.rows("SELECT uri, pool_dir, network FROM hosts_host")
-        return driver_for(HostConfig(uri=str(uri), pool_dir=Path(str(pool)), network=str(network)))
-
     def in_guest(self, machine: UUID, *argv: str) -> str:
         """What a command prints in the guest, asked by the agent and not by the screen; empty if it fails."""
         try:
-            return self.driver().run_in_guest(machine, argv).stdout.decode().strip()
+            return self.product.driver().run_in_guest(machine, argv).stdout.decode().strip()
         except HypervisorError:
             return ""
 
@@ -130,20 +115,22 @@ class Story:
         )
 
         def ready() -> bool:
-            rows = self.rows(sql, slug)
+            rows = self.product.rows(sql, slug)
             assert not [row for row in rows if row[0] == "failed"], rows
             return bool(rows) and rows[0][0] == "ready"
 
         wait_for(f"{slug} is built", ready, seconds=seconds, every=1)
 
     def assert_nothing_left(self, machine: UUID) -> None:
-        ((pool,),) = self.rows("SELECT pool_dir FROM hosts_host")
-        assert machine not in {info.uuid for info in self.driver().list()}
+        ((pool,),) = self.product.rows("SELECT pool_dir FROM hosts_host")
+        assert machine not in {info.uuid for info in self.product.driver().list()}
         assert not (Path(str(pool)) / "machines" / str(machine)).exists()
-        assert machine not in {volume.machine for volume in self.driver().list_volumes()}
+        assert machine not in {volume.machine for volume in self.product.driver().list_volumes()}
         done = subprocess.run(["pgrep", "-f", f"casement-{machine}"], capture_output=True, text=True, check=False)
         assert done.stdout == "", "QEMU still runs"
-        used = self.rows("SELECT used_machines, used_vcpus, used_memory_mib, used_disk_gib FROM accounts_project")
-        live = self.rows("SELECT count(*) FROM machines_machine WHERE holds_quota")
+        used = self.product.rows(
+            "SELECT used_machines, used_vcpus, used_memory_mib, used_disk_gib FROM accounts_project"
+        )
+        live = self.product.rows("SELECT count(*) FROM machines_machine WHERE holds_quota")
         if live == [(0,)]:
             assert all(row == (0, 0, 0, 0) for row in used), used

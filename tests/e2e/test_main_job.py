@@ -71,7 +71,7 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     page.wait_for_url(f"{story.product.url}/machines/")
     wait_for(
         "it is gone",
-        lambda: story.rows("SELECT status FROM machines_machine WHERE name = 'beacon'") == [("deleted",)],
+        lambda: story.product.rows("SELECT status FROM machines_machine WHERE name = 'beacon'") == [("deleted",)],
         seconds=120,
     )
     expect(page.get_by_text("beacon")).to_have_count(0)
@@ -103,7 +103,7 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     story.press("Delete machine")
     wait_for(
         "it is gone",
-        lambda: story.rows("SELECT status FROM machines_machine WHERE name = 'atelier'") == [("deleted",)],
+        lambda: story.product.rows("SELECT status FROM machines_machine WHERE name = 'atelier'") == [("deleted",)],
         seconds=120,
     )
     story.assert_nothing_left(machine)

@@ -22,7 +22,7 @@ MODULES = sorted(path for path in (ROOT / "portal").rglob("*.py") if "migrations
 # --- templates ----------------------------------------------------------------------------------------------------
 
 # Names, and what is the same in every language.
-SAME_EVERYWHERE = frozenset({"Casement", "Ctrl", "Alt", "Shift", "Esc", "UTC"})
+SAME_EVERYWHERE = frozenset({"Casement", "Ctrl", "Alt", "Shift", "Esc", "UTC", "SHA-256"})
 READ_ATTRIBUTES = frozenset({"title", "alt", "aria-label", "placeholder", "label", "aria-description"})
 NOT_READ = frozenset({"script", "style", "code", "kbd", "template-comment"})
 _LETTERS = re.compile(r"[^\W\d_]{2,}")

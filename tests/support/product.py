@@ -8,13 +8,19 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from workers.hypervisor.driver import HypervisorDriver
+from workers.hypervisor.registry import driver_for
+from workers.hypervisor.types import HostConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM_FLAGS = [
@@ -36,6 +42,28 @@ class Product:
     password: str
     home: Path
     output: Path
+
+    def rows(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
+        """Ask its database, without touching it."""
+        database = sqlite3.connect(f"file:{self.home / 'db.sqlite3'}?mode=ro", uri=True, timeout=30)
+        try:
+            return database.execute(sql, values).fetchall()
+        finally:
+            database.close()
+
+    def driver(self) -> HypervisorDriver:
+        """Of its one host."""
+        ((uri, pool, network),) = self.rows("SELECT uri, pool_dir, network FROM hosts_host")
+        return driver_for(HostConfig(uri=uri, pool_dir=Path(pool), network=network))
+
+    def remove_machines(self) -> None:
+        """What a failed test left on this machine's libvirt, and the images there."""
+        driver = self.driver()
+        for machine in {volume.machine for volume in driver.list_volumes() if volume.machine is not None}:
+            driver.undefine(machine)
+            driver.delete_storage(machine)
+        ((pool,),) = self.rows("SELECT pool_dir FROM hosts_host")
+        shutil.rmtree(pool, ignore_errors=True)
 
     def log(self) -> str:
         """The ends of all logs, for a failing test's report."""
@@ -75,7 +103,11 @@ def running_product(
             [ROOT / "bin" / "run"], cwd=ROOT, env=own, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield _ready(process, home, output, earlier, seconds)
+        product = _ready(process, home, output, earlier, seconds)
+        try:
+            yield product
+        finally:
+            product.remove_machines()
     finally:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
