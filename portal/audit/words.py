@@ -45,6 +45,7 @@ ACTIONS: dict[str, Words] = {
     "key.added": _("added an SSH key"),
     "key.deleted": _("deleted an SSH key"),
     "host.registered": _("registered the host"),
+    "host.changed": _("changed settings of the host"),
     "host.enabled": _("let the host take new machines"),
     "host.disabled": _("stopped new machines on the host"),
     "job.cancelled": _("cancelled the job"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-
 from django.utils.translation import gettext as _
 
 from portal.hosts.models import Host

@@ -33,7 +33,6 @@ from portal.accounts.selectors import (
 )
 from portal.audit.selectors import events_in
 from portal.audit.words import lines_of
-from portal.audit.words import lines_of
 from portal.errors import PortalError
 from portal.images.selectors import images_of
 from portal.lib.paging import page_of, text_of
@@ -201,7 +200,8 @@ def _project_page(
         "abilities": ABILITY_TABLE,
         "machines": list(machines_counted_in(project)[:200]),
         "images": list(images_of(project)),
-        "events": lines_of(events_in(project.pk, limit=30)),
+        "activity": lines_of(events_in(project.pk, limit=30)),
+        "can_launch": Permission.MACHINE_CREATE in granted,
         "can_manage": Permission.PROJECT_MANAGE in granted,
         "can_upload": Permission.IMAGE_CREATE in granted,
         "can_set_quota": request.user.is_staff,

@@ -1,0 +1,23 @@
+from django.contrib import admin
+
+from portal.lib.admin import ModelAdmin, ReadOnlyAdmin
+from portal.machines.models import Flavour, Machine
+
+
+@admin.register(Flavour)
+class FlavourAdmin(ModelAdmin):
+    """Sizes are made and changed here. One that machines were made in is no longer offered rather than deleted."""
+
+    list_display = ("title", "name", "vcpus", "memory_mib", "disk_gib", "position", "enabled")
+    list_filter = ("enabled",)
+    search_fields = ("title", "name")
+
+
+@admin.register(Machine)
+class MachineAdmin(ReadOnlyAdmin):
+    list_display = ("name", "project", "owner", "host", "status", "task", "power_state", "created_at")
+    list_filter = ("status", "power_state", "host")
+    list_select_related = ("project", "owner", "host")
+    search_fields = ("name", "id", "project__name", "owner__username", "mac")
+    # Sealed or not, what opens a guest is shown nowhere but on the machine's own page, where looking leaves a trace.
+    exclude = ("login_password", "console_secret")
