@@ -17,7 +17,7 @@ urlpatterns = [
     path("machines/", include("portal.console.urls")),
     path("images/", include("portal.images.urls")),
     path("jobs/", include("portal.jobs.urls")),
-    path("hosts/", include("portal.hosts.urls")),
+    path("hosts/", include("portal.overview.urls")),
     path("audit/", include("portal.audit.urls")),
     path("admin/", admin.site.urls),
     path("jsi18n/", login_not_required(_script_words), name="jsi18n"),

@@ -96,7 +96,9 @@ def project_rows(user: User | AnonymousUser) -> QuerySet[Project]:
 
 def roles_of(user: User | AnonymousUser) -> dict[UUID, Role]:
     """The person's role in each of their projects."""
-    rows = Membership.objects.filter(user__pk=user.pk).values_list("project_id", "role")
+    if not isinstance(user, User):
+        return {}
+    rows = Membership.objects.filter(user=user).values_list("project_id", "role")
     return {project_id: Role(role) for project_id, role in rows}
 
 
@@ -118,7 +120,7 @@ def membership_for(
 
 
 def keys_of(user: User | AnonymousUser) -> QuerySet[SshKey]:
-    return SshKey.objects.filter(user__pk=user.pk)
+    return SshKey.objects.filter(user=user) if isinstance(user, User) else SshKey.objects.none()
 
 
 def key_for(user: User | AnonymousUser, pk: int) -> SshKey:

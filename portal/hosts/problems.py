@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
@@ -46,23 +46,28 @@ _REMEDIES: tuple[tuple[tuple[str, ...], Callable[[], str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. `is_grave` is red, the others are yellow."""
+    """One thing that is wrong, with a host or, without one, with all of them. `is_grave` is red, the others yellow."""
 
-    host: Host
+    host: Host | None
     title: str
     reason: str
     remedy: str
     is_grave: bool = True
 
 
-def problems_of(host: Host) -> list[Problem]:
-    """What is wrong with the host, the gravest first; empty when all is well."""
-    found = [_silence(host), _storage(host)]
+def problems_of(host: Host, *, quiet: Collection[Host] = ()) -> list[Problem]:
+    """What is wrong with the host, the gravest first; empty when all is well. Of `quiet` hosts the silence is known."""
+    found = [None if host in quiet else _silence(host), _storage(host)]
     return [problem for problem in found if problem is not None]
 
 
 def problems_among(hosts: list[Host]) -> list[Problem]:
-    found = [problem for host in hosts for problem in problems_of(host)]
+    """What is wrong, the gravest first. When nothing reports, that is one problem and not one of each host."""
+    mute = [host for host in hosts if host.last_seen_at and not host.last_error and not is_answering(host)]
+    if len(mute) > 1 and len(mute) == len([host for host in hosts if not host.last_error]):
+        found = [_nothing_reports(), *(problem for host in hosts for problem in problems_of(host, quiet=mute))]
+    else:
+        found = [problem for host in hosts for problem in problems_of(host)]
     return sorted(found, key=lambda problem: not problem.is_grave)
 
 
@@ -90,6 +95,18 @@ def network_words(host: Host) -> str:
     if host.network_mode == "user":
         return _("Machines reach out through the host, one by one (user mode). They cannot reach each other.")
     return host.network_mode or _("Not known yet: the host has not reported.")
+
+
+def _nothing_reports() -> Problem:
+    return Problem(
+        None,
+        _("No host reports any more"),
+        _("The portal has heard nothing from any of them for more than a minute."),
+        _(
+            "Most likely the watcher does not run: it is what asks the hosts. Machines keep running meanwhile; what the "
+            "pages show of them is out of date."
+        ),
+    )
 
 
 def _silence(host: Host) -> Problem | None:

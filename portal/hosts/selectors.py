@@ -38,4 +38,4 @@ def hosts_with_counts() -> QuerySet[Host]:
     return Host.objects.annotate(
         machine_count=Count("machines", filter=here),
         running_count=Count("machines", filter=here & Q(machines__power_state="running")),
-    )
+    ).order_by("name")

@@ -18,7 +18,13 @@ SECRET = "".join(chr(33 + number % 90) for number in range(60))
 
 def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Load the settings as a real start does, with nothing of the tests' environment."""
-    names = "CSRF_TRUSTED_ORIGINS ALLOWED_HOSTS SESSION_COOKIE_SECURE SECURE_PROXY_SSL_HEADER FORCE_SCRIPT_NAME".split()
+    names = [
+        "CSRF_TRUSTED_ORIGINS",
+        "ALLOWED_HOSTS",
+        "SESSION_COOKIE_SECURE",
+        "SECURE_PROXY_SSL_HEADER",
+        "FORCE_SCRIPT_NAME",
+    ]
     code = f"import portal.settings as s; print({{name: getattr(s, name, None) for name in {names!r}}})"
     clean = {"PATH": os.environ["PATH"], "CASEMENT_HOME": str(tmp_path), **environment}
     return subprocess.run(

@@ -7,7 +7,6 @@ from typing import Any
 
 from asgiref import testing
 
-
 _communicator: Any = testing.ApplicationCommunicator  # asgiref ships no annotations for it.
 
 

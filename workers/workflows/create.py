@@ -105,8 +105,8 @@ def _addresses(context: Context[Machine]) -> tuple[str, ...]:
 
 def _never_came_up() -> str:
     return _(
-        "The guest did not come up in time. The machine was taken back. Try a larger size, or another image; an operator "
-        "can raise the limit (GUEST_BOOT_TIMEOUT_S)."
+        "The guest did not come up in time. The machine was taken back. Try a larger size, or another image; "
+        "an operator can raise the limit (GUEST_BOOT_TIMEOUT_S)."
     )
 
 

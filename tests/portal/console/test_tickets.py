@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import cast
 from uuid import uuid4
 
 import pytest
@@ -47,7 +48,7 @@ def test_tickets_have_256_random_bits_and_no_two_are_alike(redis_db: str) -> Non
 def test_what_redis_holds_is_no_ticket_and_names_no_session(store: redis.Redis) -> None:
     token = tickets.issue(CLAIM)
     keys = list(store.scan_iter("*"))
-    held = b" ".join(keys) + b" ".join((store.get(key) or b"") for key in keys)
+    held = b" ".join(keys) + b" ".join(cast("bytes", store.get(key)) for key in keys)
     assert len(keys) == 1
     assert token.encode() not in held
     assert b"alices-session" not in held

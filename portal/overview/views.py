@@ -1,4 +1,8 @@
-"""For operators: is everything all right, and each host by itself."""
+"""For operators: is everything all right, and each host by itself.
+
+The rows of hosts are those of `portal.hosts`; the pages stand above the other apps because they show machines, jobs and
+open screens beside them.
+"""
 
 from __future__ import annotations
 

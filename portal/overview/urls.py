@@ -1,6 +1,8 @@
+"""The addresses of hosts and of the overview. The namespace is that of `portal.hosts`, whose rows they show."""
+
 from django.urls import path
 
-from portal.hosts import views
+from portal.overview import views
 
 app_name = "hosts"
 urlpatterns = [
