@@ -7,6 +7,8 @@ from django.views.decorators.cache import cache_control
 from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
 
+from portal.lib.admin import sign_in
+
 # Every page loads it before its scripts; it changes with a release only.
 _script_words = cache_control(private=True, max_age=600)(JavaScriptCatalog.as_view())
 
@@ -19,6 +21,7 @@ urlpatterns = [
     path("jobs/", include("portal.jobs.urls")),
     path("hosts/", include("portal.overview.urls")),
     path("audit/", include("portal.audit.urls")),
+    path("admin/login/", sign_in),
     path("admin/", admin.site.urls),
     path("jsi18n/", login_not_required(_script_words), name="jsi18n"),
 ]

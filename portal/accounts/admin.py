@@ -5,11 +5,10 @@ from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.http import HttpRequest
-from unfold.admin import TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from portal.accounts.models import Membership, Project, SshKey, User
-from portal.lib.admin import ModelAdmin, ReadOnlyAdmin
+from portal.lib.admin import LookedAtInline, ModelAdmin, ReadOnlyAdmin
 
 admin.site.unregister(Group)
 
@@ -25,40 +24,28 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]  # Gener
     readonly_fields = ("last_login", "date_joined")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str] | tuple[Any, ...]:
-        """Only administrators make administrators and operators: an operator would otherwise raise themselves."""
+        """Only administrators make operators and administrators: an operator would otherwise raise themselves."""
         fields = super().get_readonly_fields(request, obj)
         if request.user.is_superuser:
             return fields
         return [*fields, "is_staff", "is_superuser", "groups", "user_permissions"]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Who may change an administrator's password is one: so only administrators may."""
-        above = obj is not None and obj.is_superuser and not request.user.is_superuser
-        return not above and super().has_change_permission(request, obj)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        above = obj is not None and obj.is_superuser and not request.user.is_superuser
-        return not above and super().has_delete_permission(request, obj)
+        """Whoever may set a password can sign in as that person, so operators change people below them alone."""
+        above = obj is not None and (obj.is_staff or obj.is_superuser) and not request.user.is_superuser
+        return not above and ModelAdmin.has_change_permission(self, request, obj)
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    pass
+class GroupAdmin(DjangoGroupAdmin, ReadOnlyAdmin):
+    """Django's groups grant nothing in Casement; roles in projects do."""
 
 
-class MembershipInline(TabularInline):  # type: ignore[misc]  # Unfold has no annotations.
-    """Looked at here; the project's page changes it, which knows the last owner and writes it down."""
+class MembershipInline(LookedAtInline):
+    """The project's page changes members: it knows the last owner, and writes it down."""
 
     model = Membership
     fields = ("user", "role")
-    extra = 0
-    can_delete = False
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(Project)

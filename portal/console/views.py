@@ -6,12 +6,13 @@ from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.urls import get_script_prefix
+from django.urls import get_script_prefix, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from portal.accounts.models import User
 from portal.accounts.permissions import Permission
+from portal.accounts.selectors import permissions_in
 from portal.console import tickets
 from portal.console.errors import step_of
 from portal.console.selectors import mode_for, target_for
@@ -45,4 +46,6 @@ def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
 def screen(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself."""
     machine = machine_for(request.user, pk, Permission.MACHINE_CONSOLE_VIEW)
-    return render(request, "console/screen.html", {"machine": machine})
+    may_start = Permission.MACHINE_OPERATE in permissions_in(request.user, machine.project_id)
+    start_url = reverse("machines:start", args=[pk]) if may_start else ""
+    return render(request, "console/screen.html", {"machine": machine, "start_url": start_url})

@@ -2,7 +2,6 @@ from typing import Any
 
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import Model
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
@@ -46,11 +45,15 @@ class HostAdmin(ModelAdmin):
         (_("What it reported"), {"fields": readonly_fields}),
     )
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """A host that is not there yet has reported nothing."""
+        return self.fieldsets if obj is not None else self.fieldsets[:2]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         """A host keeps its name: its queue and the workers that listen there are called by it."""
         return [*self.readonly_fields, *(["name"] if obj is not None else [])]
 
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Off: its machines would be nowhere, and rows that name it keep it anyway. Take no new machines instead."""
         return False
 

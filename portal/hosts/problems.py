@@ -103,8 +103,8 @@ def _nothing_reports() -> Problem:
         _("No host reports any more"),
         _("The portal has heard nothing from any of them for more than a minute."),
         _(
-            "Most likely the watcher does not run: it is what asks the hosts. Machines keep running meanwhile; what the "
-            "pages show of them is out of date."
+            "Most likely the watcher does not run: it is what asks the hosts. Machines keep running meanwhile; what "
+            "the pages show of them is out of date."
         ),
     )
 

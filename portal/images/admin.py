@@ -17,7 +17,7 @@ class ImageAdmin(ModelAdmin):
     search_fields = ("title", "slug", "project__name")
     readonly_fields = ("slug", "kind", "source", "recipe", "project", "created_by", "created_at")
 
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+    def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -37,7 +37,9 @@ def version_for(user: User | AnonymousUser, pk: UUID | str) -> ImageVersion:
 def versions_of(image: Image) -> QuerySet[ImageVersion]:
     """The image's versions, newest first, each with the number of machines that are based on it: `machine_count`."""
     count = Count("machines", filter=~Q(machines__status="deleted"))
-    return image.versions.annotate(machine_count=count).select_related("image").order_by("-number")
+    # Not `image.versions`: on an image of `images_for` that leaves out the versions that are being deleted.
+    versions = ImageVersion.objects.filter(image=image)
+    return versions.annotate(machine_count=count).select_related("image").order_by("-number")
 
 
 def machine_count_of(version: ImageVersion) -> int:

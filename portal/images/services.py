@@ -1,5 +1,6 @@
 """Writes about images. The file work is done by workers; here are the rows."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -74,7 +75,7 @@ def add_upload(
     """Keep an uploaded disk and have a worker inspect and convert it. Without a project it is for everyone."""
     _may_add(actor, project)
     _check_size(upload)
-    with transaction.atomic():
+    with ExitStack() as undo, transaction.atomic():
         image = Image.objects.create(
             slug=f"{slugify(title)[:60] or 'image'}-{uuid4().hex[:8]}",
             title=title,
@@ -85,9 +86,11 @@ def add_upload(
             has_agent=False,
         )
         version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
+        undo.callback(version.upload_path.unlink, missing_ok=True)  # Without its rows nobody would ever find the file.
         _keep_file(upload, version.upload_path)
         audit.record(actor, "image.uploaded", image, detail={"bytes": upload.size}, request_ip=request_ip)
         jobs.enqueue(JobName.IMAGE_IMPORT, version, queue=QUEUE, actor=actor, project=project)
+        undo.pop_all()
     _tell(version)
     return version
 
@@ -158,7 +161,8 @@ def record_version_deleted(version: ImageVersion) -> None:
 
 
 def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, upload_name: str = "") -> ImageVersion:
-    number = (image.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+    # Not `image.versions`: on an image of `images_for` that leaves out deleted versions, whose numbers stay taken.
+    number = (ImageVersion.objects.filter(image=image).aggregate(last=Max("number"))["last"] or 0) + 1
     try:
         return ImageVersion.objects.create(image=image, number=number, firmware=firmware, upload_name=upload_name)
     except IntegrityError as error:

@@ -1,24 +1,12 @@
-from typing import Any
-
 from django.contrib import admin
-from django.http import HttpRequest
-from unfold.admin import TabularInline
 
 from portal.jobs.models import Job, JobStep
-from portal.lib.admin import ReadOnlyAdmin
+from portal.lib.admin import LookedAtInline, ReadOnlyAdmin
 
 
-class JobStepInline(TabularInline):  # type: ignore[misc]  # Unfold has no annotations.
+class JobStepInline(LookedAtInline):
     model = JobStep
     fields = ("position", "name", "status", "progress", "detail", "started_at", "finished_at")
-    extra = 0
-    can_delete = False
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(Job)

@@ -2,17 +2,51 @@
 
 from typing import Any
 
-from django.db.models import Model
-from django.http import HttpRequest
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from unfold.admin import ModelAdmin as UnfoldAdmin
+from unfold.admin import TabularInline
+
+from portal.errors import NotFoundError
+
+
+@login_not_required
+def sign_in(request: HttpRequest) -> HttpResponse:
+    """In place of the admin's own sign-in page, which knows no limit on guesses: the portal's, or nothing at all."""
+    if request.user.is_authenticated:
+        raise NotFoundError
+    return redirect_to_login(reverse("admin:index"))
+
+
+def _is_operator(request: HttpRequest) -> bool:
+    return bool(request.user.is_active and request.user.is_staff)
 
 
 class ModelAdmin(UnfoldAdmin):  # type: ignore[misc]  # Unfold has no annotations.
-    """Rows by the page, without counting what the filters leave out."""
+    """Operators may look at, add and change rows; only administrators delete them.
+
+    Django's own permissions by model are not used: in Casement a role is a set of permissions, and an operator is one.
+    """
 
     list_per_page = 50
     show_full_result_count = False
-    list_filter_submit = False
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return _is_operator(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_operator(request)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return _is_operator(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_operator(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_operator(request) and request.user.is_superuser
 
 
 class ReadOnlyAdmin(ModelAdmin):
@@ -22,11 +56,27 @@ class ReadOnlyAdmin(ModelAdmin):
     do it properly.
     """
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class LookedAtInline(TabularInline):  # type: ignore[misc]  # Unfold has no annotations.
+    """Rows that belong to the one above them, never written here."""
+
+    extra = 0
+    can_delete = False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_operator(request)
+
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

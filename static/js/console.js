@@ -4,6 +4,8 @@ import { Session } from "./console/session.js";
 import { wireToolbar } from "./console/toolbar.js";
 import { View } from "./console/view.js";
 
+const sessions = new Set();
+
 function startConsole(root) {
   const session = new Session(new View(root));
   wireToolbar(root, session);
@@ -11,7 +13,18 @@ function startConsole(root) {
   // A page that comes back from the browser's memory has a dead line.
   window.addEventListener("pageshow", (event) => event.persisted && session.start());
   window.addEventListener("online", () => session.start());
+  sessions.add(session);
   session.start();
+}
+
+/** A screen that was taken out of the page must not stay connected behind it. */
+function stopRemoved() {
+  for (const session of sessions) {
+    if (!session.onPage) {
+      session.stop();
+      sessions.delete(session);
+    }
+  }
 }
 
 /** Also for screens that come into the page later, when a machine has been built. */
@@ -22,4 +35,7 @@ function startAll(within) {
 }
 
 startAll(document);
-document.addEventListener("htmx:afterSwap", () => startAll(document));
+document.addEventListener("htmx:afterSwap", () => {
+  stopRemoved();
+  startAll(document);
+});

@@ -30,6 +30,24 @@ _COLOURS = """() => {
 }"""
 
 
+def _us_keyboard() -> dict[str, tuple[str, bool]]:
+    """Each character with its key's code and whether Shift is held."""
+    keys = {" ": ("Space", False)}
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        keys[letter] = (f"Key{letter.upper()}", False)
+        keys[letter.upper()] = (f"Key{letter.upper()}", True)
+    for digit, shifted in zip("0123456789", ")!@#$%^&*(", strict=True):
+        keys[digit], keys[shifted] = (f"Digit{digit}", False), (f"Digit{digit}", True)
+    brackets = ("BracketLeft", "BracketRight", "Backslash")
+    names = ("Backquote", "Minus", "Equal", *brackets, "Semicolon", "Quote", "Comma", "Period", "Slash")
+    for plain, shifted, name in zip("`-=[]\\;',./", '~_+{}|:"<>?', names, strict=True):
+        keys[plain], keys[shifted] = (name, False), (name, True)
+    return keys
+
+
+KEYS = _us_keyboard()
+
+
 class Story:
     def __init__(self, page: Page, product: Product, artefacts: Path, name: str) -> None:
         self.page = page
@@ -88,9 +106,16 @@ class Story:
         return int(self.page.evaluate(_COLOURS))
 
     def type(self, text: str) -> None:
-        """Into the guest; slowly, for it is emulated."""
+        """Into the guest, key by key with Shift held as a person holds it; slowly, for it is emulated."""
         self.page.locator("[data-console-stage] canvas").focus()
-        self.page.keyboard.type(text, delay=60)
+        for character in text:
+            key, shifted = KEYS[character]
+            if shifted:
+                self.page.keyboard.down("Shift")
+            self.page.keyboard.press(key, delay=30)
+            if shifted:
+                self.page.keyboard.up("Shift")
+            self.page.wait_for_timeout(30)
 
     def type_line(self, text: str) -> None:
         self.type(text)

@@ -25,13 +25,16 @@ export class Session {
     this.mode = "control";
   }
 
-  get connected() {
-    return this._state.name === "connected";
+  get onPage() {
+    return this._view.root.isConnected;
   }
 
   /** Connect now, whatever was planned: at first, from a button, or when the line is back. */
   start() {
-    if (this._state.allows("ticket")) {
+    if (!this.onPage) {
+      // The page went on without this screen, e.g. because the machine was shut down.
+      this.stop();
+    } else if (this._state.allows("ticket")) {
       clearTimeout(this._timer);
       this._connect();
     }

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import pytest
 from asgiref.sync import async_to_sync
-from asgiref.testing import ApplicationCommunicator
 from channels.db import database_sync_to_async
 from django.contrib.sessions.models import Session
 from django.test import Client
@@ -92,56 +91,41 @@ async def qemu(path: str) -> AsyncIterator[Heard]:
 
 
 class Tab:
-    """A browser tab: `open` knocks, the rest talks RFB. Channels' own communicator would need daphne."""
+    """A browser tab: `open` knocks, the rest talks RFB."""
 
-    def __init__(
-        self, person: Person | None, *subprotocols: str, origin: bytes | None = ORIGIN, app: Any = console_app
-    ) -> None:
-        self.scope: dict[str, Any] = {
-            "type": "websocket",
-            "path": "/ws/console/",
-            "query_string": b"",
-            "headers": [(b"host", HOST)] + ([(b"origin", origin)] if origin is not None else []),
-            "subprotocols": ["binary", *subprotocols],
-            "client": ["192.0.2.7", 4711],
-            "session": _Cookie(person.session_key if person else None),
-        }
-        self.app = app
+    def __init__(self, person: Person | None, *subprotocols: str, origin: bytes | None = ORIGIN) -> None:
+        headers = [(b"host", HOST)] + ([(b"origin", origin)] if origin is not None else [])
+        self.socket = WebsocketCommunicator(console_app, "/ws/console/", headers, ["binary", *subprotocols])
+        self.socket.scope["session"] = _Cookie(person.session_key if person else None)
+        self.socket.scope["client"] = ["192.0.2.7", 4711]
         self.received = bytearray()
 
     async def open(self) -> bool:
-        self.socket = ApplicationCommunicator(self.app, self.scope)
-        await self.socket.send_input({"type": "websocket.connect"})
-        message = await self._output()
-        # The ticket must not come back as the chosen subprotocol.
-        assert message["type"] != "websocket.accept" or message["subprotocol"] == "binary"
-        return bool(message["type"] == "websocket.accept")
-
-    async def say(self, data: bytes) -> None:
-        await self.socket.send_input({"type": "websocket.receive", "bytes": data})
+        accepted, chosen = await self.socket.connect(timeout=5)
+        assert not accepted or chosen == "binary", "the ticket must not be echoed as the chosen subprotocol"
+        return accepted
 
     async def greet(self) -> None:
-        await self.say(b"RFB 003.008\n\x01\x01")
+        await self.socket.send_to(bytes_data=b"RFB 003.008\n\x01\x01")
         await self.until(HANDSHAKE)
 
     async def until(self, size: int) -> None:
         while len(self.received) < size:
             self.received += (await self._output())["bytes"]
 
-    async def closed(self) -> dict[str, Any]:
-        """The step, reason and code of the close that must come."""
-        while (message := await self._output())["type"] == "websocket.send":
+    async def closed(self, seconds: float = 5) -> dict[str, str]:
+        """The step and reason of the close that must come."""
+        while (message := await self._output(seconds))["type"] == "websocket.send":
             self.received += message["bytes"]
+        assert 4000 <= message["code"] < 5000
         assert len(message["reason"].encode()) <= 123
-        await self.socket.wait()
         return {**json.loads(message["reason"]), "code": message["code"]}
 
     async def leave(self) -> None:
-        await self.socket.send_input({"type": "websocket.disconnect", "code": 1001})
-        await self.socket.wait()
+        await self.socket.disconnect()
 
-    async def _output(self) -> dict[str, Any]:
-        message: dict[str, Any] = await self.socket.receive_output(timeout=5)
+    async def _output(self, seconds: float = 5) -> dict[str, Any]:
+        message: dict[str, Any] = await self.socket.receive_output(timeout=seconds)
         return message
 
 
@@ -161,7 +145,7 @@ async def in_db(work: Callable[[], Any]) -> Any:
     return await database_sync_to_async(work)()
 
 
-async def refused(person: Person | None, *subprotocols: str) -> dict[str, Any]:
+async def refused(person: Person | None, *subprotocols: str) -> dict[str, str]:
     tab = Tab(person, *subprotocols)
     assert await tab.open()
     return await tab.closed()
@@ -180,7 +164,7 @@ def test_alice_works_on_her_screen_and_it_is_on_record(
             tab = Tab(person, SUBPROTOCOL_PREFIX + person.ticket(screen))
             assert await tab.open()
             await tab.greet()
-            await tab.say(UPDATE + KEY)
+            await tab.socket.send_to(bytes_data=UPDATE + KEY)
             await tab.until(HANDSHAKE + 1)
             await tab.leave()
         assert bytes(heard) == UPDATE + KEY
@@ -206,7 +190,7 @@ def test_a_watcher_s_keys_stop_at_the_relay(vera: User, screen: Machine, sit_dow
             tab = Tab(person, SUBPROTOCOL_PREFIX + person.ticket(screen, Mode.VIEW))
             assert await tab.open()
             await tab.greet()
-            await tab.say(KEY * 20 + UPDATE + KEY * 20)
+            await tab.socket.send_to(bytes_data=KEY * 20 + UPDATE + KEY * 20)
             await tab.until(HANDSHAKE + 1)
             await tab.leave()
         assert bytes(heard) == UPDATE
@@ -265,7 +249,7 @@ def test_a_page_without_tls_does_not_reach_a_socket_with_it(settings: Settings) 
 
     async def scene() -> None:
         tab = Tab(None)
-        tab.scope["scheme"] = "wss"
+        tab.socket.scope["scheme"] = "wss"
         assert not await tab.open()
 
     play(scene)
@@ -488,11 +472,11 @@ def test_three_tabs_share_the_screen_and_none_puts_out_another(
             tabs = [Tab(person, SUBPROTOCOL_PREFIX + person.ticket(screen, mode)) for person, mode in people]
             for tab in tabs:
                 await tab.open()
-            await tabs[0].say(b"RFB 003.008\n\x01\x00")
+            await tabs[0].socket.send_to(bytes_data=b"RFB 003.008\n\x01\x00")
             await asyncio.gather(tabs[0].until(HANDSHAKE), tabs[1].greet(), tabs[2].greet())
             await asyncio.sleep(1.2)
             for tab in tabs:
-                await tab.say(UPDATE)
+                await tab.socket.send_to(bytes_data=UPDATE)
                 await tab.until(HANDSHAKE + 1)
                 await tab.leave()
 
@@ -543,18 +527,17 @@ def test_the_whole_portal_lets_in_by_cookie_and_turns_foreign_pages_away(
     person = sit_down(alice)
     cookie = (b"cookie", f"{settings.SESSION_COOKIE_NAME}={person.session_key}".encode())
 
-    def tab(origin: bytes) -> Tab:
-        tab = Tab(person, SUBPROTOCOL_PREFIX + person.ticket(screen), origin=origin, app=application)
-        tab.scope["headers"].append((b"cookie", f"{settings.SESSION_COOKIE_NAME}={person.session_key}".encode()))
-        del tab.scope["session"]
-        return tab
+    async def knock(origin: bytes) -> tuple[bool, Any]:
+        headers = [(b"host", HOST), (b"origin", origin), cookie]
+        ticket = SUBPROTOCOL_PREFIX + person.ticket(screen)
+        tab = WebsocketCommunicator(application, "/ws/console/", headers, ["binary", ticket])
+        answer = await tab.connect(timeout=5)
+        await tab.disconnect()
+        return answer
 
     async def scene() -> None:
         async with qemu(screen.console_socket):
-            own = tab(ORIGIN)
-            assert await own.open()
-            await own.greet()
-            await own.leave()
-            assert not await tab(b"http://evil.example").open()
+            assert await knock(ORIGIN) == (True, "binary")
+            assert (await knock(b"http://evil.example"))[0] is False
 
     play(scene)

@@ -90,3 +90,27 @@ def test_a_deleted_machine_has_no_screen(client: Client, alice: User, machine: M
     Machine.objects.update(status=Status.DELETED)
     client.force_login(alice)
     assert client.post(ticket_url(machine.pk)).status_code == 404
+
+
+def test_the_screen_in_a_tab_of_its_own_offers_to_start_the_machine_to_who_may(
+    client: Client, bob: User, vera: User, machine: Machine
+) -> None:
+    start = reverse("machines:start", args=[machine.pk])
+    for person, offered in ((bob, True), (vera, False)):
+        client.force_login(person)
+        page = client.get(reverse("console:screen", args=[machine.pk])).content.decode()
+        assert (start in page) is offered
+        assert reverse("console:ticket", args=[machine.pk]) in page
+
+
+def test_charlie_gets_no_page_for_the_screen(client: Client, charlie: User, machine: Machine) -> None:
+    client.force_login(charlie)
+    assert client.get(reverse("console:screen", args=[machine.pk])).status_code == 404
+
+
+def test_a_machines_name_is_text_on_the_page(client: Client, alice: User, machine: Machine) -> None:
+    """Row 12; a name like this cannot be typed in, but it must do no harm if it were there."""
+    Machine.objects.update(name='"><img src=x onerror=1>')
+    client.force_login(alice)
+    page = client.get(reverse("console:screen", args=[machine.pk])).content.decode()
+    assert "<img src=x" not in page
