@@ -49,7 +49,7 @@ def reconcile_host(host_id: UUID) -> None:
 
 
 def _record_host(host: Host, driver: HypervisorDriver) -> None:
-    info = driver.host_info() if host.last_seen_at and not host.last_error else driver.prepare_host()
+    info = driver.prepare_host()  # Costs milliseconds when all is there, and mends what somebody removed.
     usage = driver.host_usage()
     host_services.record_host(
         host,

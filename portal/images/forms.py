@@ -38,7 +38,13 @@ class UploadForm(forms.Form):
         owner.choices = choices
         self.can_upload = bool(choices)  # False if there is no project in which the person may add an image.
         file = self.fields["file"].widget
-        file.attrs.update({"accept": ".qcow2,.img,.raw", "data-most-bytes": settings.IMAGE_MAX_UPLOAD_BYTES})
+        file.attrs.update(
+            {
+                "accept": ".qcow2,.img,.raw",
+                "data-most-bytes": settings.IMAGE_MAX_UPLOAD_BYTES,
+                "aria-describedby": "id_file_help",  # The limits, which stand above the field.
+            }
+        )
 
     def project(self) -> Project | None:
         """The chosen project; None for everyone."""

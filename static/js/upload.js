@@ -31,7 +31,9 @@ function show(name, texts) {
   const field = form.querySelector(`[data-field="${name}"]`) ?? form.querySelector('[data-field="file"]');
   field.querySelector(".field-errors")?.remove();
   const control = field.querySelector("input, select");
+  const help = document.getElementById(`id_${name}_help`)?.id ?? "";
   control.classList.toggle("is-invalid", texts.length > 0);
+  control.setAttribute("aria-describedby", help);
   if (texts.length === 0) {
     control.removeAttribute("aria-invalid");
     return;
@@ -46,7 +48,7 @@ function show(name, texts) {
   }
   (field.querySelector(".field") ?? field).append(list);
   control.setAttribute("aria-invalid", "true");
-  control.setAttribute("aria-describedby", `id_${name}_help ${list.id}`);
+  control.setAttribute("aria-describedby", `${help} ${list.id}`.trim());
 }
 
 function clear() {

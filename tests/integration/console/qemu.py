@@ -1,4 +1,4 @@
-"""A real QEMU that shows its firmware's screen, with its VNC on a UNIX socket behind a password, as libvirt sets it up."""
+"""A real QEMU that shows its firmware's screen; its VNC is on a UNIX socket behind a password, as libvirt does it."""
 
 import subprocess
 import time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -315,3 +316,16 @@ def test_the_network_is_made_again_when_it_was_taken_down(bench: Bench) -> None:
     network = conn.networkLookupByName(run_name())
     assert network.isActive()
     assert network.autostart()
+
+
+def test_folders_that_were_removed_are_told_in_words_and_made_again(bench: Bench) -> None:
+    pool = pool_of(bench)
+    away = pool.with_name(f"{pool.name}-away")
+    pool.rename(away)
+    try:
+        with pytest.raises(HypervisorError):
+            bench.driver.host_info()
+        assert bench.driver.prepare_host().storage_total_bytes > 0
+    finally:
+        shutil.rmtree(pool, ignore_errors=True)
+        away.rename(pool)

@@ -42,9 +42,9 @@ def removal_of(member: User) -> str:
     return reverse("accounts:member-remove", args=[member.memberships.get().pk])
 
 
-def page(client: Client, path: str, status: int = 200, **headers: str) -> str:
+def page(client: Client, path: str, **headers: str) -> str:
     answer = client.get(path, headers=headers)
-    assert answer.status_code == status
+    assert answer.status_code == 200
     return answer.content.decode()
 
 

@@ -117,7 +117,7 @@ def test_what_cannot_be_is_refused_at_its_field(
     client: Client, project: Project, bob: User, field: str, value: str
 ) -> None:
     client.force_login(bob)
-    answer = client.post(UPLOAD, form(project, **{field: value}))
+    answer = client.post(UPLOAD, form(project) | {field: value})
     assert answer.status_code == 422
     assert answer.context["form"].errors.keys() == {field}
     assert_nothing_is_left()

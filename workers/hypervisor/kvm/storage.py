@@ -95,7 +95,8 @@ class Storage:
         return files
 
     def total_bytes(self) -> int:
-        return shutil.disk_usage(self._pool).total
+        with storage_errors("measure its storage"):
+            return shutil.disk_usage(self._pool).total
 
     def free_bytes(self) -> int:
         with storage_errors("measure its free space"):

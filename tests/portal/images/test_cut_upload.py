@@ -1,0 +1,57 @@
+"""An upload whose connection breaks leaves nothing: no row, no job, no file (field case F15)."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from channels.testing import ApplicationCommunicator
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.test import Client
+
+from portal.accounts.models import Project, User
+from portal.images.models import Image, ImageVersion
+from portal.jobs.models import Job
+
+BOUNDARY = "casement-test"
+
+
+def head_and_some(project: Project, token: str) -> bytes:
+    fields = {"csrfmiddlewaretoken": token, "title": "Cut", "owner": str(project.pk), "kind": "server"}
+    fields["firmware"] = "bios"
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    file = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="disk.qcow2"\r\n\r\n'
+    return ("".join(parts) + file).encode() + b"QFI\xfb" + b"\x00" * 500_000
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_connection_that_breaks_leaves_nothing(client: Client, project: Project, bob: User) -> None:
+    await asyncio.to_thread(client.force_login, bob)
+    session = client.cookies[settings.SESSION_COOKIE_NAME].value
+    body = head_and_some(project, "t" * 32)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/images/upload/",
+        "raw_path": b"/images/upload/",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode()),
+            (b"content-length", str(2 * len(body)).encode()),
+            (b"cookie", f"{settings.SESSION_COOKIE_NAME}={session}".encode()),
+        ],
+    }
+    app = ApplicationCommunicator(get_asgi_application(), scope)
+    await app.send_input({"type": "http.request", "body": body, "more_body": True})
+    await app.send_input({"type": "http.disconnect"})
+    await app.wait(timeout=10)
+    assert await Image.objects.acount() == await ImageVersion.objects.acount() == await Job.objects.acount() == 0
+    assert files_below(Path(settings.UPLOADS_DIR)) == []

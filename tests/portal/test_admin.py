@@ -1,0 +1,207 @@
+"""Django's admin: for operators only, no secrets, and nothing in it touches what has a real thing behind it."""
+
+from collections.abc import Callable
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.contenttypes.models import ContentType
+from django.contrib.sessions.models import Session
+from django.core.handlers.wsgi import WSGIRequest
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, RequestFactory
+from django.urls import ResolverMatch, reverse
+
+from portal.accounts.models import SshKey, User
+from portal.audit import services as audit
+from portal.audit.models import Event
+from portal.console.models import ConsoleSession
+from portal.hosts.models import Host
+from portal.jobs import services as jobs
+from portal.jobs.names import JobName
+from portal.lib.admin_csp import AdminPolicyMiddleware
+from portal.lib.secrets import seal
+from portal.machines.models import Flavour, Machine
+
+OURS = [model for model in apps.get_models() if model.__module__.startswith("portal.")]
+CHANGED_HERE = {"user", "host", "image", "flavour"}
+ADDED_HERE = {"user", "host", "flavour"}
+
+
+def page(model: type[Model], view: str, *args: object) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{view}", args=args)
+
+
+@pytest.fixture
+def everything(machine: Machine, alice: User) -> None:
+    """A row of every model."""
+    job = jobs.enqueue(JobName.MACHINE_START, machine, queue="host.local", actor=alice)
+    audit.record(alice, "machine.start", machine, detail={"job": str(job.pk)})
+    SshKey.objects.create(user=alice, name="laptop", public_key="ssh-ed25519 AAAA")
+    ConsoleSession.objects.create(
+        user=alice, user_name="alice", machine=machine, machine_name="beacon", mode=ConsoleSession.Mode.VIEW
+    )
+
+
+@pytest.fixture
+def helper(make_user: Callable[..., User]) -> User:
+    """An operator who is no administrator."""
+    return make_user("otto", is_staff=True)
+
+
+def test_every_model_is_there() -> None:
+    assert [model.__name__ for model in OURS if not admin.site.is_registered(model)] == []
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
+@pytest.mark.parametrize("cast", ["operator", "helper"])
+def test_operators_look_at_every_row(
+    client: Client, request: pytest.FixtureRequest, everything: None, model: type[Model], cast: str
+) -> None:
+    client.force_login(request.getfixturevalue(cast))
+    assert client.get(page(model, "changelist") + "?q=beacon").status_code == 200
+    row = model._default_manager.first()
+    assert row is not None
+    assert client.get(page(model, "change", row.pk)).status_code == 200
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
+def test_what_may_be_written_is_as_little_as_can_be(
+    client: Client, operator: User, everything: None, model: type[Model]
+) -> None:
+    client.force_login(operator)
+    name = model._meta.model_name or ""
+    row = model._default_manager.first()
+    assert row is not None
+    assert client.get(page(model, "add")).status_code == (200 if name in ADDED_HERE else 403)
+    if name not in CHANGED_HERE:
+        assert client.post(page(model, "change", row.pk), {"name": "x"}).status_code == 403
+    deleted = client.get(page(model, "delete", row.pk)).status_code
+    assert deleted == (200 if name in {"user", "flavour"} else 403)
+
+
+@pytest.mark.parametrize("cast", ["alice", "bob", "vera", "charlie"])
+def test_there_is_no_admin_for_others(client: Client, request: pytest.FixtureRequest, cast: str) -> None:
+    client.force_login(request.getfixturevalue(cast))
+    for model in OURS:
+        assert client.get(page(model, "changelist"), follow=True).status_code == 404
+
+
+def test_the_admin_has_no_sign_in_of_its_own(client: Client, db: None) -> None:
+    for answer in (client.get("/admin/login/"), client.post("/admin/login/", {"username": "olga", "password": "x"})):
+        assert answer.status_code == 302
+        assert answer["Location"] == "/login/?next=/admin/"
+
+
+@pytest.mark.parametrize("cast", ["operator", "helper"])
+def test_no_secret_is_shown(client: Client, request: pytest.FixtureRequest, machine: Machine, cast: str) -> None:
+    sealed = {"login_password": seal("apple-pie"), "console_secret": seal("pear-tart")}
+    Machine.objects.update(**sealed)
+    client.force_login(request.getfixturevalue(cast))
+    for address in (page(Machine, "change", machine.pk), page(Machine, "changelist")):
+        text = client.get(address).content.decode()
+        assert not any(secret in text for secret in ("apple-pie", "pear-tart", *sealed.values()))
+
+
+def test_sessions_and_content_types_are_not_there() -> None:
+    assert not admin.site.is_registered(Session)
+    assert not admin.site.is_registered(ContentType)
+
+
+# --- an operator does not rise -------------------------------------------------------------------------------------
+
+
+def test_an_operator_makes_nobody_an_operator(client: Client, helper: User, alice: User) -> None:
+    client.force_login(helper)
+    values = {"username": "alice", "is_active": "on", "is_staff": "on", "is_superuser": "on"}
+    assert client.post(page(User, "change", alice.pk), values).status_code == 302
+    alice.refresh_from_db()
+    assert (alice.is_staff, alice.is_superuser) == (False, False)
+
+
+@pytest.mark.parametrize("above", ["operator", "helper"])
+def test_an_operator_changes_no_other_operator(
+    client: Client, helper: User, request: pytest.FixtureRequest, above: str
+) -> None:
+    client.force_login(helper)
+    other = request.getfixturevalue(above)
+    for address in (page(User, "change", other.pk), reverse("admin:auth_user_password_change", args=[other.pk])):
+        values = {"username": "mine", "password1": "correct-horse-mine", "password2": "correct-horse-mine"}
+        assert client.post(address, values).status_code == 403
+    before = other.password
+    other.refresh_from_db()
+    assert (other.username, other.password) != ("mine", before) and other.password == before
+
+
+def test_an_operator_deletes_no_person(client: Client, helper: User, alice: User) -> None:
+    client.force_login(helper)
+    assert client.post(page(User, "delete", alice.pk), {"post": "yes"}).status_code == 403
+
+
+def test_an_operator_adds_a_person(client: Client, helper: User) -> None:
+    client.force_login(helper)
+    values = {"username": "nora", "password1": "correct-horse-nora", "password2": "correct-horse-nora"}
+    values["usable_password"] = "true"
+    assert client.post(page(User, "add"), values).status_code == 302
+    assert User.objects.get(username="nora").check_password("correct-horse-nora")
+
+
+# --- hosts ---------------------------------------------------------------------------------------------------------
+
+HOST = {
+    "uri": "qemu:///system",
+    "pool_dir": "/srv/disks",
+    "network": "casement",
+    "enabled": "on",
+    "vcpu_overcommit": "4",
+    "memory_overcommit": "1",
+    "disk_overcommit": "2",
+    "memory_kept_mib": "1024",
+}
+
+
+def test_a_host_is_registered_and_it_is_written_down(client: Client, helper: User) -> None:
+    client.force_login(helper)
+    assert client.post(page(Host, "add"), {"name": "atlas", **HOST}).status_code == 302
+    assert Host.objects.get().name == "atlas"
+    assert Event.objects.get().action == "host.registered"
+
+
+def test_saving_a_host_leaves_alone_what_moved_meanwhile(client: Client, helper: User, host: Host) -> None:
+    """The form was opened before a machine was promised to the host."""
+    client.force_login(helper)
+    Host.objects.update(reserved_vcpus=3, load=1.5)
+    values = {**HOST, "uri": host.uri, "pool_dir": host.pool_dir, "memory_kept_mib": "2048", "name": "renamed"}
+    values |= {"reserved_vcpus": "0", "load": "9"}
+    assert client.post(page(Host, "change", host.pk), values).status_code == 302
+    host.refresh_from_db()
+    assert (host.name, host.memory_kept_mib, host.reserved_vcpus, host.load) == ("local", 2048, 3, 1.5)
+    assert Event.objects.get().detail == {"fields": ["memory_kept_mib"]}
+
+
+def test_a_size_that_machines_have_stays(client: Client, operator: User, machine: Machine) -> None:
+    client.force_login(operator)
+    client.post(page(Flavour, "delete", machine.flavour_id), {"post": "yes"})
+    assert Flavour.objects.filter(pk=machine.flavour_id).exists()
+
+
+# --- the content policy ----------------------------------------------------------------------------------------------
+
+
+def widened(user: User, app_name: str) -> object:
+    """What AdminPolicyMiddleware adds to the policy of a page of `app_name`."""
+    request: WSGIRequest = RequestFactory().get("/")
+    request.user = user
+    request.resolver_match = ResolverMatch(lambda: None, (), {}, app_names=[app_name])
+
+    def respond(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    return getattr(AdminPolicyMiddleware(respond)(request), "_csp_update", None)
+
+
+def test_the_policy_is_wider_in_the_admin_and_for_operators_alone(operator: User, alice: User) -> None:
+    assert widened(operator, "admin") == {"script-src": ["'unsafe-eval'"], "style-src": ["'unsafe-inline'"]}
+    assert widened(operator, "machines") is None
+    assert widened(alice, "admin") is None
