@@ -2,9 +2,9 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
-from channels.testing import ApplicationCommunicator
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.test import Client
@@ -49,9 +49,16 @@ async def test_a_connection_that_breaks_leaves_nothing(client: Client, project: 
             (b"cookie", f"{settings.SESSION_COOKIE_NAME}={session}".encode()),
         ],
     }
-    app = ApplicationCommunicator(get_asgi_application(), scope)
-    await app.send_input({"type": "http.request", "body": body, "more_body": True})
-    await app.send_input({"type": "http.disconnect"})
-    await app.wait(timeout=10)
+    arriving: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+    arriving.put_nowait({"type": "http.request", "body": body, "more_body": True})
+    arriving.put_nowait({"type": "http.disconnect"})
+    answers: list[object] = []
+
+    async def send(message: object) -> None:
+        answers.append(message)
+
+    app: Any = get_asgi_application()
+    await asyncio.wait_for(app(scope, arriving.get, send), timeout=10)
+    assert answers == []
     assert await Image.objects.acount() == await ImageVersion.objects.acount() == await Job.objects.acount() == 0
     assert files_below(Path(settings.UPLOADS_DIR)) == []
