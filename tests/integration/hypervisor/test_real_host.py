@@ -329,3 +329,17 @@ def test_folders_that_were_removed_are_told_in_words_and_made_again(bench: Bench
     finally:
         shutil.rmtree(pool, ignore_errors=True)
         away.rename(pool)
+
+
+def test_a_filter_that_outlived_its_guest_keeps_no_other_from_starting(bench: Bench) -> None:
+    owner = uuid4()
+    binding = f"""<filterbinding><owner><name>gone</name><uuid>{owner}</uuid></owner><portdev name='vnet77'/>
+        <mac address='52:54:00:00:00:77'/><filterref filter='clean-traffic'/></filterbinding>"""
+    subprocess.run(["ip", "tuntap", "add", "vnet77", "mode", "tap"], check=True)
+    try:
+        bench_conn().nwfilterBindingCreateXML(binding, 0)
+        bench.driver.prepare_host()
+        left = [found.portDev() for found in bench_conn().listAllNWFilterBindings()]
+    finally:
+        subprocess.run(["ip", "link", "delete", "vnet77"], check=True)
+    assert "vnet77" not in left

@@ -97,6 +97,7 @@ class KvmDriver:
         if self._network_mode() is NetworkMode.NAT:
             name = self._config.network
             self._call("make its network", lambda conn: network.ensure_network(conn, name), limit_s=START_LIMIT_S)
+            self._call("look at its filters", network.remove_stale_filters)
         return self.host_info()
 
     def host_info(self) -> HostInfo:

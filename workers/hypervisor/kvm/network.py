@@ -33,6 +33,19 @@ def ensure_network(conn: VirConnect, name: str) -> None:
         network.setAutostart(1)
 
 
+def remove_stale_filters(conn: VirConnect) -> None:
+    """Remove filter bindings whose domain does not run: one that outlived its guest keeps the next from starting.
+
+    libvirt numbers interfaces from the first free one on, and refuses to start a guest on one that is bound already.
+    """
+    running = {domain.UUIDString() for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
+    for binding in conn.listAllNWFilterBindings():
+        owner = ET.fromstring(binding.XMLDesc(0)).findtext("./owner/uuid")  # noqa: S314 - libvirt made it.
+        if owner is not None and owner not in running:
+            logger.warning("removing the filter of %s, which does not run", owner)
+            binding.delete()
+
+
 def gateway(conn: VirConnect, name: str) -> str | None:
     """The address of the network's own DHCP server."""
     network = _find(conn, name)
