@@ -55,7 +55,9 @@ def _celery_worker(name: str, queues: str, concurrency: str) -> tuple[str, ...]:
 
 
 def _web(options: Options) -> tuple[str, ...]:
-    argv = _python("uvicorn", "portal.asgi:application", "--host", options.bind, "--port", str(options.port))
+    # Uploads are spooled where there is room for disks; /tmp often lies in memory.
+    spool = ("env", f"TMPDIR={options.home / 'uploads'}")
+    argv = (*spool, *_python("uvicorn", "portal.asgi:application", "--host", options.bind, "--port", str(options.port)))
     sockets = ("--ws", "websockets-sansio", "--ws-ping-interval", "20", "--ws-ping-timeout", "60")
     # uvicorn would believe forwarding headers of anyone on this machine, unless it is told not to.
     proxy: tuple[str, ...] = ("--no-proxy-headers",)

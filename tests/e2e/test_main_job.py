@@ -1,5 +1,7 @@
 """The main job: ask for a machine in the browser, get its screen in the browser. Everything on the way is real."""
 
+import secrets
+
 import pytest
 from playwright.sync_api import expect
 
@@ -8,6 +10,12 @@ from tests.support.product import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real, pytest.mark.timeout(1800)]
 
+
+def a_name(word: str) -> str:
+    """Free also in a home that an earlier run left."""
+    return f"{word}-{secrets.token_hex(2)}"
+
+
 RED = "r > 120 && g < 60 && b < 60"
 
 
@@ -15,13 +23,14 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     page = story.page
     story.picture("home")
     story.wait_for_image("debian-12-server", seconds=600)
-    machine = story.launch("Debian 12 server", "beacon", size="Small")
+    name = a_name("beacon")
+    machine = story.launch("Debian 12 server", name, size="Small")
     story.picture("being-built")
     story.wait_for_screen()
     story.picture("first-frame")
     story.expect_state("running", seconds=900)
     story.picture("ready")
-    assert story.in_guest(machine, "hostname") == "beacon"
+    assert story.in_guest(machine, "hostname") == name
 
     # Sign in at the guest's own console, and paint it: only a booted guest's shell can make the screen red.
     password = story.password()
@@ -56,7 +65,7 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     story.press("Start")
     story.wait_for_screen()
     story.expect_state("running")
-    wait_for("it is up again", lambda: story.in_guest(machine, "hostname") == "beacon", seconds=600)
+    wait_for("it is up again", lambda: story.in_guest(machine, "hostname") == name, seconds=600)
     assert story.in_guest(machine, "cat", f"/home/{user}/proof") == "typed-on-the-screen"
 
     # Switched off inside the guest, the page says so by itself.
@@ -71,10 +80,10 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     page.wait_for_url(f"{story.product.url}/machines/")
     wait_for(
         "it is gone",
-        lambda: story.product.rows("SELECT status FROM machines_machine WHERE name = 'beacon'") == [("deleted",)],
+        lambda: story.product.rows("SELECT status FROM machines_machine WHERE name = ?", name) == [("deleted",)],
         seconds=120,
     )
-    expect(page.get_by_text("beacon")).to_have_count(0)
+    expect(page.get_by_text(name)).to_have_count(0)
     story.picture("gone")
     story.assert_nothing_left(machine)
 
@@ -82,7 +91,8 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
 def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     page = story.page
     story.wait_for_image("debian-12-desktop", seconds=1200)
-    machine = story.launch("Debian 12 desktop", "atelier", size="Medium")
+    name = a_name("atelier")
+    machine = story.launch("Debian 12 desktop", name, size="Medium")
     story.wait_for_screen()
     story.expect_state("running", seconds=900)
     user = page.locator("dt:has-text('User') + dd .mono").first.inner_text()
@@ -103,7 +113,7 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     story.press("Delete machine")
     wait_for(
         "it is gone",
-        lambda: story.product.rows("SELECT status FROM machines_machine WHERE name = 'atelier'") == [("deleted",)],
+        lambda: story.product.rows("SELECT status FROM machines_machine WHERE name = ?", name) == [("deleted",)],
         seconds=120,
     )
     story.assert_nothing_left(machine)
