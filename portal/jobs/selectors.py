@@ -136,6 +136,12 @@ def newest_job_by_target(target_type: str, target_ids: Iterable[UUID]) -> dict[U
     return {job.target_id: job for job in jobs.prefetch_related("steps")}
 
 
+def deleted_machines(target_ids: Iterable[UUID]) -> set[UUID]:
+    """Which of these targets have no page any more, as the jobs that deleted them tell: no model above is asked."""
+    deleted = Job.objects.filter(name=JobName.MACHINE_DELETE, status=JobStatus.DONE, target_id__in=list(target_ids))
+    return set(deleted.values_list("target_id", flat=True))
+
+
 @dataclass(frozen=True, slots=True)
 class JobLine:
     """A job as lists show it."""

@@ -16,7 +16,15 @@ from portal.accounts.http import client_ip, is_live, person
 from portal.jobs import services
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, JobStatus, StepStatus
-from portal.jobs.selectors import find_jobs, job_for, lines_of, may_cancel, taken_seconds, usual_seconds_of_steps
+from portal.jobs.selectors import (
+    deleted_machines,
+    find_jobs,
+    job_for,
+    lines_of,
+    may_cancel,
+    taken_seconds,
+    usual_seconds_of_steps,
+)
 from portal.lib.paging import page_of, text_of
 
 STATES = {"active": gettext_lazy("Under way"), **dict(JobStatus.choices)}
@@ -37,6 +45,7 @@ def job_list(request: HttpRequest) -> HttpResponse:
     context = {
         "page": page,
         "lines": lines_of(page),
+        "gone": deleted_machines(job.target_id for job in page),
         "filtered": bool(state or kind or search),
         "states": STATES,
         "kinds": JobName.choices,
@@ -54,7 +63,7 @@ def job_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "job": job,
         "lines": _lines(job),
         "seconds": taken_seconds(job),
-        "target_is_gone": job.name == JobName.MACHINE_DELETE and job.status == JobStatus.DONE,
+        "target_is_gone": job.target_id in deleted_machines([job.target_id]),
         "may_cancel": may_cancel(request.user, job),
     }
     return render(request, "jobs/_detail.html" if is_live(request) else "jobs/detail.html", context)

@@ -48,4 +48,4 @@ def story(page: Page, product: Product, request: pytest.FixtureRequest) -> Itera
     if request.session.testsfailed > failed_before:
         told.picture("failed")
         sys.stderr.write(product.log())
-    assert told.complaints == [], "the browser's console complained"
+    assert "\n".join(told.complaints) == "", "the browser's console complained"

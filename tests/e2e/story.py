@@ -60,8 +60,10 @@ class Story:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _hear(self, message: ConsoleMessage) -> None:
-        # Answers that refuse (422, 409 …) are part of some stories, and Chromium calls each of them an error.
-        if message.type == "error" and "Failed to load resource" not in message.text:
+        # Answers that refuse (422, 409 …) are part of some stories, and Chromium calls each of them an error; so does
+        # noVNC with a screen that ends because its machine was switched off.
+        expected = ("Failed to load resource", "Failed when connecting: ")
+        if message.type == "error" and not message.text.startswith(expected):
             self.complaints.append(message.text)
 
     def picture(self, what: str) -> None:

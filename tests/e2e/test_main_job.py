@@ -83,7 +83,7 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
         lambda: story.product.rows("SELECT status FROM machines_machine WHERE name = ?", name) == [("deleted",)],
         seconds=120,
     )
-    expect(page.get_by_text(name)).to_have_count(0)
+    expect(page.get_by_role("link", name=name)).to_have_count(0)
     story.picture("gone")
     story.assert_nothing_left(machine)
 

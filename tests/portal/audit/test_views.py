@@ -91,5 +91,25 @@ def test_the_number_of_queries_does_not_grow(client: Client, operator: User, pro
     assert cost() == few
 
 
+@pytest.mark.parametrize(("query", "words"), [("", "Lighthouse"), ("?q=nothing-like-it", "Nothing matches")])
+def test_the_part_that_filters_swap_is_there_with_rows_and_without(
+    client: Client, operator: User, query: str, words: str
+) -> None:
+    client.force_login(operator)
+    page = client.get(f"/audit/{query}").content.decode()
+    part = page[page.index('<section id="audit-list"') :]
+    assert words in part[: part.index("</section>")]
+    assert 'hx-select="#audit-list"' in page
+
+
+def test_many_events_are_pages_that_keep_the_filter(client: Client, operator: User, project: Project) -> None:
+    for _number in range(101):
+        audit.record(operator, "project.quota", project)
+    client.force_login(operator)
+    page = client.get("/audit/?area=project").content.decode()
+    assert 'href="?area=project&amp;page=2"' in page
+    assert len(rows(client, "?area=project&page=2")) == 3
+
+
 def test_every_area_has_actions_and_every_action_an_area() -> None:
     assert {action.split(".")[0] for action in ACTIONS} == set(AREAS)

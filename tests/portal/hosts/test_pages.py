@@ -191,3 +191,13 @@ def test_the_host_page_says_what_it_is(client: Client, operator: User, machine: 
     page = client.get(f"/hosts/{machine.host_id}/").content.decode()
     for words in ("The probe machine hung.", "many times slower", "QEMU 7.2", "beacon", "Lighthouse"):
         assert words in page
+
+
+def test_a_host_that_has_not_reported_shows_no_empty_bars(client: Client, operator: User, host: Host) -> None:
+    new = Host.objects.create(name="new", uri="fake://new", pool_dir="/x")
+    client.force_login(operator)
+    page = client.get(f"/hosts/{new.pk}/").content.decode()
+    assert "once it has reported" in page
+    assert "<progress" not in page
+    assert "<progress" in client.get(f"/hosts/{host.pk}/").content.decode()
+    assert client.get("/hosts/").content.decode().count("once it has reported") == 1

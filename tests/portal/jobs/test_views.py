@@ -143,6 +143,28 @@ def test_the_number_of_queries_does_not_grow(client: Client, operator: User, mac
     assert cost(5) == cost(40)
 
 
+def test_the_list_leads_to_the_machine(client: Client, alice: User, job: Job, machine: Machine) -> None:
+    client.force_login(alice)
+    for page in ("/jobs/", f"/jobs/{job.pk}/"):
+        assert f'href="/machines/{machine.pk}/"' in client.get(page).content.decode()
+
+
+def test_no_link_leads_to_a_machine_that_was_deleted(client: Client, alice: User, job: Job, machine: Machine) -> None:
+    services.enqueue(JobName.MACHINE_DELETE, machine, queue="host.local", actor=alice)
+    Job.objects.filter(name=JobName.MACHINE_DELETE).update(status=JobStatus.DONE, finished_at=timezone.now())
+    client.force_login(alice)
+    for page in ("/jobs/", f"/jobs/{job.pk}/"):
+        text = client.get(page).content.decode()
+        assert "beacon" in text
+        assert f'href="/machines/{machine.pk}/"' not in text
+
+
+def test_a_machine_that_is_still_being_deleted_has_its_link(client: Client, alice: User, machine: Machine) -> None:
+    services.enqueue(JobName.MACHINE_DELETE, machine, queue="host.local", actor=alice)
+    client.force_login(alice)
+    assert f'href="/machines/{machine.pk}/"' in client.get("/jobs/").content.decode()
+
+
 # --- cancelling ---------------------------------------------------------------------------------------------------
 
 
