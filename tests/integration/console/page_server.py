@@ -110,7 +110,7 @@ def served(page: PageServer) -> Iterator[PageServer]:
     """Serve in a thread with the settings that the portal's own web server has."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        page,  # type: ignore[arg-type]  # uvicorn's types know TypedDicts, ours are plain
+        page,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         ws_ping_interval=20,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from portal.console.relay import Ended, Step
 from tests.integration.console.page_server import TICKET, PageServer, served
@@ -72,9 +72,13 @@ def tab(browser: Browser, server: PageServer) -> Iterator[Callable[..., Page]]:
     faults: list[str] = []
     pages: list[Page] = []
 
+    def hear(line: ConsoleMessage) -> None:
+        if "Security Policy" in line.text:
+            faults.append(line.text)
+
     def watch(page: Page) -> None:
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda line: "Security Policy" in line.text and faults.append(line.text))
+        page.on("console", hear)
 
     def tab(**options: Any) -> Page:
         page = browser.new_context(**options).new_page()
