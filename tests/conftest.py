@@ -1,10 +1,12 @@
 """The fixed cast: Alice owns the project, Bob is a member, Vera may look, Charlie sees nothing; Olga runs the hosts."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -24,6 +26,13 @@ GIB = 1024**3
 def _own_folders(settings: Settings, tmp_path: Path) -> None:
     settings.IMAGES_DIR = tmp_path / "images"
     settings.UPLOADS_DIR = tmp_path / "uploads"
+
+
+@pytest.fixture
+async def no_connection_left() -> AsyncIterator[None]:
+    """For async tests: their database work runs in asgiref's own thread, whose connection no test runner closes."""
+    yield
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture

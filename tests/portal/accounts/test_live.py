@@ -1,14 +1,12 @@
 """The live channel: a tab hears of what its person may see, and of nothing else."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
-from django.db import connections
 from pytest_django.fixtures import Settings
 
 from portal import settings as portal_settings
@@ -19,14 +17,7 @@ from portal.machines.events import machine_changed
 from portal.machines.models import Machine
 from tests.support.websocket import WebsocketCommunicator
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-async def _no_connection_left() -> AsyncIterator[None]:
-    """Work on the database runs in asgiref's own thread, whose connection no test runner knows and closes."""
-    yield
-    await sync_to_async(connections.close_all)()
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_connection_left")]
 
 
 class Tab:

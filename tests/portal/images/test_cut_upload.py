@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.test import Client
@@ -32,8 +33,9 @@ def files_below(folder: Path) -> list[Path]:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("no_connection_left")
 async def test_a_connection_that_breaks_leaves_nothing(client: Client, project: Project, bob: User) -> None:
-    await asyncio.to_thread(client.force_login, bob)
+    await sync_to_async(client.force_login)(bob)
     session = client.cookies[settings.SESSION_COOKIE_NAME].value
     body = head_and_some(project, "t" * 32)
     scope = {
