@@ -30,6 +30,11 @@ app.conf.update(
     timezone="UTC",
     beat_schedule={
         "jobs.send_again": {"task": "jobs.send_again", "schedule": 5.0, "options": {"expires": 5}},
+        "console.end_lost_sessions": {
+            "task": "console.end_lost_sessions",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
         "hosts.refresh": {"task": "hosts.refresh", "schedule": 15.0, "options": {"expires": 15}},
     },
 )

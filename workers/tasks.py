@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from portal.console.services import end_lost_sessions as end_lost
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
@@ -62,6 +63,11 @@ def image_delete(job_id: str) -> None:
 @app.task(name="jobs.send_again")
 def send_again() -> None:
     jobs.send_again()
+
+
+@app.task(name="console.end_lost_sessions")
+def end_lost_sessions() -> None:
+    end_lost()
 
 
 @app.task(name="hosts.refresh")

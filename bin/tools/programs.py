@@ -58,7 +58,9 @@ def _web(options: Options) -> tuple[str, ...]:
     # Uploads are spooled where there is room for disks; /tmp often lies in memory.
     spool = ("env", f"TMPDIR={options.home / 'uploads'}")
     argv = (*spool, *_python("uvicorn", "portal.asgi:application", "--host", options.bind, "--port", str(options.port)))
-    sockets = ("--ws", "websockets-sansio", "--ws-ping-interval", "20", "--ws-ping-timeout", "60")
+    # A screen's stream is compressed already: compressing it again costs most of its speed.
+    frames = ("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-max-size", str(2 * 1024**2))
+    sockets = (*frames, "--ws-ping-interval", "20", "--ws-ping-timeout", "120")
     # uvicorn would believe forwarding headers of anyone on this machine, unless it is told not to.
     proxy: tuple[str, ...] = ("--no-proxy-headers",)
     if options.setting("TRUST_PROXY").lower() in {"1", "true", "yes", "on"}:

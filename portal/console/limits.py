@@ -5,12 +5,14 @@ A place is a lease in Redis that its session renews, so a web process that dies 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import redis
 import redis.asyncio
 from django.conf import settings
 
@@ -58,6 +60,12 @@ async def take(client: redis.asyncio.Redis, place: Place) -> str | None:
 async def give_back(client: redis.asyncio.Redis, place: Place) -> None:
     for key in place.keys:
         await client.zrem(key, place.number)
+
+
+def is_held(client: redis.Redis, place: Place) -> bool:
+    """Whether the session that took the place has renewed it lately, i.e. lives."""
+    score = client.zscore(place.keys[1], place.number)
+    return score is not None and score > time.time()
 
 
 @contextmanager

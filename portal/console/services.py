@@ -1,13 +1,17 @@
 """Writes of the console: a row for each session, beside an audit event when it begins."""
 
+import datetime as dt
 from uuid import UUID
 
+import redis
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from portal.audit.services import record
+from portal.console.limits import LEASE_S, Place, is_held
 from portal.console.models import ConsoleSession
-from portal.console.relay import Ended
+from portal.console.relay import Ended, Step
 from portal.console.selectors import Target
 from portal.console.tickets import Mode
 
@@ -34,7 +38,7 @@ def begin_session(target: Target, *, number: UUID, mode: Mode, request_ip: str |
 
 
 def end_session(number: UUID, ended: Ended) -> None:
-    """Only the first end counts. A session that is cut off with its web process keeps an empty end."""
+    """Only the first end counts. What was cut off with its web process is ended by `end_lost_sessions`."""
     ConsoleSession.objects.filter(pk=number, ended_at=None).update(
         ended_at=timezone.now(),
         bytes_up=ended.bytes_up,
@@ -42,3 +46,19 @@ def end_session(number: UUID, ended: Ended) -> None:
         ended_step=ended.step,
         ended_reason=ended.reason[:60],
     )
+
+
+def end_lost_sessions() -> int:
+    """End the rows of sessions whose web process died with them; for a task that runs every minute or so.
+
+    A session younger than a lease may not have taken its place yet, so it is left for the next time.
+    """
+    settled = timezone.now() - dt.timedelta(seconds=LEASE_S)
+    open_rows = ConsoleSession.objects.filter(ended_at=None, started_at__lt=settled).values_list(
+        "pk", "user_id", "machine_id"
+    )
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        lost = [pk for pk, user, machine in open_rows if not is_held(client, Place(str(pk), user, machine))]
+    for pk in lost:
+        end_session(pk, Ended(Step.ENDED, "portal-lost"))
+    return len(lost)

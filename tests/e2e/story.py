@@ -62,7 +62,8 @@ class Story:
     def _hear(self, message: ConsoleMessage) -> None:
         # Answers that refuse (422, 409 …) are part of some stories, and Chromium calls each of them an error; so does
         # noVNC with a screen that ends because its machine was switched off.
-        expected = ("Failed to load resource", "Failed when connecting: ")
+        of_novnc = ("Failed when connecting: ", "Failed while connected: ", "Failed when disconnecting: ")
+        expected = ("Failed to load resource", *of_novnc)
         if message.type == "error" and not message.text.startswith(expected):
             self.complaints.append(message.text)
 

@@ -5,9 +5,12 @@ from uuid import UUID, uuid4
 import pytest
 from django.test import Client
 from django.urls import reverse
+from pytest_django import DjangoAssertNumQueries
 
 from portal.accounts.models import Membership, User
 from portal.accounts.permissions import Role
+from portal.console.selectors import verdict
+from portal.console.tickets import Claim, Mode, session_hash
 from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status
 
@@ -114,3 +117,13 @@ def test_a_machines_name_is_text_on_the_page(client: Client, alice: User, machin
     client.force_login(alice)
     page = client.get(reverse("console:screen", args=[machine.pk])).content.decode()
     assert "<img src=x" not in page
+
+
+def test_the_watch_is_cheap_enough_for_each_second_of_each_session(
+    client: Client, bob: User, machine: Machine, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    client.force_login(bob)
+    key = client.session.session_key
+    claim = Claim(bob.pk, session_hash(key), machine.pk, Mode.CONTROL)
+    with django_assert_max_num_queries(4):
+        assert verdict(key, claim, machine.console_socket) is None
