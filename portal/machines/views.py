@@ -203,7 +203,7 @@ def _new_context(
     chosen_image, chosen_flavour = str(form["image"].value() or ""), str(form["flavour"].value() or "")
     tile = next((one for one in tiles if str(one.image.pk) == chosen_image), None)
     sizes = launch.sizes_for(project, tile)
-    flavour = next((size.flavour for size in sizes if str(size.flavour.pk) == chosen_flavour), None)
+    flavour = next((s.flavour for s in sizes if str(s.flavour.pk) == chosen_flavour and not s.reason), None)
     return {
         "form": form,
         "projects": projects,

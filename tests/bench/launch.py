@@ -44,7 +44,9 @@ class Round:
 
 
 def run() -> list[Row]:
-    with tempfile.TemporaryDirectory(prefix="casement-bench-") as folder, running_product(Path(folder)) as product:
+    kept = os.environ.get("CASEMENT_BENCH_HOME")  # A folder whose images are built already.
+    folder = tempfile.TemporaryDirectory(prefix="casement-bench-")
+    with folder as new, running_product(Path(kept or new)) as product:
         wait_for("the images are built", lambda: _all_built(product), seconds=1800, every=2)
         with chromium() as browser:
             page = new_context(browser).new_page()

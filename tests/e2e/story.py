@@ -63,7 +63,8 @@ class Story:
         # Answers that refuse (422, 409 …) are part of some stories, and Chromium calls each of them an error; so does
         # noVNC with a screen that ends because its machine was switched off.
         of_novnc = ("Failed when connecting: ", "Failed while connected: ", "Failed when disconnecting: ")
-        expected = ("Failed to load resource", *of_novnc)
+        # What shows a machine that was deleted meanwhile asks once more, and is removed by the 404.
+        expected = ("Failed to load resource", "Response Status Error Code 404", *of_novnc)
         if message.type == "error" and not message.text.startswith(expected):
             self.complaints.append(message.text)
 
