@@ -65,6 +65,18 @@ class Product:
         ((pool,),) = self.rows("SELECT pool_dir FROM hosts_host")
         shutil.rmtree(pool, ignore_errors=True)
 
+    def kill_worker(self) -> int:
+        """SIGKILL to the worker and its children, as a machine out of memory would send it; how many it hit."""
+        home = f"CASEMENT_HOME={self.home}".encode()
+        hit = 0
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                argv = (process / "cmdline").read_bytes().split(b"\0")
+                if b"worker@%h" in argv and home in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    hit += 1
+        return hit
+
     def log(self) -> str:
         """The ends of all logs, for a failing test's report."""
         logs = sorted((self.home / "log").glob("*.log"))
