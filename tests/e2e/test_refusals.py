@@ -73,7 +73,7 @@ def refused_by_the_quota(story: Story) -> None:
     fields["image"] = str(page.locator("label.tile", has_text="server").locator("input").get_attribute("value"))
     fields["flavour"] = str(page.locator("label.size", has_text="Medium").locator("input").get_attribute("value"))
     address = f"{story.product.url}/machines/new/"
-    form = {**fields, "name": "one-too-many", "login_user": "admin"}
+    form: dict[str, str | float | bool] = {**fields, "name": "one-too-many", "login_user": "admin"}
     answer = page.request.post(address, form=form, headers={"Referer": address})
     assert "no room for this machine" in answer.text()
     assert story.product.rows("SELECT count(*) FROM machines_machine WHERE name = 'one-too-many'") == [(0,)]
