@@ -16,6 +16,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,7 +182,9 @@ def _timed(name: str, xml: Path, disk: Path, base: str, secret: str) -> Round:
     live = ElementTree.fromstring(_virsh("dumpxml", name))  # noqa: S314 - libvirt's own XML
     listen = live.find("./devices/graphics/listen")
     path = (listen.get("socket") if listen is not None else None) or socket.removeprefix("vnc+unix://")
-    asyncio.run(_first_picture(path, secret))
+    # In a thread, because Playwright has an event loop in this one.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(asyncio.run, _first_picture(path, secret)).result()
     part("first frame")
     first_frame = time.time() - began
     while subprocess.run(
