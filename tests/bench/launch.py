@@ -55,7 +55,7 @@ def run() -> list[Row]:
             ours: list[Round] = []
             plain: list[Round] = []
             for number in range(ROUNDS):
-                machine, launched = _by_portal(page, product, f"bench-{number}")
+                machine, launched = _by_portal(page, product, f"bench-{number}-{os.urandom(2).hex()}")
                 ours.append(launched)
                 plain.append(_by_virsh(machine))
                 _delete(page, product, machine)
