@@ -133,7 +133,7 @@ def _status(product: Product, machine: str) -> str:
 
 def _all_built(product: Product) -> bool:
     states = [row[0] for row in product.rows("SELECT status FROM images_imageversion")]
-    return bool(states) and all(state == "ready" for state in states)
+    return "ready" in states and "building" not in states
 
 
 def _epoch(stored: str) -> float:
