@@ -1,6 +1,7 @@
 """Processes that outlived their supervisor are ended; nobody else's are."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def test_one_that_does_not_listen_is_killed(tmp_path: Path, started: list["subpr
     process = _sleeper(tmp_path, stubborn=True)
     started.append(process)
     _wait_for(process.pid, tmp_path)
-    time.sleep(0.3)  # Until its trap is set.
+    _wait_for_its_trap(process.pid)
     assert end_orphans(tmp_path, grace_s=0.5) >= 1
     assert process.wait(5) == -9
 
@@ -51,8 +52,21 @@ def test_it_does_not_end_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert end_orphans(tmp_path) == 0
 
 
+def _wait_for_its_trap(pid: int) -> None:
+    """Until the kernel says that it ignores or catches SIGTERM."""
+    deadline = time.monotonic() + 30
+    while not any(_mask(pid, name) & 1 << (signal.SIGTERM - 1) for name in ("SigIgn", "SigCgt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _mask(pid: int, name: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith(f"{name}:"))
+
+
 def _wait_for(pid: int, home: Path) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while pid not in set(marked(home)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
