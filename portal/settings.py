@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import environ
-from csp.constants import NONCE, NONE, SELF
+from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
@@ -194,7 +194,6 @@ CONTENT_SECURITY_POLICY = {
         "manifest-src": [SELF],
     }
 }
-CSP_ADMIN_NONCE = NONCE
 
 # Where files of people's images go; the names in there are made by the portal.
 IMAGES_DIR = CASEMENT_HOME / "images"
