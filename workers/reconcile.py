@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Callable
 from uuid import UUID
 
+from django.db.models import Q
 from django.utils import timezone
 
 from portal.hosts import services as host_services
+from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
+from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.selectors import active_job_of
 from portal.machines import services
+from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine
 from portal.machines.states import LIVE, PowerState, Status, Task
+from workers import drift
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
-from workers.hypervisor.errors import HostUnreachableError, HypervisorError
-from workers.hypervisor.types import MachineInfo
+from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError
+from workers.hypervisor.types import PowerState as HostPowerState
 
 logger = logging.getLogger(__name__)
 
 # A task without a job is one whose worker died between two lines that nothing else covers; this long is no such moment.
 ORPHAN_TASK_AFTER = dt.timedelta(minutes=2)
+ASKED_PER_LOOK = 20
 
 
 def reconcile_host(host_id: UUID) -> None:
-    """Ask the host what it has, store how it is, and converge its machines."""
+    """Ask the host what it has, store how it is, converge its machines, and keep what a person must decide."""
     host = Host.objects.filter(pk=host_id).first()
     if host is None:
         return
@@ -38,13 +45,14 @@ def reconcile_host(host_id: UUID) -> None:
         driver = driver_of(host)
         _record_host(host, driver)
         seen_at = timezone.now()
-        domains = {info.uuid: info for info in driver.list()}
+        seen = drift.Seen({info.uuid: info for info in driver.list()}, driver.list_volumes())
+        _converge_power(host, driver, seen, seen_at)
+        _find_screens_and_addresses(host, driver)
+        _remove_leftovers(host, driver, seen)
+        record_differences(host, drift.find(host, driver, seen))
     except HypervisorError as error:
         _host_is_away(host, error)
         return
-    _converge_power(host, domains, seen_at)
-    _find_screens_and_addresses(host, driver)
-    _remove_leftovers(host, driver, domains)
     _end_orphan_tasks(host)
 
 
@@ -72,24 +80,34 @@ def _host_is_away(host: Host, error: HypervisorError) -> None:
     logger.warning("host %s: %s", host.name, error, exc_info=error.__cause__)
     host_services.record_unreachable(host, message=error.message)
     if isinstance(error, HostUnreachableError):
-        now = timezone.now()
-        for pk in Machine.objects.filter(host=host, status=Status.READY).values_list("pk", flat=True):
-            services.record_power_state(pk, PowerState.UNKNOWN, at=now)
+        services.record_host_silent(host.pk)
 
 
-def _converge_power(host: Host, domains: dict[UUID, MachineInfo], seen_at: dt.datetime) -> None:
-    for machine in Machine.objects.filter(host=host, status=Status.READY):
-        info = domains.get(machine.pk)
-        state = PowerState(info.power_state.value) if info else PowerState.UNKNOWN
-        services.record_power_state(machine.pk, state, at=seen_at)
+def _converge_power(host: Host, driver: HypervisorDriver, seen: drift.Seen, seen_at: dt.datetime) -> None:
+    """One query for all rows; only those that differ are written."""
+    rows = Machine.objects.filter(host=host, status=Status.READY)
+    for pk, task, power_state, missing_since in rows.values_list("pk", "task", "power_state", "missing_since"):
+        info = seen.domains.get(pk)
+        if info is None:
+            if task == Task.NONE and missing_since is None and drift.is_missing(pk, driver):
+                logger.warning("machine %s is not on %s any more", pk, host.name)
+                record_missing(pk)
+            continue
+        if missing_since is not None:
+            record_found(pk)
+        # A domain that is busy is listed without its state; the next look knows it.
+        if info.power_state not in {power_state, HostPowerState.UNKNOWN}:
+            services.record_power_state(pk, PowerState(info.power_state.value), at=seen_at)
 
 
 def _find_screens_and_addresses(host: Host, driver: HypervisorDriver) -> None:
-    """Of running machines whose screen or address is not known: someone else started them, or a look came early."""
+    """Of running machines whose screen or address is not known: someone else started them, or a look came early.
+
+    A few at a time, in no order: machines that never tell an address must not keep the others waiting.
+    """
     running = Machine.objects.filter(host=host, status=Status.READY, power_state=PowerState.RUNNING, task=Task.NONE)
-    for machine in running:
-        if machine.console_socket and machine.addresses:
-            continue
+    unknown = running.filter(Q(console_socket="") | Q(addresses=[]))
+    for machine in unknown.order_by("?")[:ASKED_PER_LOOK]:
         try:
             observe_running(machine, driver)
         except HypervisorError as error:
@@ -98,28 +116,42 @@ def _find_screens_and_addresses(host: Host, driver: HypervisorDriver) -> None:
 
 def observe_running(machine: Machine, driver: HypervisorDriver) -> None:
     """Look up what a running machine shows of itself, and record it."""
-    services.record_console(machine, console_socket=driver.console(machine.pk).socket_path)
+    try:
+        screen = driver.console(machine.pk)
+        if machine.keeps_definition:
+            services.record_secret(machine, screen.secret)
+        services.record_console(machine, console_socket=screen.socket_path)
+    except InvalidOperationError:
+        if not machine.keeps_definition:
+            raise
     if addresses := driver.addresses(machine.pk):
         services.record_addresses(machine, addresses)
 
 
-def _remove_leftovers(host: Host, driver: HypervisorDriver, domains: dict[UUID, MachineInfo]) -> None:
+def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:
     """Domains and disks of machines that were deleted or whose building failed, left when an undo could not run.
 
     Only what a row of this portal knows is touched: a domain that no row knows may be another portal's.
     """
-    present = {info.uuid for info in domains.values() if info.owned}
-    present |= {volume.machine for volume in driver.list_volumes() if volume.machine is not None}
-    gone = Machine.objects.filter(pk__in=present, host=host, holds_quota=False).exclude(status__in=_BUILDING)
-    for machine in gone:
-        if active_job_of(machine) is not None:
-            continue
-        logger.warning("machine %s is %s: removing what is left on %s", machine.pk, machine.status, host.name)
-        try:
-            driver.undefine(machine.pk)
-            driver.delete_storage(machine.pk)
-        except HypervisorError as error:
-            logger.warning("machine %s: %s", machine.pk, error)
+    gone = Machine.objects.filter(pk__in=seen.machines, host=host, holds_quota=False, keeps_definition=False)
+    for machine in gone.exclude(status__in=_BUILDING):
+        if active_job_of(machine) is None:
+            logger.warning("machine %s is %s: removing what is left on %s", machine.pk, machine.status, host.name)
+            _try(driver.undefine, machine.pk)
+            _try(driver.delete_storage, machine.pk)
+    for version in ImageVersion.objects.filter(pk__in=seen.images, status=VersionStatus.DELETING):
+        if active_job_of(version) is None:
+            logger.warning("image version %s is deleted: removing it from %s", version.pk, host.name)
+            _try(driver.delete_image, version.pk)
+
+
+def _try(removal: Callable[[UUID], None], pk: UUID) -> None:
+    try:
+        removal(pk)
+    except HostUnreachableError:
+        raise
+    except HypervisorError as error:
+        logger.warning("it stays for now: %s", error)
 
 
 _BUILDING = (Status.REQUESTED, Status.BUILDING)

@@ -1,6 +1,7 @@
-"""A job's life: take the lease, run the steps that are not done, finish or fail, and report on the way.
+"""A job's life: take the lease, run the steps that are not done, finish or take back, and report on the way.
 
-Killed at any line, the job's lease runs out and another worker goes on from the first step that is not done.
+Killed at any line, the job's lease runs out and another worker goes on: forward from the first step that is not done,
+or, once the job's outcome is decided, backward until everything is taken back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import connection
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils.translation import gettext as _
 
 from portal.errors import PortalError
@@ -28,32 +29,48 @@ from workers.workflows.base import Again, CancelledError, Context, Step, WorkFai
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
+# Workers that die one after the other in the same step die of the job, or of the machine that they run on.
+MOST_CRASHES = 8
+
+DATABASE_IS_AWAY = (OperationalError, InterfaceError)
 
 
 def run(job_id: UUID) -> None:
     """Work on the job if nobody else does. Never raises for what a job may run into: the row says what happened."""
-    job = jobs.take_lease(job_id, owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}")
-    if job is None:
-        return
-    logger.info("job %s %s of %s %s: attempt %s", job.pk, job.name, job.target_type, job.target_id, job.attempts)
     try:
+        job = jobs.take_lease(job_id, owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}")
+        if job is None:
+            return
+        logger.info("job %s %s of %s %s: attempt %s", job.pk, job.name, job.target_type, job.target_id, job.attempts)
         with heartbeat(job):
             _run_held(job)
     except jobs.LeaseLostError:
-        logger.warning("job %s was taken over by another worker", job.pk)
+        logger.warning("job %s was taken over by another worker", job_id)
+    except DATABASE_IS_AWAY as error:
+        # Nothing can be written down, so nothing is concluded: the lease runs out and the clock sends the job again.
+        logger.warning("job %s is left for later, the database is away: %s", job_id, error)
+        connection.close()
 
 
 @contextmanager
 def heartbeat(job: Job) -> Iterator[None]:
-    """Renew the lease from a thread of its own while the job's steps run."""
+    """Renew the lease from a thread of its own while the job's steps run; past the job's limit no more.
+
+    So a step that hangs for ever loses the job to another worker, which ends it.
+    """
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_S):
             try:
+                if jobs.seconds_left(job) < 0 and not job.outcome:
+                    logger.error("job %s hangs: its lease is not renewed any more", job.pk)
+                    return
                 jobs.renew_lease(job)
             except jobs.LeaseLostError:
                 return
+            except DATABASE_IS_AWAY as error:
+                logger.warning("job %s: its lease could not be renewed: %s", job.pk, error)
             finally:
                 connection.close()
 
@@ -71,23 +88,40 @@ def _run_held(job: Job) -> None:
     try:
         context: Context[Any] = Context(job, workflow.load(str(job.target_id)))
     except PortalError as error:
-        jobs.finish(job, JobStatus.FAILED, code=error.code, message=str(error.message))
+        jobs.decide(job, JobStatus.FAILED, code=error.code, message=str(error.message))
+        jobs.finish(job, JobStatus.FAILED)
         return
     try:
-        _run_steps(workflow, context)
+        if not job.outcome:
+            _give_up_if_hopeless(job)
+            _run_steps(workflow, context)
     except Again as again:
         jobs.put_back(job, after_s=again.after_s)
+        return
     except CancelledError:
-        _cancel(workflow, context)
+        jobs.decide(job, JobStatus.CANCELLED, code="cancelled", message=_("Stopped on request."))
     except (HypervisorError, WorkFailedError, PortalError) as error:
-        _fail_or_retry(workflow, context, error)
-    except jobs.LeaseLostError:
+        if _is_tried_again(workflow, context, error):
+            return
+        logger.warning("job %s failed: %s", job.pk, error, exc_info=error.__cause__)
+        _decide_failed(context, error)
+    except (jobs.LeaseLostError, *DATABASE_IS_AWAY):
         raise
     except Exception:
         # Whatever a bug throws, the person must get an answer and the host be cleaned.
         logger.exception("job %s %s failed by a fault of Casement's own", job.pk, job.name)
         message = _("Casement made a mistake here. An operator finds the details in the worker's log under %(job)s.")
-        _fail(workflow, context, WorkFailedError(message % {"job": job.pk}, code="internal"))
+        _decide_failed(context, WorkFailedError(message % {"job": job.pk}, code="internal"))
+    if job.outcome:
+        _take_back(workflow, context)
+
+
+def _give_up_if_hopeless(job: Job) -> None:
+    if job.crashes > MOST_CRASHES:
+        message = _("The worker died %(times)s times while doing this. An operator finds out why in the worker's log.")
+        raise WorkFailedError(message % {"times": job.crashes}, code="worker-dies")
+    if jobs.seconds_left(job) < 0:
+        raise WorkFailedError(_("This took far longer than it ever should, so it was given up."), code="stuck")
 
 
 def _run_steps(workflow: Workflow[Any], context: Context[Any]) -> None:
@@ -95,8 +129,9 @@ def _run_steps(workflow: Workflow[Any], context: Context[Any]) -> None:
     for step in workflow.steps:
         if step.name not in done:
             _run_step(workflow, context, step)
-    workflow.on_done(context.target)
-    jobs.finish(context.job, JobStatus.DONE)
+    with transaction.atomic():  # A worker that died in between would record the outcome again, perhaps much later.
+        workflow.on_done(context.target)
+        jobs.finish(context.job, JobStatus.DONE)
     logger.info("job %s %s done", context.job.pk, context.job.name)
 
 
@@ -108,37 +143,38 @@ def _run_step(workflow: Workflow[Any], context: Context[Any], step: Step[Any]) -
     jobs.end_step(context.step, StepStatus.DONE)
 
 
-def _fail_or_retry(
+def _is_tried_again(
     workflow: Workflow[Any], context: Context[Any], error: HypervisorError | WorkFailedError | PortalError
-) -> None:
-    """Retry with back-off what may pass by itself; give up on the rest with a message a person understands."""
-    retryable = isinstance(error, HypervisorError) and error.retryable
-    if retryable and context.job.retries < workflow.max_retries:
-        logger.warning("job %s: %s; trying again", context.job.pk, error, exc_info=error.__cause__)
-        if context.step is not None:
-            jobs.report_step(context.step, progress=0, detail=str(error))
-        jobs.put_back(context.job, after_s=min(2.0**context.job.retries, 30), retry=True)
-        return
-    logger.warning("job %s failed: %s", context.job.pk, error, exc_info=error.__cause__)
-    _fail(workflow, context, error)
+) -> bool:
+    """Retry with back-off what may pass by itself, a few times."""
+    job = context.job
+    if not (isinstance(error, HypervisorError) and error.retryable and job.retries < workflow.max_retries):
+        return False
+    logger.warning("job %s: %s; trying again", job.pk, error, exc_info=error.__cause__)
+    if context.step is not None:
+        jobs.report_step(context.step, progress=0, detail=str(error))
+    jobs.put_back(job, after_s=min(2.0**job.retries, 30), retry=True)
+    return True
 
 
-def _fail(
-    workflow: Workflow[Any], context: Context[Any], error: HypervisorError | WorkFailedError | PortalError
-) -> None:
+def _decide_failed(context: Context[Any], error: HypervisorError | WorkFailedError | PortalError) -> None:
     message = str(error.message)
+    jobs.decide(context.job, JobStatus.FAILED, code=error.code, message=message)
     if context.step is not None:
         jobs.end_step(context.step, StepStatus.FAILED, detail=message)
-    _undo(workflow, context)
-    workflow.on_failed(context.target, message)
-    jobs.finish(context.job, JobStatus.FAILED, code=error.code, message=message)
 
 
-def _cancel(workflow: Workflow[Any], context: Context[Any]) -> None:
-    logger.info("job %s cancelled", context.job.pk)
+def _take_back(workflow: Workflow[Any], context: Context[Any]) -> None:
+    """End a job whose outcome is decided. Killed in here, the next worker begins here again."""
+    job = context.job
     _undo(workflow, context)
-    workflow.on_cancelled(context.target)
-    jobs.finish(context.job, JobStatus.CANCELLED, code="cancelled", message=_("Stopped on request."))
+    with transaction.atomic():
+        if job.outcome == JobStatus.CANCELLED:
+            workflow.on_cancelled(context.target)
+        else:
+            workflow.on_failed(context.target, job.error_message)
+        jobs.finish(job, JobStatus(job.outcome))
+    logger.info("job %s %s", job.pk, job.outcome)
 
 
 def _undo(workflow: Workflow[Any], context: Context[Any]) -> None:
@@ -153,10 +189,16 @@ def _undo(workflow: Workflow[Any], context: Context[Any]) -> None:
     for step in reversed(workflow.steps):
         if step.undo is None or step.name not in started:
             continue
+        jobs.renew_lease(context.job)  # Whoever lost the job in the meantime must not undo what another one does.
         try:
             step.undo(context)
-        except HypervisorError as error:
-            logger.warning("job %s: step %s could not be taken back: %s", context.job.pk, step.name, error)
+        except (jobs.LeaseLostError, *DATABASE_IS_AWAY):
+            raise
+        except Exception as error:  # A fault in one undo must not keep the others from running.
+            known = isinstance(error, HypervisorError)
+            logger.warning(
+                "job %s: %s could not be taken back: %s", context.job.pk, step.name, error, exc_info=not known
+            )
             continue
         row = JobStep.objects.get(pk=started[step.name])
         if row.status == StepStatus.DONE:

@@ -45,6 +45,21 @@ def machine_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.MACHINE_ADOPT.value)
+def machine_adopt(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_REPAIR.value)
+def machine_repair(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.COPY_REMOVE.value)
+def copy_remove(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.IMAGE_BUILD.value)
 def image_build(job_id: str) -> None:
     runner.run(UUID(job_id))

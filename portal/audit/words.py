@@ -31,6 +31,8 @@ ACTIONS: dict[str, Words] = {
     "machine.reset": _("reset the machine"),
     "machine.force_off": _("forced the machine off"),
     "machine.delete": _("deleted the machine"),
+    "machine.adopted": _("took the machine over"),
+    "machine.repair": _("had the machine defined again"),
     "machine.secret": _("looked at the first password"),
     "console.open": _("opened the screen"),
     "image.registered": _("added the image"),
@@ -48,6 +50,7 @@ ACTIONS: dict[str, Words] = {
     "host.changed": _("changed settings of the host"),
     "host.enabled": _("let the host take new machines"),
     "host.disabled": _("stopped new machines on the host"),
+    "host.copy_removed": _("removed a copy from the host"),
     "job.cancelled": _("cancelled the job"),
 }
 

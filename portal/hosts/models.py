@@ -4,7 +4,20 @@ import uuid
 
 from django.core.validators import MinValueValidator
 from django.db import models
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
+
+
+class DifferenceKind(models.TextChoices):
+    """What does not agree between a host and the rows, where only a person can say which of them is right."""
+
+    MISSING = "missing", _("Machine without its definition on the host")
+    NO_DISK = "no_disk", _("Machine without its disk")
+    SIZE = "size", _("Machine of another size than asked for")
+    ELSEWHERE = "elsewhere", _("Copy of a machine that belongs on another host")
+    FOREIGN = "foreign", _("Machine that Casement did not make")
+    STRAY = "stray", _("Disk of no known machine")
+    IMAGE = "image", _("Base image that the portal does not know")
 
 
 class Host(models.Model):
@@ -69,3 +82,31 @@ class Host(models.Model):
     @property
     def disk_promisable_gib(self) -> int:
         return int(self.storage_total_bytes / 1024**3 * self.disk_overcommit)
+
+
+class Difference(models.Model):
+    """One thing on a host that does not agree with the rows. Found, kept and removed by reconciliation alone.
+
+    `object_id` is the domain's or the image version's UUID. `detail` is what the host says of it: vcpus, memory_mib,
+    disk_gib, power_state, image, owned, as far as they are known.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="differences", verbose_name=_("host"))
+    kind = models.CharField(_("kind"), max_length=10, choices=DifferenceKind.choices)
+    object_id = models.UUIDField(_("id on the host"))
+    name = models.CharField(_("name on the host"), max_length=255, blank=True)
+    detail = models.JSONField(_("what the host says"), default=dict, blank=True)
+    found_at = models.DateTimeField(_("found"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("difference")
+        verbose_name_plural = _("differences")
+        ordering = ["host", "kind", "name"]
+        constraints = [
+            models.UniqueConstraint(fields=["host", "kind", "object_id"], name="difference_once"),
+            models.CheckConstraint(condition=Q(kind__in=DifferenceKind.values), name="difference_kind_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.name or self.object_id}"

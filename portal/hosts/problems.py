@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from portal.hosts.models import Host
 from portal.hosts.selectors import is_answering
@@ -57,7 +58,7 @@ class Problem:
 
 def problems_of(host: Host, *, quiet: Collection[Host] = ()) -> list[Problem]:
     """What is wrong with the host, the gravest first; empty when all is well. Of `quiet` hosts the silence is known."""
-    found = [None if host in quiet else _silence(host), _storage(host)]
+    found = [None if host in quiet else _silence(host), _storage(host), _differences(host)]
     return [problem for problem in found if problem is not None]
 
 
@@ -122,6 +123,19 @@ def _silence(host: Host) -> Problem | None:
         return Problem(host, title, host.last_error, f"{remedy_for(host.last_error)} {keep}", is_grave=host.enabled)
     remedy = _("The watcher has heard nothing from it. Check that the watcher runs, then the host.")
     return Problem(host, title, "", f"{remedy} {keep}", is_grave=host.enabled)
+
+
+def _differences(host: Host) -> Problem | None:
+    """Where the host comes with their number; its own page lists them instead."""
+    number = getattr(host, "difference_count", None)
+    if not number:
+        return None
+    title = ngettext(
+        "%(count)s thing on %(host)s does not agree with the portal",
+        "%(count)s things on %(host)s do not agree with the portal",
+        number,
+    ) % {"count": number, "host": host.name}
+    return Problem(host, title, "", _("The host's page lists them, with what can be done about each."), is_grave=False)
 
 
 def _storage(host: Host) -> Problem | None:

@@ -4,12 +4,12 @@ from datetime import timedelta
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from portal.accounts.models import User
 from portal.errors import NotFoundError
-from portal.hosts.models import Host
+from portal.hosts.models import Difference, Host
 
 # A host reports every 15 s; three missed reports and it counts as away.
 SILENT_AFTER = timedelta(seconds=60)
@@ -28,14 +28,22 @@ def host_for(user: User | AnonymousUser, pk: UUID | str) -> Host:
 
 
 def is_answering(host: Host) -> bool:
-    """True if the host was seen lately and without an error."""
-    return bool(host.last_seen_at and not host.last_error and timezone.now() - host.last_seen_at < SILENT_AFTER)
+    """True if the host was seen lately and without an error. Seen in the future is before the clock was set back."""
+    if host.last_seen_at is None or host.last_error:
+        return False
+    return -SILENT_AFTER < timezone.now() - host.last_seen_at < SILENT_AFTER
 
 
 def hosts_with_counts() -> QuerySet[Host]:
-    """Every host with the number of its machines: `machine_count`, and `running_count` of them."""
+    """Every host with the number of its machines (`machine_count`, and `running_count` of them) and of its differences.
+
+    `difference_count` is None where there are none.
+    """
     here = ~Q(machines__status="deleted")
+    of_host = Difference.objects.filter(host=OuterRef("pk")).order_by().values("host")
+    differences = of_host.annotate(number=Count("pk")).values("number")
     return Host.objects.annotate(
         machine_count=Count("machines", filter=here),
         running_count=Count("machines", filter=here & Q(machines__power_state="running")),
+        difference_count=Subquery(differences, output_field=IntegerField()),
     ).order_by("name")

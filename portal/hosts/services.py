@@ -31,19 +31,19 @@ def set_enabled(host: Host, *, actor: User, enabled: bool, request_ip: str | Non
         raise ForbiddenError(_("Only operators may do this."))
     if Host.objects.filter(pk=host.pk).exclude(enabled=enabled).update(enabled=enabled) == 1:
         audit.record(actor, "host.enabled" if enabled else "host.disabled", host, request_ip=request_ip)
-        _tell(host)
+        tell(host)
 
 
 def record_host(host: Host, **observed: object) -> None:
     """Store what the host said of itself, and that it was heard."""
     Host.objects.filter(pk=host.pk).update(**observed, last_seen_at=timezone.now(), last_error="")
-    _tell(host)
+    tell(host)
 
 
 def record_unreachable(host: Host, *, message: str) -> None:
     """The host did not answer. Nothing else is concluded from that."""
     Host.objects.filter(pk=host.pk).update(last_error=message[:300])
-    _tell(host)
+    tell(host)
 
 
 def reserve_capacity(amount: Amount) -> Host:
@@ -62,6 +62,16 @@ def reserve_capacity(amount: Amount) -> Host:
     raise NoCapacityError(_why_none(candidates, amount))
 
 
+def take_capacity(host: Host, amount: Amount) -> None:
+    """Count a machine that is on the host already, whether there is room or not."""
+    Host.objects.filter(pk=host.pk).update(
+        reserved_vcpus=F("reserved_vcpus") + amount.vcpus,
+        reserved_memory_mib=F("reserved_memory_mib") + amount.memory_mib,
+        reserved_disk_gib=F("reserved_disk_gib") + amount.disk_gib,
+    )
+    tell(host)
+
+
 def release_capacity(host: Host, amount: Amount) -> None:
     """Give back what `reserve_capacity` took. Exactly once, by the transition that ends the machine."""
     Host.objects.filter(pk=host.pk).update(
@@ -69,7 +79,7 @@ def release_capacity(host: Host, amount: Amount) -> None:
         reserved_memory_mib=Greatest(F("reserved_memory_mib") - amount.memory_mib, 0),
         reserved_disk_gib=Greatest(F("reserved_disk_gib") - amount.disk_gib, 0),
     )
-    _tell(host)
+    tell(host)
 
 
 def _reserve_on(host: Host, amount: Amount) -> bool:
@@ -98,5 +108,5 @@ def _why_none(candidates: list[Host], amount: Amount) -> str:
     ) % {"vcpus": amount.vcpus, "memory": amount.memory_mib, "disk": amount.disk_gib, "free": max(free, 0)}
 
 
-def _tell(host: Host) -> None:
+def tell(host: Host) -> None:
     live.publish_on_commit([live.OPERATORS], [f"host:{host.pk}", "hosts"])

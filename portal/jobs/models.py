@@ -14,7 +14,8 @@ class Job(models.Model):
     """`target_type` is a model's name and `target_id` its key, so that jobs know none of the models above them.
 
     A worker holds the job while `lease_owner` is its name and `lease_until` lies ahead. `due_at` says when a waiting
-    job is to be looked at again. `error_message` is safe to show. No secret is ever stored here.
+    job is to be looked at again. `outcome` is decided before anything is taken back: whoever takes over a job that has
+    one goes on taking back and never forward. `error_message` is safe to show. No secret is ever stored here.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -35,9 +36,11 @@ class Job(models.Model):
     )
     queue = models.CharField(_("queue"), max_length=80)
     status = models.CharField(_("status"), max_length=10, choices=JobStatus.choices, default=JobStatus.QUEUED)
+    outcome = models.CharField(_("decided to end as"), max_length=10, choices=JobStatus.choices, blank=True)
     cancel_requested = models.BooleanField(_("asked to stop"), default=False)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     retries = models.PositiveIntegerField(_("retries after an error"), default=0)
+    crashes = models.PositiveIntegerField(_("workers lost since the last step"), default=0)
     lease_owner = models.CharField(_("held by"), max_length=100, blank=True)
     lease_until = models.DateTimeField(_("held until"), null=True, blank=True)
     due_at = models.DateTimeField(_("due"), null=True, blank=True)
@@ -70,6 +73,11 @@ class Job(models.Model):
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def is_taken_back(self) -> bool:
+        """It cannot succeed any more; what it made is being removed."""
+        return self.is_active and bool(self.outcome)
 
 
 class JobStep(models.Model):

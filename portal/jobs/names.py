@@ -18,6 +18,9 @@ class JobName(TextChoices):
     MACHINE_RESET = "machine.reset", _("Reset")
     MACHINE_FORCE_OFF = "machine.force_off", _("Force off")
     MACHINE_DELETE = "machine.delete", _("Delete machine")
+    MACHINE_ADOPT = "machine.adopt", _("Take machine over")
+    MACHINE_REPAIR = "machine.repair", _("Define machine again")
+    COPY_REMOVE = "copy.remove", _("Remove a copy from a host")
     IMAGE_BUILD = "image.build", _("Build image")
     IMAGE_IMPORT = "image.import", _("Check and import image")
     IMAGE_DELETE = "image.delete", _("Delete image version")
@@ -40,6 +43,7 @@ class StepName(TextChoices):
     UNDEFINE = "undefine", _("Remove the machine")
     DELETE_STORAGE = "delete_storage", _("Delete its disks")
     RELEASE = "release", _("Give the quota back")
+    ADOPT = "adopt", _("Take it over")
     BUILD = "build", _("Build the disk")
     IMPORT = "import", _("Inspect and convert")
     PUBLISH = "publish", _("Offer it in the catalogue")
@@ -62,10 +66,24 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.MACHINE_RESET: (StepName.RESET,),
     JobName.MACHINE_FORCE_OFF: (StepName.CUT_POWER,),
     JobName.MACHINE_DELETE: (StepName.WAIT_WORK, StepName.UNDEFINE, StepName.DELETE_STORAGE, StepName.RELEASE),
+    JobName.MACHINE_ADOPT: (StepName.ADOPT,),
+    JobName.MACHINE_REPAIR: (StepName.SEED, StepName.DEFINE),
+    JobName.COPY_REMOVE: (StepName.UNDEFINE, StepName.DELETE_STORAGE),
     JobName.IMAGE_BUILD: (StepName.BUILD, StepName.PUBLISH),
     JobName.IMAGE_IMPORT: (StepName.IMPORT, StepName.PUBLISH),
     JobName.IMAGE_DELETE: (StepName.DELETE_FILES,),
 }
+
+
+_MINUTE_S = 60
+LIMIT_S: dict[JobName, float] = {
+    JobName.IMAGE_BUILD: 120 * _MINUTE_S,
+    JobName.IMAGE_IMPORT: 120 * _MINUTE_S,
+    JobName.MACHINE_CREATE: 90 * _MINUTE_S,
+}
+"""How long after its start a job counts as stuck, in seconds. The steps have closer limits of their own."""
+
+LIMIT_OF_OTHERS_S = 30.0 * _MINUTE_S
 
 
 class JobStatus(TextChoices):

@@ -4,7 +4,7 @@ import datetime as dt
 from uuid import UUID
 
 from django.db import models, transaction
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, When
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -13,13 +13,15 @@ from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError
 from portal.jobs import bus
 from portal.jobs.models import Job, JobStep
-from portal.jobs.names import ACTIVE, STEPS, JobName, JobStatus, StepName, StepStatus
+from portal.jobs.names import ACTIVE, LIMIT_OF_OTHERS_S, LIMIT_S, STEPS, JobName, JobStatus, StepName, StepStatus
 from portal.jobs.selectors import may_cancel
 from portal.lib import live
 
 LEASE = dt.timedelta(seconds=45)
 # A message that was sent and not taken for so long is sent again.
 UNTAKEN_AFTER = dt.timedelta(seconds=30)
+# No job is put back for longer than this: a due time further ahead was written before the clock was set back.
+LONGEST_WAIT = dt.timedelta(seconds=60)
 
 
 class LeaseLostError(Exception):
@@ -62,6 +64,8 @@ def take_lease(job_id: UUID, *, owner: str) -> Job | None:
             lease_owner=owner,
             lease_until=now + LEASE,
             attempts=F("attempts") + 1,
+            # A lease that ran out, rather than being given back, is a worker that died or lost its host.
+            crashes=F("crashes") + Case(When(lease_until__isnull=False, then=1), default=0),
             due_at=None,
         )
     )
@@ -94,19 +98,25 @@ def put_back(job: Job, *, after_s: float, retry: bool = False) -> None:
     _tell(job)
 
 
-def finish(job: Job, status: JobStatus, *, code: str = "", message: str = "") -> None:
-    """End the job. LeaseLostError if another worker has it."""
-    _held(
-        job,
-        status=status,
-        lease_owner="",
-        lease_until=None,
-        due_at=None,
-        finished_at=timezone.now(),
-        error_code=code,
-        error_message=message,
-    )
+def decide(job: Job, outcome: JobStatus, *, code: str, message: str) -> None:
+    """Say how the job will end, before anything is taken back. What was decided first stays."""
+    if not job.outcome:
+        _held(job, outcome=outcome, error_code=code, error_message=message)
+        job.outcome, job.error_code, job.error_message = outcome, code, message
+        _tell(job)
+
+
+def finish(job: Job, status: JobStatus) -> None:
+    """End the job as `status`. LeaseLostError if another worker has it."""
+    _held(job, status=status, lease_owner="", lease_until=None, due_at=None, finished_at=timezone.now())
     _tell(job)
+
+
+def seconds_left(job: Job) -> float:
+    """Until the job counts as stuck. A clock that was set back gives it no more than its whole limit."""
+    limit_s = LIMIT_S.get(JobName(job.name), LIMIT_OF_OTHERS_S)
+    started = job.started_at or timezone.now()
+    return min(limit_s - (timezone.now() - started).total_seconds(), limit_s)
 
 
 def request_cancel(job: Job) -> bool:
@@ -162,14 +172,18 @@ def end_step(step: JobStep, status: StepStatus, *, detail: str = "") -> None:
     if detail:
         values["detail"] = detail[:200]
     JobStep.objects.filter(pk=step.pk).update(**values)
+    if status == StepStatus.DONE:
+        Job.objects.filter(pk=step.job_id).update(crashes=0)
     _tell(step.job)
 
 
 def send_again() -> int:
     """Wake a worker for every job that should be worked on and is not: the clock's part. Returns how many."""
     now = timezone.now()
+    _mend_times_ahead(now)
     forgotten = Job.objects.filter(
         Q(status=JobStatus.QUEUED, created_at__lt=now - UNTAKEN_AFTER)
+        | Q(status=JobStatus.QUEUED, created_at__gt=now)
         | Q(status=JobStatus.WAITING, due_at__lt=now - dt.timedelta(seconds=5))
         | Q(status=JobStatus.RUNNING, lease_until__lt=now)
     )
@@ -177,6 +191,12 @@ def send_again() -> int:
     for job in jobs:
         wake(job)
     return len(jobs)
+
+
+def _mend_times_ahead(now: dt.datetime) -> None:
+    """After the clock was set back, leases and waits would end hours from now. A worker that lives renews its own."""
+    Job.objects.filter(lease_until__gt=now + LEASE + dt.timedelta(seconds=5)).update(lease_until=now + LEASE)
+    Job.objects.filter(due_at__gt=now + LONGEST_WAIT).update(due_at=now)
 
 
 def _held(job: Job, **values: object) -> None:

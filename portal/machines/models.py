@@ -54,10 +54,16 @@ class Machine(models.Model):
     )
     name = models.CharField(_("name"), max_length=63)
     kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
+    # Neither is known of a machine that was found on a host and taken over.
     image_version = models.ForeignKey(
-        "images.ImageVersion", on_delete=models.PROTECT, related_name="machines", verbose_name=_("image version")
+        "images.ImageVersion",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="machines",
+        verbose_name=_("image version"),
     )
-    flavour = models.ForeignKey(Flavour, on_delete=models.PROTECT, verbose_name=_("flavour"))
+    flavour = models.ForeignKey(Flavour, on_delete=models.PROTECT, null=True, blank=True, verbose_name=_("flavour"))
     vcpus = models.PositiveSmallIntegerField(_("vCPUs"))
     memory_mib = models.PositiveIntegerField(_("memory (MiB)"))
     disk_gib = models.PositiveIntegerField(_("disk (GiB)"))
@@ -66,11 +72,16 @@ class Machine(models.Model):
     # What makes a request unique, so that a double click or a retry makes one machine; empty machines have none.
     request_key = models.UUIDField(_("request key"), unique=True, default=uuid.uuid4, editable=False)
 
+    # Somebody else made its definition; it is used as it is and never written anew.
+    keeps_definition = models.BooleanField(_("keeps its own definition"), default=False, editable=False)
+
     status = models.CharField(_("status"), max_length=12, choices=Status.choices, default=Status.REQUESTED)
     task = models.CharField(_("task"), max_length=12, choices=Task.choices, default=Task.NONE, blank=True)
     task_since = models.DateTimeField(_("busy since"), null=True, blank=True)
     power_state = models.CharField(_("power"), max_length=10, choices=PowerState.choices, default=PowerState.SHUT_OFF)
     power_state_at = models.DateTimeField(_("power as of"), null=True, blank=True)
+    # Its host answers, and does not have it.
+    missing_since = models.DateTimeField(_("missing since"), null=True, blank=True, editable=False)
     error_message = models.TextField(_("error"), blank=True)
 
     login_user = models.CharField(_("user in the guest"), max_length=32)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import AnonymousUser
 from django.db import models
+from django.db.models import Q
+from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
@@ -15,6 +17,10 @@ from portal.machines.states import LIVE, Status, Task
 if TYPE_CHECKING:
     # For annotations only: models imports this module. (ruff does not see the quoted name in the base class.)
     from portal.machines.models import Machine  # noqa: F401
+
+
+# Hosts' and portals' clocks may differ by this much; what lies further ahead was written before a clock was set back.
+CLOCK_SLACK = dt.timedelta(seconds=5)
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):
@@ -32,9 +38,16 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         """Not deleted."""
         return self.filter(status__in=LIVE)
 
+    def known_before(self, moment: dt.datetime) -> MachineQuerySet:
+        """Whose power state is older news than `moment`. A time to come is no news: the clock was set back."""
+        return self.filter(
+            Q(power_state_at__lt=moment) | Q(power_state_at=None) | Q(power_state_at__gt=timezone.now() + CLOCK_SLACK)
+        )
+
     def in_state(self, *states: Status) -> MachineQuerySet:
         return self.filter(status__in=states)
 
     def stuck_since(self, moment: dt.datetime) -> MachineQuerySet:
-        """Busy with a task since before `moment`."""
-        return self.live().exclude(task=Task.NONE).filter(task_since__lt=moment)
+        """Busy with a task since before `moment`, or, the clock having been set back, since a time to come."""
+        long_ago = Q(task_since__lt=moment) | Q(task_since__gt=timezone.now() + CLOCK_SLACK)
+        return self.live().exclude(task=Task.NONE).filter(long_ago)

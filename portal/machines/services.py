@@ -262,10 +262,20 @@ def record_power_state(machine_id: UUID, state: PowerState, *, at: dt.datetime) 
     if state == PowerState.SHUT_OFF:
         values["console_socket"] = ""
     rows = Machine.objects.filter(pk=machine_id, status__in=LIVE).exclude(power_state=state)
-    changed = (rows.filter(power_state_at__lt=at) | rows.filter(power_state_at=None)).update(**values)
+    changed = rows.known_before(at).update(**values)
     if changed:
         events.machine_changed(Machine.objects.get(pk=machine_id))
     return changed == 1
+
+
+def record_host_silent(host_id: UUID) -> None:
+    """The host does not answer: what its machines do is unknown from now on, and nothing else."""
+    now = timezone.now()
+    known = Machine.objects.filter(host=host_id, status=Status.READY).exclude(power_state=PowerState.UNKNOWN)
+    machines = list(known)
+    known.filter(pk__in=[machine.pk for machine in machines]).update(power_state=PowerState.UNKNOWN, power_state_at=now)
+    for machine in machines:
+        events.machine_changed(machine)
 
 
 def record_console(machine: Machine, *, console_socket: str) -> None:
@@ -303,6 +313,7 @@ def record_build_failed(machine: Machine, *, message: str) -> None:
         console_socket="",
         addresses=[],
         error_message=message,
+        missing_since=None,
     )
     release_resources(machine)
 
@@ -335,6 +346,7 @@ def record_deleted(machine: Machine) -> None:
         console_secret="",
         login_password="",
         addresses=[],
+        missing_since=None,
         deleted_at=timezone.now(),
     )
 

@@ -24,6 +24,8 @@ class Task(TextChoices):
     REBOOTING = "rebooting", _("restarting")
     RESETTING = "resetting", _("resetting")
     FORCING_OFF = "forcing_off", _("forcing off")
+    ADOPTING = "adopting", _("being taken over")
+    REPAIRING = "repairing", _("being defined again")
     DELETING = "deleting", _("deleting")
 
 

@@ -260,14 +260,18 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
 
 
 def _stage(machine: Machine, job: Job | None) -> str:
-    """What the large place shows: screen, steps, error, silent, or off."""
+    """What the large place shows: screen, steps, error, missing, silent, dark (it runs without a screen), or off."""
     if machine.has_screen:
         return "screen"
     if job is not None:
         return "steps"
     if machine.status == Status.ERROR:
         return "error"
-    return "silent" if machine.power_state == PowerState.UNKNOWN else "off"
+    if machine.missing_since is not None:
+        return "missing"
+    if machine.power_state == PowerState.UNKNOWN:
+        return "silent"
+    return "off" if machine.power_state == PowerState.SHUT_OFF else "dark"
 
 
 def _stage_key(machine: Machine, stage: str) -> str:

@@ -10,4 +10,7 @@ urlpatterns = [
     path("overview/", views.overview, name="overview"),
     path("<uuid:pk>/", views.host_detail, name="detail"),
     path("<uuid:pk>/enable", views.host_enable, name="enable"),
+    path("differences/<uuid:pk>/adopt", views.difference_adopt, name="adopt"),
+    path("differences/<uuid:pk>/repair", views.difference_repair, name="repair"),
+    path("differences/<uuid:pk>/remove-copy", views.difference_remove_copy, name="remove-copy"),
 ]

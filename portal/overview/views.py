@@ -17,18 +17,25 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from portal.accounts.http import client_ip, is_live, operators_only, person
+from portal.accounts.models import Project
+from portal.accounts.permissions import Permission
 from portal.console.selectors import open_sessions
+from portal.errors import InvalidError
 from portal.hosts import services
 from portal.hosts.capacity import CapacityLine, capacity_of
-from portal.hosts.forms import TakesMachinesForm
+from portal.hosts.differences import difference_for, differences_on
+from portal.hosts.forms import AdoptForm, TakesMachinesForm
 from portal.hosts.models import Host
 from portal.hosts.problems import Problem, accelerator_words, network_words, problems_among, problems_of
 from portal.hosts.selectors import host_for, hosts_with_counts, is_answering
 from portal.jobs.selectors import active_jobs, lines_of, recent_failures, stuck_jobs
-from portal.machines.selectors import counts_by_condition, machines_in_error, machines_on
+from portal.machines import drift
+from portal.machines.selectors import counts_by_condition, machine_for, machines_in_error, machines_on
+from portal.overview.differences import lines_of as lines_of_differences
 
 # More rows than this are counted and linked to, not listed: an overview is read at a glance.
 SHOWN = 10
+SHOWN_DIFFERENCES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,8 @@ def host_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "accelerator": accelerator_words(host),
         "network": network_words(host),
         "machines": list(machines_on(host)[:500]),
+        "differences": lines_of_differences(differences_on(host)[:SHOWN_DIFFERENCES]),
+        "projects": Project.objects.all(),
     }
     return render(request, "hosts/_detail.html" if is_live(request) else "hosts/detail.html", context)
 
@@ -112,6 +121,40 @@ def host_enable(request: HttpRequest, pk: UUID) -> HttpResponse:
         said = _("%(host)s takes new machines.") if enabled else _("%(host)s takes no new machines any more.")
         messages.success(request, said % {"host": host.name})
     return redirect("hosts:detail", pk=host.pk)
+
+
+@require_POST
+def difference_adopt(request: HttpRequest, pk: UUID) -> HttpResponse:
+    difference = difference_for(request.user, pk)
+    form = AdoptForm(request.POST)
+    if not form.is_valid():
+        raise InvalidError(_("Choose a project and a name."))
+    machine = drift.request_adoption(
+        difference,
+        actor=person(request),
+        project=form.cleaned_data["project"],
+        name=form.cleaned_data["name"],
+        request_ip=client_ip(request),
+    )
+    messages.success(request, _("%(name)s is being taken over.") % {"name": machine.name})
+    return redirect("machines:detail", pk=machine.pk)
+
+
+@require_POST
+def difference_repair(request: HttpRequest, pk: UUID) -> HttpResponse:
+    difference = difference_for(request.user, pk)
+    machine = machine_for(request.user, difference.object_id, Permission.MACHINE_OPERATE)
+    drift.request_repair(machine, actor=person(request), request_ip=client_ip(request))
+    messages.success(request, _("%(name)s is being defined again.") % {"name": machine.name})
+    return redirect("hosts:detail", pk=difference.host_id)
+
+
+@require_POST
+def difference_remove_copy(request: HttpRequest, pk: UUID) -> HttpResponse:
+    difference = difference_for(request.user, pk)
+    drift.request_copy_removal(difference, actor=person(request), request_ip=client_ip(request))
+    messages.success(request, _("The copy is being removed."))
+    return redirect("hosts:detail", pk=difference.host_id)
 
 
 def _counts(machines: Mapping[str, int]) -> list[Count]:

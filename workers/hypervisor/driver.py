@@ -116,6 +116,16 @@ class HypervisorDriver(Protocol):
     def undefine(self, machine: UUID) -> None:
         """Force off and remove the definition with its NVRAM. No error if there is none. Disks stay."""
 
+    def adopt(self, machine: UUID) -> None:
+        """Put Casement's mark on a domain that somebody else defined, so that the other operations work on it.
+
+        Nothing else of it changes, and a running one runs on. No error if it has the mark. `DomainNotFoundError` if
+        there is none; `InvalidOperationError` for one that exists only while it runs: it could not be started again.
+        """
+
+    def disown(self, machine: UUID) -> None:
+        """Take the mark off again. No error if there is no such domain, or no mark on it."""
+
     def get(self, machine: UUID) -> MachineInfo:
         """One domain. `DomainNotFoundError` if there is none."""
 

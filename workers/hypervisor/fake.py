@@ -354,7 +354,7 @@ class FakeDriver:
                     raise VolumeNotFoundError("The volume is not on the host.")
                 host.take_room(DISK_BYTES)
                 size = max(size_bytes, base.capacity_bytes)
-                host.disks[machine] = VolumeInfo(f"machines/{machine}/disk.qcow2", machine, size, DISK_BYTES)
+                host.disks[machine] = VolumeInfo(f"machines/{machine}/disk.qcow2", machine, size, DISK_BYTES, image)
                 host.bases[machine] = image
             return host.disks[machine]
 
@@ -437,6 +437,17 @@ class FakeDriver:
                 self.host.set_power(machine, PowerState.SHUT_OFF)
             del self.host.domains[machine]
             self.host.emit(EventKind.GONE, machine)
+
+    def adopt(self, machine: UUID) -> None:
+        with self.host.operation("adopt"):
+            if machine not in self.host.domains:
+                raise DomainNotFoundError("There is no such machine on the host.")
+            self.host.domains[machine].owned = True
+
+    def disown(self, machine: UUID) -> None:
+        with self.host.operation("disown"):
+            if machine in self.host.domains:
+                self.host.domains[machine].owned = False
 
     def get(self, machine: UUID) -> MachineInfo:
         with self.host.operation("get"):

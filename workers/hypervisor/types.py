@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from uuid import UUID
 
 
@@ -103,12 +103,26 @@ class ConsoleEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
-    """A file of Casement's pool on the host. `machine` is None for a base image."""
+    """A file of Casement's pool on the host. `machine` is None for a base image; `base` is a disk's base image."""
 
     name: str
     machine: UUID | None
     capacity_bytes: int
     allocation_bytes: int
+    base: UUID | None = None
+
+    @property
+    def image(self) -> UUID | None:
+        """Of which image version this is the base; None for other files."""
+        stem = PurePosixPath(self.name).stem
+        try:
+            return UUID(stem) if self.machine is None else None
+        except ValueError:
+            return None
+
+    @property
+    def is_disk(self) -> bool:
+        return self.machine is not None and PurePosixPath(self.name).name == "disk.qcow2"
 
 
 @dataclass(frozen=True, slots=True)

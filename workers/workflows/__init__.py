@@ -3,13 +3,14 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import create, delete, images, power
+from workers.workflows import create, delete, drift, images, power
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
     *power.WORKFLOWS,
     delete.WORKFLOW,
+    *drift.WORKFLOWS,
     *images.WORKFLOWS,
 )
 

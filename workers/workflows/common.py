@@ -8,6 +8,7 @@ from portal.machines.models import Machine
 from portal.machines.selectors import machine_by_id
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
+from workers.hypervisor.errors import InvalidOperationError
 from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec, PowerState
 from workers.workflows.base import Context, WorkFailedError
 
@@ -31,7 +32,7 @@ def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
         title=machine.name,
         vcpus=machine.vcpus,
         memory_mib=machine.memory_mib,
-        firmware=Firmware(machine.image_version.firmware),
+        firmware=Firmware(machine.image_version.firmware) if machine.image_version else Firmware.BIOS,
         genid=machine.genid,
         console_secret=secret,
         nics=(NicSpec(mac=machine.mac, mode=mode, network=network),),
@@ -58,7 +59,17 @@ def start(context: Context[Machine]) -> None:
 
 
 def record_running(machine: Machine, host_driver: HypervisorDriver) -> None:
-    services.record_started(machine, console_socket=host_driver.console(machine.pk).socket_path)
+    """A machine that somebody else defined tells its screen's secret itself, if it has a screen that can be shown."""
+    try:
+        screen = host_driver.console(machine.pk)
+    except InvalidOperationError:
+        if not machine.keeps_definition:
+            raise
+        services.record_started(machine, console_socket="")
+        return
+    if machine.keeps_definition:
+        services.record_secret(machine, screen.secret)
+    services.record_started(machine, console_socket=screen.socket_path)
 
 
 def is_off(machine: Machine, host_driver: HypervisorDriver) -> bool:

@@ -1,8 +1,11 @@
 """From a request to a guest that answers: image, disk, seed, definition, start, boot, address."""
 
+from uuid import UUID
+
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
 from portal.lib.secrets import new_password, unseal
 from portal.machines import services
@@ -19,7 +22,7 @@ GIB = 1024**3
 
 def put_image(context: Context[Machine]) -> None:
     services.record_building(context.target)
-    version = context.target.image_version
+    version = _version_of(context.target)
     driver = common.driver(context)
     if driver.has_image(version.pk):
         return
@@ -30,13 +33,29 @@ def put_image(context: Context[Machine]) -> None:
 
 def create_disk(context: Context[Machine]) -> None:
     machine = context.target
-    common.driver(context).create_disk(machine.pk, image=machine.image_version_id, size_bytes=machine.disk_gib * GIB)
+    version = _version_of(machine)
+    common.driver(context).create_disk(machine.pk, image=version.pk, size_bytes=machine.disk_gib * GIB)
+
+
+def _version_of(machine: Machine) -> ImageVersion:
+    if machine.image_version is None:
+        raise WorkFailedError(_("The image of this machine is not known: it was found on its host and taken over."))
+    return machine.image_version
 
 
 def write_seed(context: Context[Machine]) -> None:
+    _write_seed(context, context.target.pk)
+
+
+def write_new_seed(context: Context[Machine]) -> None:
+    """Another instance to the guest inside, so that it takes a new name, user and address at its next start."""
+    _write_seed(context, context.target.genid)
+
+
+def _write_seed(context: Context[Machine], instance_id: UUID) -> None:
     machine = context.target
     seed = cloud_init.seed(
-        instance_id=machine.pk,
+        instance_id=instance_id,
         hostname=machine.name,
         user=machine.login_user,
         password_hash=cloud_init.hash_password(unseal(machine.login_password)),
@@ -74,7 +93,7 @@ def wait_for_boot(context: Context[Machine]) -> None:
     if driver.agent_ready(machine.pk):
         return
     late = machine.boot_deadline is not None and timezone.now() > machine.boot_deadline
-    if machine.image_version.image.has_agent:
+    if _has_agent(machine):
         if late:
             raise WorkFailedError(_never_came_up(), code="guest-boot-timeout")
     elif late or _addresses(context):
@@ -88,12 +107,16 @@ def ask_address(context: Context[Machine]) -> None:
     addresses = _addresses(context)
     started = context.step.started_at if context.step else None
     waited_s = (timezone.now() - started).total_seconds() if started else 0
-    if not addresses and machine.image_version.image.has_agent and waited_s < ADDRESS_WAIT_S:
+    if not addresses and _has_agent(machine) and waited_s < ADDRESS_WAIT_S:
         raise Again(BOOT_POLL_S)
     services.record_addresses(machine, addresses)
 
 
 ADDRESS_WAIT_S = 20.0
+
+
+def _has_agent(machine: Machine) -> bool:
+    return machine.image_version is not None and machine.image_version.image.has_agent
 
 
 def _addresses(context: Context[Machine]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from portal.errors import NotFoundError
-from portal.hosts.selectors import hosts
+from portal.hosts.selectors import hosts, is_answering
 from portal.images import services
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
@@ -109,6 +109,12 @@ def remove_everywhere(context: Context[ImageVersion]) -> None:
     remove_files(context)
 
 
+def deleted(version: ImageVersion) -> None:
+    """While a host that is away may still have its copy, the row stays: it says that the copy is to be removed."""
+    if all(is_answering(host) for host in hosts()):
+        services.record_version_deleted(version)
+
+
 def failed(version: ImageVersion, message: str) -> None:
     services.record_version_failed(version, message=message)
 
@@ -136,7 +142,7 @@ WORKFLOWS: tuple[Workflow[ImageVersion], ...] = (
         JobName.IMAGE_DELETE,
         load=load,
         steps=(Step(StepName.DELETE_FILES, remove_everywhere),),
-        on_done=services.record_version_deleted,
+        on_done=deleted,
         cancellable=False,
         max_retries=20,
     ),

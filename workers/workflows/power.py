@@ -21,7 +21,7 @@ def start_with_new_secret(context: Context[Machine]) -> None:
     """A screen secret lives from one start to the next stop. A domain that runs already keeps its own."""
     machine = context.target
     driver = common.driver(context)
-    if common.is_off(machine, driver):
+    if common.is_off(machine, driver) and not machine.keeps_definition:
         services.record_secret(machine, new_password(common.SECRET_LENGTH))
         driver.define(common.spec_of(machine, secret=common.stored_secret(machine)))
     common.start(context)

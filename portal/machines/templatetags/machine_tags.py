@@ -27,6 +27,8 @@ _BUSY = {
     Task.REBOOTING: _("Restarting"),
     Task.RESETTING: _("Resetting"),
     Task.FORCING_OFF: _("Forcing off"),
+    Task.ADOPTING: _("Being taken over"),
+    Task.REPAIRING: _("Being defined again"),
     Task.DELETING: _("Deleting"),
 }
 _POWER = {
@@ -35,6 +37,7 @@ _POWER = {
     PowerState.SHUT_OFF: Look(_("Shut off"), "off", icon="square-rounded"),
     PowerState.UNKNOWN: Look(_("Host not answering"), "unknown", icon="help-circle"),
 }
+_MISSING = Look(_("Missing on its host"), "failed", icon="alert-triangle-filled")
 _FAILED = Look(_("Failed"), "failed", icon="alert-triangle-filled")
 _REQUESTED = Look(_("Requested"), "busy", icon="clock")
 
@@ -54,6 +57,8 @@ def look_of(machine: Machine) -> Look:
         return Look(_BUSY[Task(machine.task)], "busy", icon="loader-2")
     if machine.status == Status.ERROR:
         return _FAILED
+    if machine.missing_since is not None:
+        return _MISSING
     if machine.status == Status.READY:
         return _POWER[PowerState(machine.power_state)]
     return _REQUESTED

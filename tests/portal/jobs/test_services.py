@@ -52,7 +52,7 @@ def test_when_a_worker_dies_its_lease_runs_out_and_another_takes_over(job: Job) 
 def test_a_finished_job_is_taken_by_nobody(job: Job) -> None:
     held = services.take_lease(job.pk, owner="one")
     assert held is not None
-    services.finish(held, JobStatus.FAILED, code="x", message="no")
+    services.finish(held, JobStatus.FAILED)
     assert services.take_lease(job.pk, owner="two") is None
     assert not services.request_cancel(job)
 

@@ -18,6 +18,7 @@ from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec
 # The mark of a domain that Casement defined. It is a name, not an address: nothing is fetched from it.
 NAMESPACE = "urn:casement:machine:1"
 MARK = "machine"
+PREFIX = "casement"
 
 # Empty root ports, so that disks and network cards can be plugged in while the machine runs. Each device below takes
 # one of its own besides.
@@ -31,7 +32,7 @@ _SOFTWARE_CPU_EXTRAS = ("arat", "popcnt", "rdrand", "sse4.1", "sse4.2", "ssse3")
 _MOST_VCPUS = 255
 _LEAST_MEMORY_MIB = 32
 
-ET.register_namespace("casement", NAMESPACE)
+ET.register_namespace(PREFIX, NAMESPACE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from workers.hypervisor.errors import (
 from workers.hypervisor.kvm import agent, events, network
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
-from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, HostTraits, domain_xml
+from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
 from workers.hypervisor.kvm.screen import to_png
 from workers.hypervisor.kvm.storage import Storage
 from workers.hypervisor.types import (
@@ -85,7 +85,7 @@ class KvmDriver:
         self._connection = connection or Connection(config.uri)
         self._lock = threading.Lock()
         self._storage_of_host: Storage | None = None
-        self._owned: dict[UUID, bool] = {}
+        self._owned: set[UUID] = set()
 
     def close(self) -> None:
         self._connection.close()
@@ -218,6 +218,18 @@ class KvmDriver:
             # The goal is reached, unless a stranger has this UUID.
             self._call("look for the machine", lambda conn: _refuse_foreign(conn, machine))
 
+    def adopt(self, machine: UUID) -> None:
+        self._call("take the machine over", lambda conn: _mark(conn.lookupByUUIDString(str(machine))))
+
+    def disown(self, machine: UUID) -> None:
+        def work(conn: VirConnect) -> None:
+            domain = _find(conn, machine)
+            if domain is not None and is_owned(domain):
+                _set_mark(domain, None)
+
+        self._call("give the machine back", work)
+        self._owned.discard(machine)
+
     def get(self, machine: UUID) -> MachineInfo:
         return self._with(machine, "describe the machine", _describe_domain)
 
@@ -225,13 +237,13 @@ class KvmDriver:
         return self._call("list its machines", self._list)
 
     def _list(self, conn: VirConnect) -> list_of[MachineInfo]:
-        """One bulk call. libvirt has none for marks, so only those of domains that are new here are read one by one."""
+        """One bulk call. libvirt has none for marks: they are read one by one until one is found, and remembered."""
         stats_of_all = conn.getAllDomainStats(_LIST_STATS, _LIST_FLAGS)
         found = [(UUID(bytes=domain.UUID()), domain, stats) for domain, stats in stats_of_all]
         known = self._owned
-        owned = {uuid: known[uuid] if uuid in known else is_owned(domain) for uuid, domain, _ in found}
+        owned = {uuid for uuid, domain, _ in found if uuid in known or is_owned(domain)}
         self._owned = owned
-        return [_info_from_stats(uuid, domain.name(), stats, owned=owned[uuid]) for uuid, domain, stats in found]
+        return [_info_from_stats(uuid, domain.name(), stats, owned=uuid in owned) for uuid, domain, stats in found]
 
     def power_state(self, machine: UUID) -> PowerState:
         return self._with(machine, "tell the machine's state", _power_state)
@@ -293,6 +305,19 @@ def is_owned(domain: VirDomain) -> bool:
             return False
         raise
     return f"<{MARK}" in mark or f":{MARK}" in mark
+
+
+def _mark(domain: VirDomain) -> None:
+    if not domain.isPersistent():
+        raise InvalidOperationError("The machine exists only while it runs; define it persistently first.")
+    if not is_owned(domain):
+        _set_mark(domain, f"<{MARK}/>")
+
+
+def _set_mark(domain: VirDomain, element: str | None) -> None:
+    """In the definition and, if it runs, in what runs; None takes it off."""
+    where = libvirt.VIR_DOMAIN_AFFECT_CONFIG | (libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0)
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, element, PREFIX, NAMESPACE, where)
 
 
 def _find(conn: VirConnect, machine: UUID) -> VirDomain | None:

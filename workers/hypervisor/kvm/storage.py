@@ -20,6 +20,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
@@ -172,7 +173,8 @@ class Storage:
     def _bases_in_use(self) -> Iterator[UUID]:
         for machine in self._machine_uuids():
             with contextlib.suppress(OSError, ValueError):
-                yield UUID((self._folder(machine) / "base").read_text(encoding="ascii"))
+                if base := self._base_id(machine):
+                    yield base
 
     def _image_info(self, version: UUID) -> VolumeInfo:
         return _volume(self._image(version), f"images/{version}.qcow2", None)
@@ -204,8 +206,12 @@ class Storage:
         _sync_folder(disk.parent)
 
     def _base_of(self, machine: UUID) -> Path | None:
+        base = self._base_id(machine)
+        return self._image(base) if base else None
+
+    def _base_id(self, machine: UUID) -> UUID | None:
         try:
-            return self._image(UUID((self._folder(machine) / "base").read_text(encoding="ascii")))
+            return UUID((self._folder(machine) / "base").read_text(encoding="ascii"))
         except FileNotFoundError:
             return None
 
@@ -233,7 +239,8 @@ class Storage:
             for path in _regular_files(self._folder(machine)):
                 # A file may go while the list is made.
                 with contextlib.suppress(FileNotFoundError, VolumeNotFoundError):
-                    yield _volume(path, f"machines/{machine}/{path.name}", machine)
+                    volume = _volume(path, f"machines/{machine}/{path.name}", machine)
+                    yield replace(volume, base=self._base_id(machine)) if volume.is_disk else volume
 
     def _machine_uuids(self) -> Iterator[UUID]:
         if not self._machines.is_dir():
