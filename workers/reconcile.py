@@ -139,9 +139,9 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
             logger.warning("machine %s is %s: removing what is left on %s", machine.pk, machine.status, host.name)
             _try(driver.undefine, machine.pk)
             _try(driver.delete_storage, machine.pk)
-    for version in ImageVersion.objects.filter(pk__in=seen.images, status=VersionStatus.DELETING):
+    for version in ImageVersion.objects.filter(pk__in=seen.images, status__in=_NOT_OFFERED):
         if active_job_of(version) is None:
-            logger.warning("image version %s is deleted: removing it from %s", version.pk, host.name)
+            logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
             _try(driver.delete_image, version.pk)
 
 
@@ -154,6 +154,7 @@ def _try(removal: Callable[[UUID], None], pk: UUID) -> None:
         logger.warning("it stays for now: %s", error)
 
 
+_NOT_OFFERED = (VersionStatus.DELETING, VersionStatus.FAILED)
 _BUILDING = (Status.REQUESTED, Status.BUILDING)
 
 

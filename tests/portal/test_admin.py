@@ -180,10 +180,11 @@ def test_saving_a_host_leaves_alone_what_moved_meanwhile(client: Client, helper:
     assert Event.objects.get().detail == {"fields": ["memory_kept_mib"]}
 
 
-def test_a_size_that_machines_have_stays(client: Client, operator: User, machine: Machine) -> None:
+def test_a_size_that_machines_have_stays(client: Client, operator: User, machine: Machine, flavour: Flavour) -> None:
     client.force_login(operator)
-    client.post(page(Flavour, "delete", machine.flavour_id), {"post": "yes"})
-    assert Flavour.objects.filter(pk=machine.flavour_id).exists()
+    assert machine.flavour == flavour
+    client.post(page(Flavour, "delete", flavour.pk), {"post": "yes"})
+    assert Flavour.objects.filter(pk=flavour.pk).exists()
 
 
 # --- the content policy ----------------------------------------------------------------------------------------------

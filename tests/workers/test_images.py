@@ -96,9 +96,12 @@ def test_deleting_a_version_removes_its_files_everywhere(
     assert Image.objects.exists(), "its recipe can build it again"
 
 
-def test_a_version_that_machines_are_based_on_is_kept(machine: Machine, operator: User) -> None:
+def test_a_version_that_machines_are_based_on_is_kept(
+    machine: Machine, image_version: ImageVersion, operator: User
+) -> None:
+    assert machine.image_version == image_version
     with pytest.raises(ConflictError):
-        services.request_delete_version(machine.image_version, actor=operator)
+        services.request_delete_version(image_version, actor=operator)
 
 
 def test_a_build_reports_its_progress_and_is_offered_when_it_is_whole(

@@ -10,12 +10,16 @@ from pathlib import Path
 @contextlib.contextmanager
 def partial_file(destination: Path) -> Iterator[Path]:
     """A hidden name beside `destination` to write to; whatever has that name before and after is removed."""
-    partial = destination.with_name(f".{destination.name}.partial")
+    partial = partial_path(destination)
     partial.unlink(missing_ok=True)
     try:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_path(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.partial")
 
 
 def sha256_of(path: Path) -> str:

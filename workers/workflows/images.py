@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from django.conf import settings
 from django.utils.translation import gettext as _
@@ -16,8 +17,10 @@ from portal.jobs.names import JobName, StepName
 from workers.hosts import driver_of
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError
 from workers.imaging.build import build_image
+from workers.imaging.disk import clean_scratch
 from workers.imaging.errors import ImagingError
 from workers.imaging.facts import ImageFacts
+from workers.imaging.files import partial_path
 from workers.imaging.importer import ImportLimits, import_image
 from workers.imaging.recipe import load_recipes
 from workers.workflows.base import Context, Step, WorkFailedError, Workflow
@@ -37,12 +40,15 @@ def build(context: Context[ImageVersion]) -> None:
     recipe = load_recipes().get(version.image.recipe)
     if recipe is None:
         raise WorkFailedError(_("The recipe of this image is no longer here."), code="no-recipe")
-    scratch = settings.IMAGES_DIR / f"{version.pk}.scratch"
 
     def work() -> ImageFacts:
-        return build_image(recipe, version.path, scratch=scratch, progress=context.progress)
+        return build_image(recipe, version.path, scratch=_scratch_of(version), progress=context.progress)
 
     _record(version, _translated(work))
+
+
+def _scratch_of(version: ImageVersion) -> Path:
+    return settings.IMAGES_DIR / f"{version.pk}.scratch"
 
 
 def import_upload(context: Context[ImageVersion]) -> None:
@@ -81,7 +87,6 @@ def publish(context: Context[ImageVersion]) -> None:
     version = context.target
     version.upload_path.unlink(missing_ok=True)
     _put_on_hosts(version)
-    services.record_version_ready(version)
 
 
 def _put_on_hosts(version: ImageVersion) -> None:
@@ -93,19 +98,27 @@ def _put_on_hosts(version: ImageVersion) -> None:
             logger.warning("image %s is not on host %s yet: %s", version.pk, host.name, error)
 
 
-def remove_files(context: Context[ImageVersion]) -> None:
-    version = context.target
-    version.upload_path.unlink(missing_ok=True)
-    version.path.unlink(missing_ok=True)
-
-
-def remove_everywhere(context: Context[ImageVersion]) -> None:
-    """From the hosts first. One that is away keeps its copy; reconciliation removes it when the host is back."""
+def unpublish(context: Context[ImageVersion]) -> None:
+    """From the hosts. One that is away keeps its copy; reconciliation removes what no version knows by its state."""
     for host in hosts():
         try:
             driver_of(host).delete_image(context.target.pk)
         except HostUnreachableError as error:
             logger.warning("image %s stays on host %s for now: %s", context.target.pk, host.name, error)
+
+
+def remove_files(context: Context[ImageVersion]) -> None:
+    """Also what a worker that was killed left of an image that was not whole yet."""
+    version = context.target
+    version.upload_path.unlink(missing_ok=True)
+    version.path.unlink(missing_ok=True)
+    partial_path(version.path).unlink(missing_ok=True)
+    clean_scratch(_scratch_of(version))
+
+
+def remove_everywhere(context: Context[ImageVersion]) -> None:
+    """From the hosts first. One that is away keeps its copy; reconciliation removes it when the host is back."""
+    unpublish(context)
     remove_files(context)
 
 
@@ -116,10 +129,12 @@ def deleted(version: ImageVersion) -> None:
 
 
 def failed(version: ImageVersion, message: str) -> None:
+    version.upload_path.unlink(missing_ok=True)  # No step may have been begun whose undo would have removed it.
     services.record_version_failed(version, message=message)
 
 
 def cancelled(version: ImageVersion) -> None:
+    version.upload_path.unlink(missing_ok=True)
     services.record_version_failed(version, message=_("Stopped on request."))
 
 
@@ -127,14 +142,19 @@ WORKFLOWS: tuple[Workflow[ImageVersion], ...] = (
     Workflow(
         JobName.IMAGE_BUILD,
         load=load,
-        steps=(Step(StepName.BUILD, build, undo=remove_files), Step(StepName.PUBLISH, publish)),
+        steps=(Step(StepName.BUILD, build, undo=remove_files), Step(StepName.PUBLISH, publish, undo=unpublish)),
+        on_done=services.record_version_ready,
         on_failed=failed,
         on_cancelled=cancelled,
     ),
     Workflow(
         JobName.IMAGE_IMPORT,
         load=load,
-        steps=(Step(StepName.IMPORT, import_upload, undo=remove_files), Step(StepName.PUBLISH, publish)),
+        steps=(
+            Step(StepName.IMPORT, import_upload, undo=remove_files),
+            Step(StepName.PUBLISH, publish, undo=unpublish),
+        ),
+        on_done=services.record_version_ready,
         on_failed=failed,
         on_cancelled=cancelled,
     ),

@@ -234,9 +234,12 @@ def test_the_words_name_what_new_machines_get_then(
     assert "New machines can be made from version 2." in page(client, delete(image_version), **HTMX)
 
 
-def test_a_version_with_machines_stays(client: Client, machine: Machine, operator: User) -> None:
+def test_a_version_with_machines_stays(
+    client: Client, machine: Machine, image_version: ImageVersion, operator: User
+) -> None:
     client.force_login(operator)
-    version = machine.image_version
+    assert machine.image_version == image_version
+    version = image_version
     words = page(client, delete(version))
     assert "1 machine is based on it" in words
     assert "btn-danger" not in words

@@ -1,0 +1,294 @@
+"""For every kind of job: how it comes to be asked for, and what is true when it is done or taken back.
+
+The matrix is made of `WORKFLOWS`; a workflow without a scene here fails `test_every_workflow_has_a_scene`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from django.core.files.uploadedfile import SimpleUploadedFile
+
+from portal.accounts.models import Project, User
+from portal.hosts.models import Difference, DifferenceKind, Host
+from portal.images import services as images
+from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
+from portal.jobs.models import Job
+from portal.jobs.names import JobName
+from portal.machines import drift, services
+from portal.machines.models import Flavour, Machine
+from portal.machines.states import PowerState, Status
+from tests.workers.support import fake_of, work_on
+from workers import reconcile
+from workers.hosts import driver_of
+from workers.hypervisor import cloud_init
+from workers.hypervisor.errors import DomainNotFoundError
+from workers.hypervisor.types import Firmware, MachineSpec, SeedSpec
+from workers.imaging.facts import ImageFacts
+
+
+@dataclass
+class Stage:
+    """Where scenes are played: a project with room, an image, one host, and a second one for what belongs elsewhere.
+
+    `add_foreign` defines a domain past the portal and gives its UUID; `remove_domain` removes one so.
+    """
+
+    project: Project
+    alice: User
+    operator: User
+    flavour: Flavour
+    version: ImageVersion
+    host: Host
+    other: Host
+    add_foreign: Callable[[], UUID]
+    remove_domain: Callable[[UUID], None]
+
+    def asked(self) -> Machine:
+        return services.request_machine(
+            self.project,
+            actor=self.alice,
+            image_version=self.version,
+            flavour=self.flavour,
+            name=f"server-{uuid4().hex[:8]}",
+            login_user="alice",
+        )
+
+    def built(self) -> Machine:
+        machine = self.asked()
+        job = work_on(Job.objects.get(target_id=machine.pk))
+        machine.refresh_from_db()
+        assert machine.status == Status.READY, job.error_message
+        return machine
+
+    def off(self) -> Machine:
+        machine = self.built()
+        work_on(services.request_force_off(machine, actor=self.alice))
+        machine.refresh_from_db()
+        return machine
+
+    def clear(self) -> None:
+        """For the next life: what is compared below is then its own alone, and the matrix stays quick."""
+        Machine.objects.all().delete()
+        Project.objects.update(used_machines=0, used_vcpus=0, used_memory_mib=0, used_disk_gib=0)
+        Host.objects.update(reserved_vcpus=0, reserved_memory_mib=0, reserved_disk_gib=0)
+        Difference.objects.all().delete()
+        for host in (self.host, self.other):
+            fake = fake_of(host)
+            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds):
+                holder.clear()
+
+    def difference(self, object_id: UUID, kind: DifferenceKind, host: Host | None = None) -> Difference:
+        """As reconciliation finds it."""
+        reconcile.reconcile_host((host or self.host).pk)
+        return Difference.objects.get(object_id=object_id, kind=kind)
+
+
+Check = Callable[[Stage, Job], object]
+
+
+def _nothing(_stage: Stage, _job: Job) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so."""
+
+    ask: Callable[[Stage], Job]
+    done: Check
+    back: Check = field(default=_nothing)
+    name: str = ""
+
+
+def _machine(job: Job) -> Machine:
+    return Machine.objects.get(pk=job.target_id)
+
+
+def _is(status: Status, power: PowerState) -> Check:
+    return lambda _stage, job: (_machine(job).status, _machine(job).power_state) == (status, power)
+
+
+RUNS = _is(Status.READY, PowerState.RUNNING)
+OFF = _is(Status.READY, PowerState.SHUT_OFF)
+
+
+def _is_whole(stage: Stage, job: Job) -> bool:
+    """A guest that was asked to shut down cannot be asked not to."""
+    return bool(RUNS(stage, job) or OFF(stage, job))
+
+
+def _create(stage: Stage) -> Job:
+    return Job.objects.get(target_id=stage.asked().pk)
+
+
+def _power(state: Callable[[Stage], Machine], request: Callable[..., Job]) -> Callable[[Stage], Job]:
+    return lambda stage: request(state(stage), actor=stage.alice)
+
+
+def _adopt_foreign(stage: Stage) -> Job:
+    difference = stage.difference(stage.add_foreign(), DifferenceKind.FOREIGN)
+    return _adopt(stage, difference)
+
+
+def _adopt_stray(stage: Stage) -> Job:
+    """A disk whose row was lost with a database."""
+    machine, driver = uuid4(), driver_of(stage.host)
+    driver.put_image(stage.version.pk, stage.version.path, progress=lambda _percent: None)
+    driver.create_disk(machine, image=stage.version.pk, size_bytes=stage.flavour.disk_gib << 30)
+    driver.write_seed(machine, _seed(machine))
+    return _adopt(stage, stage.difference(machine, DifferenceKind.STRAY))
+
+
+def _adopt(stage: Stage, difference: Difference) -> Job:
+    machine = drift.request_adoption(
+        difference, actor=stage.operator, project=stage.project, name=f"found-{uuid4().hex[:8]}"
+    )
+    return Job.objects.get(target_id=machine.pk)
+
+
+def _is_left_alone(stage: Stage, job: Job) -> bool:
+    """Not in a project, and as it was on the host: a strange domain without our mark, or a disk."""
+    assert not Machine.objects.filter(pk=job.target_id).exists()
+    domain = {info.uuid: info for info in driver_of(stage.host).list()}.get(job.target_id)
+    disks = {volume.machine for volume in driver_of(stage.host).list_volumes() if volume.is_disk}
+    return (domain is not None and not domain.owned) or (domain is None and job.target_id in disks)
+
+
+def _repair(stage: Stage) -> Job:
+    machine = stage.off()
+    stage.remove_domain(machine.pk)
+    stage.difference(machine.pk, DifferenceKind.MISSING)
+    machine.refresh_from_db()
+    assert machine.missing_since is not None
+    return drift.request_repair(machine, actor=stage.operator)
+
+
+def _remove_copy(stage: Stage) -> Job:
+    machine, other = stage.built(), driver_of(stage.other)
+    other.put_image(stage.version.pk, stage.version.path, progress=lambda _percent: None)
+    other.create_disk(machine.pk, image=stage.version.pk, size_bytes=stage.flavour.disk_gib << 30)
+    other.write_seed(machine.pk, _seed(machine.pk))
+    other.define(
+        MachineSpec(
+            machine.pk, machine.domain_name, machine.name, 1, 128, Firmware.BIOS, machine.genid, uuid4().hex[:8]
+        )
+    )
+    difference = stage.difference(machine.pk, DifferenceKind.ELSEWHERE, stage.other)
+    return drift.request_copy_removal(difference, actor=stage.operator)
+
+
+def _copy_is_gone(stage: Stage, job: Job) -> bool:
+    left = {info.uuid for info in driver_of(stage.other).list()}
+    left |= {volume.machine for volume in driver_of(stage.other).list_volumes() if volume.machine}
+    reconcile.reconcile_host(stage.other.pk)
+    copied = Machine.objects.filter(pk__in=left).exclude(host=stage.other).exists()
+    return not copied and not Difference.objects.filter(host=stage.other, kind=DifferenceKind.ELSEWHERE).exists()
+
+
+def _seed(machine: UUID) -> SeedSpec:
+    return cloud_init.seed(
+        instance_id=machine,
+        hostname="lost",
+        user="alice",
+        password_hash=None,
+        ssh_keys=(),
+        mac="52:54:00:00:00:99",
+        desktop=False,
+    )
+
+
+def _build(stage: Stage) -> Job:
+    image = Image.objects.create(
+        slug=f"recipe-{uuid4().hex[:8]}", title="By recipe", kind=Kind.SERVER, source=Source.RECIPE, recipe="any"
+    )
+    return images.request_build(image, actor=stage.operator)
+
+
+def _import(stage: Stage) -> Job:
+    version = images.add_upload(
+        SimpleUploadedFile("disk.img", RAW_DISK),
+        actor=stage.alice,
+        title="Mine",
+        kind=Kind.SERVER,
+        project=stage.project,
+    )
+    return Job.objects.get(target_id=version.pk)
+
+
+def _delete_image(stage: Stage) -> Job:
+    job = _build(stage)
+    work_on(job)
+    version = ImageVersion.objects.get(pk=job.target_id)
+    return images.request_delete_version(version, actor=stage.operator)
+
+
+def _is_offered(_stage: Stage, job: Job) -> bool:
+    return ImageVersion.objects.get(pk=job.target_id).status == VersionStatus.READY
+
+
+def _is_not_offered(_stage: Stage, job: Job) -> bool:
+    return ImageVersion.objects.get(pk=job.target_id).status == VersionStatus.FAILED
+
+
+def _image_is_gone(stage: Stage, job: Job) -> bool:
+    on_hosts = [driver_of(host).has_image(job.target_id) for host in (stage.host, stage.other)]
+    return not ImageVersion.objects.filter(pk=job.target_id).exists() and on_hosts == [False, False]
+
+
+RAW_DISK = b"\0" * 510 + b"\x55\xaa" + bytes(range(256)) * 2 + b"\0" * (1024**2 - 1024)
+
+
+def build_in_a_moment(
+    _recipe: object, destination: Path, *, scratch: Path, progress: Callable[[int, str], None]
+) -> ImageFacts:
+    """In the place of a build of minutes: whole under its name, or not there."""
+    scratch.mkdir(exist_ok=True)
+    part = scratch / "disk"
+    part.write_bytes(b"QFI\xfb" + struct.pack(">IQIIQ", 3, 0, 0, 16, 1 << 30) + b"\0" * 64)
+    progress(50, "Packing")
+    part.rename(destination)
+    scratch.rmdir()
+    return ImageFacts("qcow2", virtual_size_bytes=1 << 30, size_bytes=96, sha256="a" * 64)
+
+
+def is_gone(_stage: Stage, job: Job) -> bool:
+    return _machine(job).status == Status.DELETED
+
+
+def has_failed(_stage: Stage, job: Job) -> bool:
+    return _machine(job).status == Status.ERROR
+
+
+def is_still_missing(stage: Stage, job: Job) -> bool:
+    """Neither defined nor given up; the disk is there."""
+    machine = _machine(job)
+    try:
+        driver_of(stage.host).power_state(machine.pk)
+    except DomainNotFoundError:
+        return machine.missing_since is not None
+    return True  # It was defined, and only then something failed: that is no loss.
+
+
+SCENES: dict[JobName, tuple[Scene, ...]] = {
+    JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
+    JobName.MACHINE_START: (Scene(_power(Stage.off, services.request_start), RUNS, OFF),),
+    JobName.MACHINE_STOP: (Scene(_power(Stage.built, services.request_stop), OFF, _is_whole),),
+    JobName.MACHINE_REBOOT: (Scene(_power(Stage.built, services.request_reboot), RUNS, RUNS),),
+    JobName.MACHINE_RESET: (Scene(_power(Stage.built, services.request_reset), RUNS, RUNS),),
+    JobName.MACHINE_FORCE_OFF: (Scene(_power(Stage.built, services.request_force_off), OFF, RUNS),),
+    JobName.MACHINE_DELETE: (Scene(_power(Stage.built, services.request_delete), is_gone),),
+    JobName.MACHINE_ADOPT: (
+        Scene(_adopt_foreign, lambda _stage, job: _machine(job).keeps_definition, _is_left_alone, "foreign"),
+        Scene(_adopt_stray, OFF, _is_left_alone, "stray"),
+    ),
+    JobName.MACHINE_REPAIR: (Scene(_repair, OFF, is_still_missing),),
+    JobName.COPY_REMOVE: (Scene(_remove_copy, _copy_is_gone),),
+    JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
+    JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),
+    JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
+}

@@ -1,0 +1,252 @@
+"""Killed at any line, on hosts in memory: every step of every workflow, every statement and every call to the host.
+
+A SIGKILL is an exception here that nothing of the product catches. What a transaction had not committed is rolled back
+as the database does when its client is gone; `test_real.py` kills real processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from portal.hosts.models import Host
+from portal.jobs.models import Job
+from portal.jobs.names import JobName, JobStatus, StepName
+from portal.jobs.services import request_cancel
+from tests.integration.crash.scenes import SCENES, Scene, Stage
+from tests.support.agreement import disagreements
+from tests.workers.support import Killed, fake_of, work_on
+from workers import reconcile, runner
+from workers.hypervisor.errors import HypervisorError
+from workers.hypervisor.fake import FakeHost
+from workers.workflows import WORKFLOWS
+from workers.workflows.base import Context
+
+pytestmark = pytest.mark.django_db
+
+PLAYED = [(name, scene) for name, scenes in SCENES.items() for scene in scenes]
+IDS = [f"{name}{'-' if scene.name else ''}{scene.name}" for name, scene in PLAYED]
+STEPS = [(name, scene, step.name) for name, scene in PLAYED for step in WORKFLOWS[name].steps]
+STEP_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}-{step}" for name, scene, step in STEPS]
+
+
+def test_every_workflow_has_a_scene() -> None:
+    assert set(SCENES) == set(WORKFLOWS)
+
+
+def go_on(stage: Stage, job: Job) -> Job:
+    """What happens after a worker died: its lease runs out, another one comes, hosts are compared."""
+    Job.objects.filter(lease_until__isnull=False).update(lease_until=timezone.now() - dt.timedelta(seconds=1))
+    job.refresh_from_db()
+    if not job.is_final:
+        work_on(job)
+    for host in (stage.host, stage.other):
+        reconcile.reconcile_host(host.pk)
+    return job
+
+
+@contextmanager
+def step_replaced(
+    name: JobName, step_name: StepName, run: Callable[[Callable[..., None]], Callable[[Context[Any]], None]]
+) -> Iterator[None]:
+    """The workflow with another `run` in one step, made of the step's own."""
+    workflow = WORKFLOWS[name]
+    steps = tuple(replace(s, run=run(s.run)) if s.name == step_name else s for s in workflow.steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WORKFLOWS, name, replace(workflow, steps=steps))
+        yield
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("name", "scene", "step"), STEPS, ids=STEP_IDS)
+def test_killed_around_a_step_the_work_is_done_all_the_same(
+    stage: Stage, name: JobName, scene: Scene, step: StepName, after: bool
+) -> None:
+    job = scene.ask(stage)
+
+    def killed(run: Callable[..., None]) -> Callable[[Context[Any]], None]:
+        def dies(context: Context[Any]) -> None:
+            if after:
+                run(context)
+            raise Killed
+
+        return dies
+
+    with step_replaced(name, step, killed), pytest.raises(Killed):
+        work_on(job)
+    job = go_on(stage, job)
+    assert job.status == JobStatus.DONE, job.error_message
+    assert scene.done(stage, job)
+    assert disagreements() == []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("name", "scene", "step"), STEPS, ids=STEP_IDS)
+def test_a_step_that_fails_for_good_is_taken_back(
+    stage: Stage, name: JobName, scene: Scene, step: StepName, after: bool
+) -> None:
+    job = scene.ask(stage)
+    with step_replaced(name, step, lambda run: _fails(run, after)):
+        work_on(job)
+    for host in (stage.host, stage.other):
+        reconcile.reconcile_host(host.pk)
+    assert (job.status, job.error_message) == (JobStatus.FAILED, "It cannot be done.")
+    if WORKFLOWS[name].cancellable:
+        assert scene.back(stage, job) or (after and scene.done(stage, job))
+        assert new_disagreements(name) == []
+
+
+# What was wrong before the job is wrong again after it was taken back, and nothing else may be.
+WRONG_BEFORE = {
+    JobName.MACHINE_REPAIR: "its domain is lost",
+    JobName.MACHINE_ADOPT: "belongs to nobody there",
+}
+
+
+def new_disagreements(name: JobName) -> list[str]:
+    return [text for text in disagreements() if not text.endswith(WRONG_BEFORE.get(name, "\n"))]
+
+
+def _fails(run: Callable[..., None], after: bool) -> Callable[[Context[Any]], None]:
+    def fails(context: Context[Any]) -> None:
+        if after:
+            run(context)
+        raise HypervisorError("It cannot be done.")
+
+    return fails
+
+
+# --- at every statement and every call --------------------------------------------------------------------------------
+
+
+class Countdown:
+    """Lives through so many moments and dies at the next. A moment is a statement or a call to a host."""
+
+    def __init__(self, lives: float) -> None:
+        self.lives = lives
+        self.moments = 0
+
+    def moment(self) -> None:
+        self.moments += 1
+        if self.moments > self.lives:
+            raise Killed
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        original = FakeHost.operation
+
+        @contextmanager
+        def operation(host: FakeHost, name: str) -> Iterator[None]:
+            self.moment()
+            with original(host, name):
+                yield
+            self.moment()
+
+        def execute(run: Callable[..., Any], sql: str, *args: Any) -> Any:
+            # A commit happens or not; dying in the middle of these tests' savepoints would be something else.
+            if "SAVEPOINT" not in sql:
+                self.moment()
+            return run(sql, *args)
+
+        with pytest.MonkeyPatch.context() as patch, connection.execute_wrapper(execute):
+            patch.setattr(FakeHost, "operation", operation)
+            yield
+
+
+def play_and_die(job: Job, lives: float) -> bool:
+    """True if the worker died, false if it came to the job's end first."""
+    countdown = Countdown(lives)
+    with contextlib.suppress(Killed), countdown.running():
+        work_on(job)
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("name", "scene"), PLAYED, ids=IDS)
+def test_killed_at_any_line_the_work_is_done_all_the_same(stage: Stage, name: JobName, scene: Scene) -> None:
+    for lives in itertools.count():
+        job = scene.ask(stage)
+        died = play_and_die(job, lives)
+        job = go_on(stage, job)
+        at = f"killed at moment {lives} of {name}"
+        assert job.status == JobStatus.DONE, f"{at}: {job.error_message}"
+        assert scene.done(stage, job), at
+        assert disagreements() == [], at
+        if not died:
+            break
+        stage.clear()
+    assert lives > 10, "the matrix was cut short"
+
+
+FALLIBLE = [(name, scene) for name, scene in PLAYED if WORKFLOWS[name].cancellable]
+FALLIBLE_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}" for name, scene in FALLIBLE]
+
+
+@pytest.mark.parametrize(("name", "scene"), FALLIBLE, ids=FALLIBLE_IDS)
+def test_killed_at_any_line_of_taking_back_nothing_is_left(stage: Stage, name: JobName, scene: Scene) -> None:
+    """The last step fails for good, and the worker dies at any line, before, while or after it takes the work back."""
+    last = WORKFLOWS[name].steps[-1].name
+    for lives in itertools.count():
+        job = scene.ask(stage)
+        with step_replaced(name, last, lambda run: _fails(run, after=False)):
+            died = play_and_die(job, lives)
+            job = go_on(stage, job)
+        at = f"killed at moment {lives} of {name}"
+        assert (job.status, job.error_message) == (JobStatus.FAILED, "It cannot be done."), at
+        assert scene.back(stage, job), at
+        assert new_disagreements(name) == [], at
+        if not died:
+            break
+        stage.clear()
+    assert lives > 10, "the matrix was cut short"
+
+
+@pytest.mark.parametrize("name", [JobName.MACHINE_CREATE, JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT])
+def test_cancelled_at_any_line_and_killed_at_the_next_nothing_is_left(stage: Stage, name: JobName) -> None:
+    (scene,) = SCENES[name]
+    for lives in itertools.count(step=3):
+        job = scene.ask(stage)
+        died = play_and_die(job, lives)
+        request_cancel(job)
+        job = go_on(stage, job)
+        at = f"cancelled at moment {lives}"
+        assert job.status in {JobStatus.CANCELLED, JobStatus.DONE}, at
+        assert (scene.back if job.status == JobStatus.CANCELLED else scene.done)(stage, job), at
+        assert disagreements() == [], at
+        if not died:
+            break
+        stage.clear()
+
+
+def test_two_workers_that_are_given_the_same_job_do_it_once(stage: Stage) -> None:
+    """The second comes at any line of the first."""
+    for lives in itertools.count(step=5):
+        job = SCENES[JobName.MACHINE_CREATE][0].ask(stage)
+        second = Countdown(lives)
+
+        def come(run: Callable[..., Any], *args: Any, pk: Any = job.pk, countdown: Countdown = second) -> Any:
+            countdown.moments += 1
+            if countdown.moments == countdown.lives:
+                runner.run(pk)
+            return run(*args)
+
+        with connection.execute_wrapper(come):
+            work_on(job)
+        starts = {domain.starts for domain in _domains(stage.host).values()}
+        assert starts == {1}
+        assert disagreements() == []
+        if second.moments < lives:
+            break
+
+
+def _domains(host: Host) -> dict[Any, Any]:
+    return fake_of(host).domains

@@ -1,0 +1,101 @@
+"""Do the hosts and the rows agree? Every sentence that comes back is something lost or something left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from django.conf import settings
+from django.db.models import Sum
+
+from portal.accounts.models import Project
+from portal.hosts.models import Host
+from portal.images.models import ImageVersion, VersionStatus
+from portal.jobs.models import Job
+from portal.jobs.names import ACTIVE
+from portal.lib.secrets import unseal
+from portal.machines.models import Machine
+from portal.machines.states import PowerState, Status, Task
+from workers.drift import Seen
+from workers.hosts import driver_of
+from workers.hypervisor.driver import HypervisorDriver
+from workers.hypervisor.types import MachineInfo
+
+_AMOUNTS = ("vcpus", "memory_mib", "disk_gib")
+
+
+def disagreements() -> list[str]:
+    """Over all hosts, projects, jobs and images."""
+    return [
+        *(f"job {job} is still {job.status}" for job in Job.objects.filter(status__in=ACTIVE)),
+        *(text for host in Host.objects.all() for text in _of_host(host)),
+        *(text for project in Project.objects.all() for text in _of_project(project)),
+        *_of_images(),
+    ]
+
+
+def _of_host(host: Host) -> Iterator[str]:
+    driver = driver_of(host)
+    seen = Seen({info.uuid: info for info in driver.list()}, driver.list_volumes())
+    rows = {row.pk: row for row in Machine.objects.filter(host=host)}
+    for row in rows.values():
+        yield from (f"{row.pk} ({row.status}): {text}" for text in _of_machine(row, driver, seen))
+    for uuid in seen.machines - set(rows):
+        if uuid not in seen.domains or seen.domains[uuid].owned:
+            yield f"{uuid} is on {host} and belongs to nobody there"
+    held = Machine.objects.filter(host=host, holds_quota=True).aggregate(*(Sum(name) for name in _AMOUNTS))
+    for name in _AMOUNTS:
+        if getattr(host, f"reserved_{name}") != (held[f"{name}__sum"] or 0):
+            yield f"{host} has promised {getattr(host, f'reserved_{name}')} {name}, its machines hold {held}"
+
+
+def _of_machine(row: Machine, driver: HypervisorDriver, seen: Seen) -> Iterator[str]:
+    files = sorted(Path(volume.name).name for volume in seen.volumes if volume.machine == row.pk)
+    info = seen.domains.get(row.pk)
+    if row.task != Task.NONE:
+        yield f"still {row.task}"
+    if row.holds_quota != (row.status == Status.READY):
+        yield f"holds quota: {row.holds_quota}"
+    if row.status != Status.READY:
+        if info is not None or files:
+            yield f"left on the host: domain {info}, files {files}"
+        return
+    if not row.keeps_definition and not {"disk.qcow2", "seed.iso"} <= set(files):
+        yield f"disk or seed is lost: {files}"
+    if info is None:
+        yield "its domain is lost"
+        return
+    yield from _of_domain(row, driver, info)
+
+
+def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Iterator[str]:
+    if not info.owned:
+        yield "its domain has no mark"
+        return
+    if info.power_state.value != row.power_state:
+        yield f"it is {info.power_state}, the row says {row.power_state}"
+    if row.power_state == PowerState.RUNNING and not row.keeps_definition:
+        screen = driver.console(row.pk)
+        if (screen.socket_path, screen.secret) != (row.console_socket, unseal(row.console_secret)):
+            yield "its screen's socket or secret is not the row's"
+
+
+def _of_project(project: Project) -> Iterator[str]:
+    held = Machine.objects.filter(project=project, holds_quota=True)
+    sums = held.aggregate(*(Sum(name) for name in _AMOUNTS))
+    if project.used_machines != held.count():
+        yield f"{project} counts {project.used_machines} machines and has {held.count()}"
+    for name in _AMOUNTS:
+        if getattr(project, f"used_{name}") != (sums[f"{name}__sum"] or 0):
+            yield f"{project} counts {getattr(project, f'used_{name}')} {name} and holds {sums}"
+
+
+def _of_images() -> Iterator[str]:
+    ready = {version.path.name for version in ImageVersion.objects.filter(status=VersionStatus.READY)}
+    files = {path.name for path in settings.IMAGES_DIR.glob("*")} if settings.IMAGES_DIR.is_dir() else set()
+    yield from (f"image file {name} is lost" for name in sorted(ready - files))
+    yield from (f"image file {name} is left" for name in sorted(files - ready))
+    for version in ImageVersion.objects.filter(status__in=[VersionStatus.BUILDING, VersionStatus.DELETING]):
+        yield f"image version {version.pk} is still {version.status}"
+    if uploads := sorted(path.name for path in settings.UPLOADS_DIR.glob("*")) if settings.UPLOADS_DIR.is_dir() else []:
+        yield f"uploads are left: {uploads}"
