@@ -1,10 +1,13 @@
 """Every workflow does its work, can fail or be killed at any step, and leaves either the machine or nothing."""
 
 import datetime as dt
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -316,3 +319,90 @@ def test_progress_names_the_step_that_was_started(asked: Asked) -> None:
     step = job.steps.get(name=StepName.DISK)
     assert step.started_at is not None
     assert step.finished_at is not None
+
+
+def test_a_job_that_kills_its_workers_is_given_up_in_words(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_args: object, **_kwargs: object) -> None:
+        raise Killed
+
+    machine, job = asked()
+    monkeypatch.setattr(FakeDriver, "define", dies)
+    for _ in range(runner.MOST_CRASHES + 1):
+        with pytest.raises(Killed):
+            runner.run(job.pk)
+        Job.objects.update(lease_until=timezone.now() - dt.timedelta(seconds=1))
+    work_on(job)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "worker-dies")
+    assert_nothing_left(machine)
+
+
+def test_a_job_far_past_its_time_is_given_up(asked: Asked) -> None:
+    machine, job = asked()
+    Job.objects.update(started_at=timezone.now() - dt.timedelta(days=1))
+    work_on(job)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "stuck")
+    assert_nothing_left(machine)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_step_that_hangs_for_ever_loses_the_job_to_the_clock(
+    asked: Asked, fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker is alive and beats, and yet the lease is not renewed past the job's limit."""
+    monkeypatch.setattr(runner, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(jobs, "LEASE", dt.timedelta(seconds=0.2))
+    machine, job = asked()
+    fake.call_limit_s = 60
+    fake.hang("define")
+    thread = threading.Thread(target=_run_and_close, args=(job.pk,))
+    thread.start()
+    try:
+        _wait_until(lambda: fake.calls["define"] == 1)
+        Job.objects.update(started_at=timezone.now() - dt.timedelta(days=1))
+        monkeypatch.setattr(jobs, "seconds_left", lambda _job: -1.0)
+        _wait_until(lambda: Job.objects.filter(pk=job.pk, lease_until__lt=timezone.now()).exists())
+        assert jobs.send_again() == 1
+        runner.run(job.pk)
+        job.refresh_from_db()
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "stuck")
+    finally:
+        fake.release("define")
+        thread.join(60)
+    # The one that hung comes to itself, finds that it has lost the job, and leaves everything alone.
+    job.refresh_from_db()
+    assert job.status == JobStatus.FAILED
+    reconcile.reconcile_host(machine.host_id)
+    assert_nothing_left(machine)
+
+
+def _run_and_close(pk: Any) -> None:
+    try:
+        runner.run(pk)
+    finally:
+        connection.close()
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_database_that_is_away_ends_nothing(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker lets go without a word; when the database is back the lease has run out and the work goes on."""
+
+    def away(*_args: object, **_kwargs: object) -> None:
+        raise OperationalError("the server closed the connection unexpectedly")
+
+    machine, job = asked()
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "end_step", away)
+        patch.setattr(connection, "close", lambda: None)
+        runner.run(job.pk)
+    job.refresh_from_db()
+    assert (job.status, job.outcome) == (JobStatus.RUNNING, "")
+    Job.objects.update(lease_until=timezone.now() - dt.timedelta(seconds=1))
+    assert work_on(job).status == JobStatus.DONE
+    machine.refresh_from_db()
+    assert machine.status == Status.READY

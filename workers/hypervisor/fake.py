@@ -93,6 +93,7 @@ class FakeDomain:
 
     spec: MachineSpec
     owned: bool = True
+    disk_elsewhere: bool = False
     power_state: PowerState = PowerState.SHUT_OFF
     live: MachineSpec | None = None
     guest: FakeGuest = field(default_factory=FakeGuest)
@@ -204,7 +205,7 @@ class FakeHost:
     def add_foreign_domain(self, spec: MachineSpec) -> None:
         """A machine that someone else defined on this host."""
         with self.lock:
-            self.domains[spec.uuid] = FakeDomain(spec, owned=False)
+            self.domains[spec.uuid] = FakeDomain(spec, owned=False, disk_elsewhere=True)
 
     def guest_shuts_down(self, machine: UUID) -> None:
         """The person inside switched the machine off."""
@@ -397,7 +398,7 @@ class FakeDriver:
     def start(self, machine: UUID) -> None:
         with self.host.operation("start"):
             domain = self.host.owned(machine)
-            if not domain.runs and machine not in self.host.disks:
+            if not domain.runs and machine not in self.host.disks and not domain.disk_elsewhere:
                 raise VolumeNotFoundError("The host could not start the machine: a file is missing.")
             if domain.power_state is not PowerState.RUNNING:
                 self.host.set_power(machine, PowerState.RUNNING)

@@ -125,3 +125,63 @@ def test_a_broker_that_is_away_loses_no_job(
     with django_capture_on_commit_callbacks(execute=True):  # type: ignore[operator]  # pytest-django gives a context manager
         job = services.enqueue(JobName.MACHINE_STOP, machine, queue="host.local", actor=alice)
     assert Job.objects.get(pk=job.pk).status == JobStatus.QUEUED
+
+
+def test_a_worker_that_dies_is_counted_until_a_step_is_done(job: Job) -> None:
+    for owner in ("one", "two", "three"):
+        assert services.take_lease(job.pk, owner=owner) is not None
+        Job.objects.update(lease_until=timezone.now() - dt.timedelta(seconds=1))
+    job.refresh_from_db()
+    assert job.crashes == 2
+    held = services.take_lease(job.pk, owner="four")
+    assert held is not None
+    services.end_step(services.start_step(held, StepName.ASK_SHUT_DOWN), StepStatus.DONE)
+    job.refresh_from_db()
+    assert job.crashes == 0
+
+
+def test_coming_back_after_a_wait_is_no_crash(job: Job) -> None:
+    held = services.take_lease(job.pk, owner="one")
+    assert held is not None
+    services.put_back(held, after_s=0)
+    again = services.take_lease(job.pk, owner="two")
+    assert again is not None
+    assert again.crashes == 0
+
+
+def test_what_was_decided_first_stays(job: Job) -> None:
+    held = services.take_lease(job.pk, owner="one")
+    assert held is not None
+    services.decide(held, JobStatus.FAILED, code="first", message="The first reason.")
+    services.decide(held, JobStatus.CANCELLED, code="second", message="The second.")
+    job.refresh_from_db()
+    assert (job.outcome, job.error_code, job.error_message) == (JobStatus.FAILED, "first", "The first reason.")
+    assert job.is_taken_back
+
+
+def test_who_lost_the_job_decides_nothing(job: Job) -> None:
+    held = services.take_lease(job.pk, owner="one")
+    assert held is not None
+    Job.objects.update(lease_owner="two")
+    with pytest.raises(services.LeaseLostError):
+        services.decide(held, JobStatus.FAILED, code="x", message="no")
+
+
+def test_after_the_clock_was_set_back_no_lease_and_no_wait_lasts_for_hours(job: Job) -> None:
+    """The rows were written an hour ahead of now."""
+    ahead = timezone.now() + dt.timedelta(hours=1)
+    Job.objects.update(status=JobStatus.RUNNING, lease_owner="dead", lease_until=ahead)
+    services.send_again()
+    job.refresh_from_db()
+    assert job.lease_until is not None
+    assert job.lease_until <= timezone.now() + services.LEASE
+    Job.objects.update(status=JobStatus.WAITING, lease_owner="", lease_until=None, due_at=ahead)
+    services.send_again()
+    job.refresh_from_db()
+    assert job.due_at is not None
+    assert job.due_at <= timezone.now()
+    Job.objects.update(status=JobStatus.QUEUED, created_at=ahead)
+    assert services.send_again() == 1
+    Job.objects.update(started_at=ahead)
+    job.refresh_from_db()
+    assert services.seconds_left(job) <= 3600
