@@ -1,8 +1,11 @@
 """The Celery app. The worker's libvirt connections are opened lazily, after the fork; see `workers.hypervisor`."""
 
+import datetime as dt
 import os
+import time
 
 from celery import Celery
+from celery.schedules import schedule
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 
@@ -13,6 +16,19 @@ django.setup()
 from django.conf import settings
 
 from portal.jobs.bus import BROKER_OPTIONS
+
+_STARTED = dt.datetime.now(dt.UTC)
+_STARTED_STEADY = time.monotonic()
+
+
+def steady_now() -> dt.datetime:
+    """The time of day at the start and what has passed since. A clock that is set back must not stop the beat."""
+    return _STARTED + dt.timedelta(seconds=time.monotonic() - _STARTED_STEADY)
+
+
+def every(seconds: float) -> schedule:
+    return schedule(dt.timedelta(seconds=seconds), nowfun=steady_now)
+
 
 app = Celery("workers", broker=settings.CELERY_BROKER_URL, include=["workers.tasks"])
 app.conf.update(
@@ -28,13 +44,15 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_send_task_events=False,
     timezone="UTC",
+    # Nothing of the beat's is worth keeping: everything is due again within a minute of a start.
+    beat_scheduler="celery.beat:Scheduler",
     beat_schedule={
-        "jobs.send_again": {"task": "jobs.send_again", "schedule": 5.0, "options": {"expires": 5}},
+        "jobs.send_again": {"task": "jobs.send_again", "schedule": every(5), "options": {"expires": 5}},
         "console.end_lost_sessions": {
             "task": "console.end_lost_sessions",
-            "schedule": 60.0,
+            "schedule": every(60),
             "options": {"expires": 60},
         },
-        "hosts.refresh": {"task": "hosts.refresh", "schedule": 15.0, "options": {"expires": 15}},
+        "hosts.refresh": {"task": "hosts.refresh", "schedule": every(15), "options": {"expires": 15}},
     },
 )

@@ -35,7 +35,7 @@ def programs(options: Options, *, with_libvirtd: bool) -> list[Program]:
         # A build takes minutes; it is not waited for, because the next start takes it up again.
         Program("images", _celery_worker("images", "images", "1"), 50, stop_wait_s=3),
         Program("watch", _python("workers.watch"), 60),
-        Program("beat", _celery("beat", "--schedule", str(options.run_dir / "beat"), "--pidfile="), 70),
+        Program("beat", _celery("beat", "--pidfile="), 70),
     ]
 
 

@@ -14,8 +14,9 @@ class Job(models.Model):
     """`target_type` is a model's name and `target_id` its key, so that jobs know none of the models above them.
 
     A worker holds the job while `lease_owner` is its name and `lease_until` lies ahead. `due_at` says when a waiting
-    job is to be looked at again. `outcome` is decided before anything is taken back: whoever takes over a job that has
-    one goes on taking back and never forward. `error_message` is safe to show. No secret is ever stored here.
+    job is to be looked at again, and when a queued one's next reminder is sent. `outcome` is decided before anything is
+    taken back: whoever takes over a job that has one goes on taking back and never forward. `error_message` is safe to
+    show. No secret is ever stored here.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

@@ -181,13 +181,17 @@ def send_again() -> int:
     """Wake a worker for every job that should be worked on and is not: the clock's part. Returns how many."""
     now = timezone.now()
     _mend_times_ahead(now)
+    never_taken = Q(created_at__lt=now - UNTAKEN_AFTER) | Q(created_at__gt=now)
     forgotten = Job.objects.filter(
-        Q(status=JobStatus.QUEUED, created_at__lt=now - UNTAKEN_AFTER)
-        | Q(status=JobStatus.QUEUED, created_at__gt=now)
+        Q(never_taken, status=JobStatus.QUEUED, due_at=None)
+        | Q(status=JobStatus.QUEUED, due_at__lt=now)
         | Q(status=JobStatus.WAITING, due_at__lt=now - dt.timedelta(seconds=5))
         | Q(status=JobStatus.RUNNING, lease_until__lt=now)
     )
     jobs = list(forgotten[:500])
+    # A queue that is only long must not grow by its own reminders.
+    untaken = [job.pk for job in jobs if job.status == JobStatus.QUEUED]
+    Job.objects.filter(pk__in=untaken, status=JobStatus.QUEUED).update(due_at=now + UNTAKEN_AFTER)
     for job in jobs:
         wake(job)
     return len(jobs)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 # What is lost in a crash of the machine does not matter here, so nothing waits for the disk.
@@ -20,9 +21,31 @@ def binaries() -> Path | None:
     return max(folders, key=lambda folder: int(folder.parent.name), default=None)
 
 
+@dataclass(frozen=True)
+class Postgres:
+    """A server that a test may stop and start again; it keeps its data and its address."""
+
+    url: str
+    control: tuple[str | Path, ...]
+    starting: tuple[str | Path, ...]
+
+    def start(self) -> None:
+        _run(*self.control, *self.starting, "start")
+
+    def stop(self) -> None:
+        _run(*self.control, "-m", "immediate", "stop")
+
+
 @contextlib.contextmanager
 def private_postgres() -> Iterator[str]:
-    """Start a server and yield its DATABASE_URL. It refuses to run as root, so root runs it as the system's user."""
+    """Start a server and yield its DATABASE_URL."""
+    with restartable_postgres() as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def restartable_postgres() -> Iterator[Postgres]:
+    """Start a server. It refuses to run as root, so root runs it as the system's user."""
     bin_dir = binaries()
     if bin_dir is None:
         raise FileNotFoundError("PostgreSQL's server is not installed; bin/test installs it.")
@@ -34,12 +57,17 @@ def private_postgres() -> Iterator[str]:
             shutil.chown(folder, user, user)
         _run(*prefix, bin_dir / "initdb", "-D", folder / "data", "-U", "casement", "-A", "trust", "-E", "UTF8", "-N")
         options = ["-c listen_addresses=", f"-k {folder}", *(f"-c {setting}" for setting in FAST)]
-        control: list[str | Path] = [*prefix, bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"]
-        _run(*control, "-l", folder / "log", "-o", " ".join(options), "start")
+        server = Postgres(
+            f"postgres://casement@/{folder}/postgres",
+            (*prefix, bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"),
+            ("-l", folder / "log", "-o", " ".join(options)),
+        )
+        server.start()
         try:
-            yield f"postgres://casement@/{folder}/postgres"
+            yield server
         finally:
-            _run(*control, "-m", "immediate", "stop")
+            with contextlib.suppress(RuntimeError):  # A test may have left it stopped.
+                server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -28,9 +28,8 @@ from workers.hypervisor.types import PowerState as HostPowerState
 Built = Callable[[], Machine]
 
 
-def foreign(fake: FakeHost, **changes: object) -> UUID:
-    spec = MachineSpec(uuid4(), "Old Build Server_2", "", 2, 512, Firmware.BIOS, uuid4(), "secret")
-    spec = dataclasses.replace(spec, **changes)
+def foreign(fake: FakeHost, *, vcpus: int = 2) -> UUID:
+    spec = MachineSpec(uuid4(), "Old Build Server_2", "", vcpus, 512, Firmware.BIOS, uuid4(), "secret")
     fake.add_foreign_domain(spec)
     return spec.uuid
 
@@ -69,7 +68,8 @@ def test_a_machine_that_vanished_is_missing_and_not_merely_silent(built: Built, 
     assert work_on(drift.request_repair(machine, actor=operator)).status == JobStatus.DONE
     reconcile.reconcile_host(machine.host_id)
     machine.refresh_from_db()
-    assert (machine.missing_since, machine.power_state) == (None, PowerState.SHUT_OFF)
+    back = Machine.objects.get(pk=machine.pk)
+    assert (back.missing_since, back.power_state) == (None, PowerState.SHUT_OFF)
     assert not Difference.objects.exists()
     assert work_on(services.request_start(machine, actor=operator)).status == JobStatus.DONE
 

@@ -1,5 +1,6 @@
 """Differences on the host's page: words, a button for each, and nobody but operators."""
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,10 +18,10 @@ from portal.machines.models import Machine
 from portal.machines.states import Task
 from tests.support.xss import CORPUS, faults
 
-FOREIGN = {"vcpus": 2, "memory_mib": 512, "power_state": "running", "owned": False}
+FOREIGN: dict[str, Any] = {"vcpus": 2, "memory_mib": 512, "power_state": "running", "owned": False}
 
 
-def difference(on: Host, kind: DifferenceKind, machine: Machine | None = None, **detail: object) -> Difference:
+def difference(on: Host, kind: DifferenceKind, machine: Machine | None = None, **detail: Any) -> Difference:
     name = machine.name if machine else "old-server"
     return Difference.objects.create(
         host=on, kind=kind, object_id=machine.pk if machine else uuid4(), name=name, detail=detail
@@ -98,7 +99,8 @@ def test_for_others_there_is_no_difference(
 def test_a_button_does_only_what_fits_the_difference(
     client: Client, operator: User, machine: Machine, act: str, kind: DifferenceKind
 ) -> None:
-    fitting = {"adopt": {"foreign", "stray"}, "repair": set(DifferenceKind), "remove-copy": {"elsewhere"}}[act]
+    everything = {kind.value for kind in DifferenceKind}
+    fitting = {"adopt": {"foreign", "stray"}, "repair": everything, "remove-copy": {"elsewhere"}}[act]
     row = difference(machine.host, kind, None if act == "adopt" else machine, has_disk=True)
     client.force_login(operator)
     client.post(f"/hosts/differences/{row.pk}/{act}", {"project": str(machine.project_id), "name": "taken-over"})
