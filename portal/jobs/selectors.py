@@ -121,10 +121,11 @@ def find_jobs(user: User | AnonymousUser, *, state: str = "", kind: str = "", se
     if kind in JobName.values:
         jobs = jobs.filter(name=kind)
     if search:
+        # People and projects are looked up once, rather than joined to each of the jobs.
         jobs = jobs.filter(
             Q(target_name__icontains=search)
-            | Q(actor__username__icontains=search)
-            | Q(project__name__icontains=search)
+            | Q(actor__in=User.objects.filter(username__icontains=search).values("pk"))
+            | Q(project__in=Project.objects.filter(name__icontains=search).values("pk"))
             | Q(error_message__icontains=search)
         )
     return jobs
