@@ -14,7 +14,10 @@ from portal.audit import services as audit
 from portal.errors import ForbiddenError, NoCapacityError
 from portal.hosts import placement
 from portal.hosts.models import Host
+from portal.hosts.selectors import is_answering
 from portal.lib import live
+
+FIGURES = frozenset({"load", "memory_used_mib", "storage_free_bytes"})
 
 
 @transaction.atomic
@@ -38,9 +41,18 @@ def set_enabled(host: Host, *, actor: User, enabled: bool, request_ip: str | Non
 
 
 def record_host(host: Host, **observed: object) -> None:
-    """Store what the host said of itself, and that it was heard."""
+    """Store what the host said of itself, and that it was heard.
+
+    Pages of all hosts are told of what is news. Figures that are never still are none: a thousand hosts report, and
+    those pages look again by themselves.
+    """
+    was_answering = is_answering(host)
     Host.objects.filter(pk=host.pk).update(**observed, last_seen_at=timezone.now(), last_error="")
-    tell(host)
+    facts = {name: value for name, value in observed.items() if name not in FIGURES}
+    if was_answering and all(getattr(host, name) == value for name, value in facts.items()):
+        live.publish_on_commit([live.OPERATORS], [f"host:{host.pk}"])
+    else:
+        tell(host)
 
 
 def record_unreachable(host: Host, *, message: str) -> None:

@@ -184,5 +184,3 @@ def test_a_failed_machine_retried_many_times_at_once_is_built_once(
     project.refresh_from_db()
     assert project.used_machines == 1
     assert Host.objects.get().reserved_vcpus == 1
-
-
