@@ -364,7 +364,8 @@ def new_mac() -> str:
 
 def suggest_name(project: Project, *, kind: str) -> str:
     """A name that is free in the project, such as desktop-3."""
-    taken = set(Machine.objects.live().filter(project=project).values_list("name", flat=True))
+    alike = Machine.objects.live().filter(project=project, name__startswith=f"{kind}-").order_by()
+    taken = set(alike.values_list("name", flat=True))
     return next(name for number in range(1, len(taken) + 2) if (name := f"{kind}-{number}") not in taken)
 
 

@@ -107,7 +107,7 @@ def _cost(estate: Estate, who: str, path: str) -> int:
     return len(queries)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: " ".join(page))
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
 def test_a_page_takes_the_same_queries_with_ten_and_with_five_hundred_rows(
     costs: tuple[Costs, Costs], page: tuple[str, str]
 ) -> None:

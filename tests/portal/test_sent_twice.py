@@ -19,7 +19,7 @@ from django.urls import reverse
 from portal.accounts.models import Membership, Project, SshKey, User
 from portal.accounts.permissions import Role
 from portal.hosts.models import Difference, DifferenceKind, Host
-from portal.images.models import Image, ImageVersion
+from portal.images.models import ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.secrets import seal

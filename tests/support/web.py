@@ -33,21 +33,36 @@ class Answer:
     location: str
 
 
+@dataclass(frozen=True, slots=True)
+class Web:
+    """A web process that answers."""
+
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """What it has used so far; other programs on the machine do not blur it."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def web_processes(count: int, environment: Mapping[str, str], log_dir: Path) -> Iterator[list[int]]:
-    """Yield the ports of `count` web processes on this process's database. `environment` is added to their own."""
+def web_processes(count: int, environment: Mapping[str, str], log_dir: Path) -> Iterator[list[Web]]:
+    """Yield `count` web processes on this process's database. `environment` is added to their own."""
     sockets = [socket.create_server((HOST, 0), backlog=4096) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in sockets]
     with contextlib.ExitStack() as stack:
-        for listener, port in zip(sockets, ports, strict=True):
-            stack.enter_context(_web_process(listener, environment, log_dir / f"web-{port}.log"))
-        for port in ports:
-            _wait_for(port)
-        yield ports
+        webs = [
+            Web(port, stack.enter_context(_web_process(listener, environment, log_dir / f"web-{port}.log")))
+            for listener, port in zip(sockets, ports, strict=True)
+        ]
+        for web in webs:
+            _wait_for(web.port)
+        yield webs
 
 
 @contextlib.contextmanager
-def _web_process(listener: socket.socket, environment: Mapping[str, str], log: Path) -> Iterator[None]:
+def _web_process(listener: socket.socket, environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """The socket is ours, so that no other program can take the port in between."""
     argv = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--fd", str(listener.fileno())]
     frames = ["--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-ping-interval", "20"]
@@ -63,7 +78,7 @@ def _web_process(listener: socket.socket, environment: Mapping[str, str], log: P
             pass_fds=[listener.fileno()],
         )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:

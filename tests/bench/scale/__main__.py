@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import django
@@ -35,9 +36,9 @@ def main(out: Path) -> None:
     _look_over()
     with tempfile.TemporaryDirectory() as logs:
         settings = {"DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"]}
-        with web_processes(1, settings, Path(logs)) as (port,):
+        with web_processes(1, settings, Path(logs)) as (web,):
             for part in (http.pages, http.launches, tabs.measure):
-                rows += _told(part(estate, port))
+                rows += _told(part(estate, web))
         rows += _told(placement.measure(estate))
         rows += _told(reconcile.measure(estate))
     out.write_text(to_json([_named(row) for row in rows]), encoding="utf-8")
@@ -45,12 +46,12 @@ def main(out: Path) -> None:
 
 def _told(rows: list[Row]) -> list[Row]:
     for row in rows:
-        print(f"{connection.vendor}: {row.name} {row.value:.4g} {row.unit}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{connection.vendor}: {row.name} {row.value:.4g} {row.unit}\n")
     return rows
 
 
 def _named(row: Row) -> Row:
-    return Row(f"{connection.vendor}.{row.name}", row.value, row.unit, target=row.target, ok=row.ok)
+    return replace(row, name=f"{connection.vendor}.{row.name}")
 
 
 def _look_over() -> None:

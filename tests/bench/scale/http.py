@@ -15,30 +15,30 @@ from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status
 from tests.bench.rows import Row
 from tests.support.estate import Estate
-from tests.support.web import HOST, cookie_of, request
+from tests.support.web import HOST, Web, cookie_of, request
 
 TIMES = int(os.environ.get("BENCH_ROUNDS", "40"))
 PAGE_TARGET_MS = 150
 LAUNCH_TARGET_MS = 100
 
 
-def pages(estate: Estate, port: int) -> list[Row]:
+def pages(estate: Estate, web: Web) -> list[Row]:
     Host.objects.filter(last_error="").update(last_seen_at=timezone.now())  # As if they had just reported.
     machine = Machine.objects.filter(
         project=estate.projects[0], status=Status.READY, power_state=PowerState.RUNNING
     ).first()
     assert machine is not None
     cookies = {"operator": cookie_of(estate.operator), "member": cookie_of(estate.member)}
-    connected = http.client.HTTPConnection(HOST, port, timeout=60)
+    connected = http.client.HTTPConnection(HOST, web.port, timeout=60)
     rows = []
     for who, name, path in _addresses(estate, machine):
-        taken = []
-        for _ in range(TIMES + 3):
+        taken, used = [], web.cpu_seconds()
+        for _ in range(TIMES):
             began = time.perf_counter()
             answer = request(connected, path, cookie=cookies[who])
             taken.append((time.perf_counter() - began) * 1000)
             assert answer.status == 200, (path, answer.status)
-        rows.append(_row(f"page.{who}.{name}", taken[3:], PAGE_TARGET_MS))
+        rows.append(_row(f"page.{who}.{name}", taken, web.cpu_seconds() - used, PAGE_TARGET_MS))
     connected.close()
     return rows
 
@@ -77,7 +77,7 @@ def _addresses(estate: Estate, machine: Machine) -> list[tuple[str, str, str]]:
     ]
 
 
-def launches(estate: Estate, port: int) -> list[Row]:
+def launches(estate: Estate, web: Web) -> list[Row]:
     """The form of a new machine, posted and answered: quota, host, row, audit, job, and the messages on commit."""
     cookie = cookie_of(estate.member)
     common = {
@@ -86,18 +86,19 @@ def launches(estate: Estate, port: int) -> list[Row]:
         "flavour": estate.flavours[0].pk,
         "login_user": "me",
     }
-    connected = http.client.HTTPConnection(HOST, port, timeout=60)
-    taken = []
-    for number in range(TIMES + 3):
+    connected = http.client.HTTPConnection(HOST, web.port, timeout=60)
+    taken, used = [], web.cpu_seconds()
+    for number in range(TIMES):
         form = {**common, "name": f"launch-{number}", "request_key": uuid4()}
         began = time.perf_counter()
         answer = request(connected, "/machines/new/", cookie=cookie, form=form)
         taken.append((time.perf_counter() - began) * 1000)
         assert answer.status == 302, (answer.status, answer.text[:300])
     connected.close()
-    return [_row("launch", taken[3:], LAUNCH_TARGET_MS)]
+    return [_row("launch", taken, web.cpu_seconds() - used, LAUNCH_TARGET_MS)]
 
 
-def _row(name: str, taken: list[float], target_ms: int) -> Row:
-    value = quantiles(taken, n=20)[18]
-    return Row(name, value, "ms p95", target=f"< {target_ms} ms", ok=value < target_ms)
+def _row(name: str, taken: list[float], cpu_s: float, target_ms: int) -> Row:
+    """Beside it the web process's own time for each, which a busy machine does not blur."""
+    value, own = quantiles(taken, n=20)[18], cpu_s * 1000 / len(taken)
+    return Row(name, value, "ms p95", peer="CPU mean", peer_value=own, target=f"< {target_ms} ms", ok=value < target_ms)

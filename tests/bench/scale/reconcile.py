@@ -56,4 +56,4 @@ def _profile(estate: Estate) -> None:
     profile.disable()
     text = io.StringIO()
     pstats.Stats(profile, stream=text).sort_stats("cumulative").print_stats(r"(portal|workers|execute|channels)", 25)
-    print(text.getvalue(), file=sys.stderr, flush=True)
+    sys.stderr.write(text.getvalue())

@@ -131,10 +131,10 @@ def test_the_same_through_several_web_processes(
     cookie = cookie_of(alice)
     common = {"project": roomy.pk, "image": image_version.image_id, "flavour": flavour.pk, "login_user": "alice"}
 
-    with web_processes(3, {}, tmp_path) as ports:
+    with web_processes(3, {}, tmp_path) as webs:
 
         def launch(number: int) -> str:
-            connected = http.client.HTTPConnection(HOST, ports[number % len(ports)], timeout=240)
+            connected = http.client.HTTPConnection(HOST, webs[number % len(webs)].port, timeout=240)
             form = {**common, "name": f"server-{number}", "request_key": uuid4()}
             answer = request(connected, "/machines/new/", cookie=cookie, form=form)
             connected.close()
