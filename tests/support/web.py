@@ -53,7 +53,7 @@ def web_processes(count: int, environment: Mapping[str, str], log_dir: Path) -> 
     ports = [listener.getsockname()[1] for listener in sockets]
     with contextlib.ExitStack() as stack:
         webs = [
-            Web(port, stack.enter_context(_web_process(listener, environment, log_dir / f"web-{port}.log")))
+            Web(port, stack.enter_context(_web_process(listener, port, environment, log_dir / f"web-{port}.log")))
             for listener, port in zip(sockets, ports, strict=True)
         ]
         for web in webs:
@@ -62,12 +62,12 @@ def web_processes(count: int, environment: Mapping[str, str], log_dir: Path) -> 
 
 
 @contextlib.contextmanager
-def _web_process(listener: socket.socket, environment: Mapping[str, str], log: Path) -> Iterator[int]:
+def _web_process(listener: socket.socket, port: int, environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """The socket is ours, so that no other program can take the port in between."""
     argv = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--fd", str(listener.fileno())]
     frames = ["--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-ping-interval", "20"]
     others = ["--no-access-log", "--lifespan", "off", "--no-proxy-headers", "--timeout-graceful-shutdown", "1"]
-    own = {"DATABASE_URL": database_url(), "CASEMENT_URL": "http://localhost", "CASEMENT_TESTING": "1"}
+    own = {"DATABASE_URL": database_url(), "CASEMENT_URL": f"http://localhost:{port}", "CASEMENT_TESTING": "1"}
     with log.open("wb") as output, listener:
         process = subprocess.Popen(
             [*argv, *frames, *others],

@@ -97,7 +97,7 @@ async def _socket(port: int, cookie: str) -> AsyncIterator[ClientConnection]:
     async with connect(
         f"ws://{HOST}:{port}/ws/live/",
         additional_headers={"Cookie": cookie, "Host": "localhost"},
-        origin="http://localhost",  # type: ignore[arg-type]  # a NewType of str
+        origin=f"http://localhost:{port}",  # type: ignore[arg-type]  # a NewType of str
         compression=None,
         ping_interval=None,
         open_timeout=60,
