@@ -6,6 +6,7 @@ import random
 from uuid import UUID
 
 from django.db.models import Case, Exists, ExpressionWrapper, F, FloatField, Q, QuerySet, Value, When
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Least
 from django.utils import timezone
 
@@ -24,8 +25,8 @@ AS_GOOD_AS = 0.75
 _lots = random.SystemRandom()
 
 
-def _number(expression: object) -> ExpressionWrapper:
-    return ExpressionWrapper(expression, output_field=FloatField())  # type: ignore[arg-type]  # arithmetic on F
+def _number(expression: Combinable) -> ExpressionWrapper[Combinable]:
+    return ExpressionWrapper(expression, output_field=FloatField())
 
 
 # What may be promised, as `Host` has it in Python; a host that has not reported has nothing.

@@ -72,7 +72,7 @@ def in_trouble() -> Q:
         Q(storage_free_bytes__lte=STORAGE_FULL_BYTES)
         | Q(storage_free_bytes__lt=F("storage_total_bytes") * STORAGE_LOW_SHARE)
     )
-    return ~heard | low | Exists(Difference.objects.filter(host=OuterRef("pk")))
+    return ~heard | low | Q(Exists(Difference.objects.filter(host=OuterRef("pk"))))
 
 
 def problems_among(hosts: list[Host], *, others_well: int = 0) -> list[Problem]:

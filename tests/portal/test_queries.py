@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -79,7 +80,7 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
 def _one_of_each(estate: Estate) -> None:
     """What comes with a row costs queries of its own, so that there must be one of each, few as they may be."""
     mine = Machine.objects.filter(project=estate.projects[0], status__in=[Status.READY, Status.ERROR, Status.BUILDING])
-    states = [
+    states: list[dict[str, Any]] = [
         {"status": Status.READY, "power_state": PowerState.RUNNING, "task": Task.STOPPING},
         {"status": Status.BUILDING, "power_state": PowerState.SHUT_OFF, "task": Task.BUILDING},
         {"status": Status.ERROR, "power_state": PowerState.SHUT_OFF, "error_message": "No room."},
