@@ -469,6 +469,7 @@ def test_while_it_is_built_the_steps_are_shown_with_their_usual_times(
     earlier.steps.filter(name=StepName.BOOT).update(
         status=StepStatus.DONE, started_at=now - dt.timedelta(seconds=15), finished_at=now
     )
+    Job.objects.filter(pk=earlier.pk).update(status=JobStatus.DONE, finished_at=now)
     job = _build(machine, alice)
     job.steps.filter(name=StepName.BOOT).update(
         status=StepStatus.RUNNING, started_at=now, detail="Waiting for the agent"
