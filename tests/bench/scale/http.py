@@ -56,6 +56,7 @@ def _addresses(estate: Estate, machine: Machine) -> list[tuple[str, str, str]]:
         ("operator", "machines.kind", "/machines/?kind=desktop"),
         ("operator", "machines.project", f"/machines/?project={estate.projects[3].name.replace(' ', '+')}"),
         ("operator", "machine", f"/machines/{machine.pk}/"),
+        ("operator", "machine.building", f"/machines/{_building().pk}/"),
         ("operator", "new-machine", "/machines/new/"),
         ("operator", "overview", "/hosts/overview/"),
         ("operator", "hosts", "/hosts/"),
@@ -75,6 +76,13 @@ def _addresses(estate: Estate, machine: Machine) -> list[tuple[str, str, str]]:
         ("member", "jobs", "/jobs/"),
         ("member", "project", f"/projects/{machine.project_id}/"),
     ]
+
+
+def _building() -> Machine:
+    """One whose page tells how long each step usually takes."""
+    machine = Machine.objects.filter(status=Status.BUILDING).first()
+    assert machine is not None
+    return machine
 
 
 def launches(estate: Estate, web: Web) -> list[Row]:
