@@ -49,6 +49,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
 
     async def live_rejoin(self, event: dict[str, Any]) -> None:
         """Memberships of this person changed."""
+        self.waiting.clear()  # It may tell of what is no longer theirs, and the tab asks for everything anyway.
         await self._leave()
         await self._join()
         await self.send_json({"topics": ["*"]})
