@@ -23,7 +23,6 @@ LAUNCH_TARGET_MS = 100
 
 
 def pages(estate: Estate, web: Web) -> list[Row]:
-    Host.objects.filter(last_error="").update(last_seen_at=timezone.now())  # As if they had just reported.
     machine = Machine.objects.filter(
         project=estate.projects[0], status=Status.READY, power_state=PowerState.RUNNING
     ).first()
@@ -32,6 +31,7 @@ def pages(estate: Estate, web: Web) -> list[Row]:
     connected = http.client.HTTPConnection(HOST, web.port, timeout=60)
     rows = []
     for who, name, path in _addresses(estate, machine):
+        Host.objects.filter(last_error="").update(last_seen_at=timezone.now())  # As if they had just reported.
         taken, used = [], web.cpu_seconds()
         for _ in range(TIMES):
             began = time.perf_counter()
