@@ -16,7 +16,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", nargs="?", help="one of those that are listed without a name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     arguments = parser.parse_args(argv)
-    known = {path.stem: path for path in sorted(FOLDER.glob("*.py")) if path.stem not in {"__init__", "rows"}}
+    files = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in {"__init__", "rows"}]
+    known = {path.stem.replace("_", "-"): path for path in files}
     if arguments.name is None:
         for name, path in known.items():
             print(f"{name:20} {summary(path)}")
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
         return 2
     # Benchmarks need more than the standard library, which is all that listing them may take.
     rows = importlib.import_module("tests.bench.rows")
-    results = importlib.import_module(f"tests.bench.{arguments.name}").run()
+    results = importlib.import_module(f"tests.bench.{known[arguments.name].stem}").run()
     print(rows.table(results))
     if arguments.json is not None:
         arguments.json.write_text(rows.to_json(results), encoding="utf-8")

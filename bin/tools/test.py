@@ -16,6 +16,7 @@ from tools.options import ROOT
 
 STAGE_LIMIT_S = 40 * 60
 UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
+RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _run_tests(only: Sequence[str]) -> Iterator[Outcome]:
     """One after the other: they share two cores, ports and libvirt."""
     for name, folders in (
         ("unit", UNIT),
-        ("postgresql", UNIT[:2]),
+        ("postgresql", (*UNIT[:2], RACES)),
         ("integration", ("tests/integration",)),
         ("e2e", ("tests/e2e",)),
     ):

@@ -1,5 +1,6 @@
 """The live channel of a browser tab: says which things changed, never what they are now."""
 
+import asyncio
 from typing import Any, cast
 
 from channels.db import database_sync_to_async
@@ -9,12 +10,17 @@ from portal.accounts.models import User
 from portal.accounts.selectors import projects_for
 from portal.lib import live
 
+# What changes within this time after a message goes in the next one: an operator's tab hears of everything there is.
+REST_S = 0.25
+
 
 class LiveConsumer(AsyncJsonWebsocketConsumer):
     """Sends `{"topics": ["machine:<id>", …]}`. A tab is in the groups of its person's projects only."""
 
     async def connect(self) -> None:
         self.live_groups: list[str] = []
+        self.waiting: dict[str, None] = {}
+        self.sender: asyncio.Task[None] | None = None
         user = self.scope["user"]
         if user is None or not user.is_active:
             await self.close(code=4001)
@@ -25,13 +31,25 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
         await self.send_json({"topics": ["*"]})
 
     async def disconnect(self, code: int) -> None:
+        if self.sender is not None:
+            self.sender.cancel()
         await self._leave()
 
     async def live_changed(self, event: dict[str, Any]) -> None:
-        await self.send_json({"topics": event["topics"]})
+        self.waiting.update(dict.fromkeys(event["topics"]))
+        if self.sender is None or self.sender.done():
+            self.sender = asyncio.create_task(self._send_waiting())
+
+    async def _send_waiting(self) -> None:
+        """At once, and then once in a while for as long as more comes."""
+        while self.waiting:
+            topics, self.waiting = list(self.waiting), {}
+            await self.send_json({"topics": topics})
+            await asyncio.sleep(REST_S)
 
     async def live_rejoin(self, event: dict[str, Any]) -> None:
         """Memberships of this person changed."""
+        self.waiting.clear()  # It may tell of what is no longer theirs, and the tab asks for everything anyway.
         await self._leave()
         await self._join()
         await self.send_json({"topics": ["*"]})

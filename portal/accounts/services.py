@@ -64,7 +64,8 @@ def update_quota(project: Project, *, actor: User, limits: Amount, request_ip: s
     _operators_only(actor)
     values = _limit_values(limits)
     before = {name: getattr(project, column) for name, column in _LIMIT_COLUMNS.items()}
-    Project.objects.filter(pk=project.pk).update(**values)
+    if Project.objects.filter(pk=project.pk).exclude(**values).update(**values) != 1:
+        return  # It is so already: the same form was sent twice.
     project.refresh_from_db()
     audit.record(
         actor,

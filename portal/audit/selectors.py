@@ -3,10 +3,12 @@
 import ipaddress
 from uuid import UUID
 
+from django.contrib.auth import get_user_model
 from django.db import models
 from django.db.models import Q, QuerySet
 
 from portal.audit.models import Event
+from portal.audit.words import ACTIONS
 
 
 def events_of(target: models.Model, *, limit: int = 50) -> QuerySet[Event]:
@@ -27,17 +29,25 @@ def find_events(*, search: str = "", area: str = "") -> QuerySet[Event]:
     if area:
         events = events.filter(action__startswith=f"{area}.")
     if search:
-        match = (
-            Q(actor_name__icontains=search)
-            | Q(target_name__icontains=search)
-            | Q(target_id__iexact=search)
-            | Q(action__icontains=search)
-            | Q(project__name__icontains=search)
-        )
-        if _is_address(search):
-            match |= Q(request_ip=search)
-        events = events.filter(match)
+        events = events.filter(_matches(search))
     return events
+
+
+def _matches(search: str) -> Q:
+    """Each comparison is made with every event there is, so people, projects and actions are looked up beforehand."""
+    people = get_user_model().objects.filter(username__icontains=search)
+    projects = Event._meta.get_field("project").related_model._default_manager.filter(name__icontains=search)
+    match = (
+        Q(actor__in=people.values("pk"))
+        | Q(actor=None, actor_name__icontains=search)  # Of accounts that are gone.
+        | Q(target_name__icontains=search)
+        | Q(target_id=search.lower())
+        | Q(action__in=[action for action in ACTIONS if search.lower() in action])
+        | Q(project__in=projects.values("pk"))
+    )
+    if _is_address(search):
+        match |= Q(request_ip=search)
+    return match
 
 
 def _is_address(text: str) -> bool:

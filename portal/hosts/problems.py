@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from django.db.models import Exists, F, OuterRef, Q
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from portal.hosts.models import Host
-from portal.hosts.selectors import is_answering
+from portal.hosts.models import Difference, Host
+from portal.hosts.selectors import SILENT_AFTER, is_answering
 from portal.lib.units import format_bytes
 
 # Below this a host takes no new machines (portal.hosts.services), and guests that write may stop.
@@ -62,11 +64,26 @@ def problems_of(host: Host, *, quiet: Collection[Host] = ()) -> list[Problem]:
     return [problem for problem in found if problem is not None]
 
 
-def problems_among(hosts: list[Host]) -> list[Problem]:
-    """What is wrong, the gravest first. When nothing reports, that is one problem and not one of each host."""
+def in_trouble() -> Q:
+    """The hosts of which `problems_of` has something to say, as a condition: the others need not be read."""
+    now = timezone.now()
+    heard = Q(last_error="", last_seen_at__gt=now - SILENT_AFTER, last_seen_at__lt=now + SILENT_AFTER)
+    low = Q(storage_total_bytes__gt=0) & (
+        Q(storage_free_bytes__lte=STORAGE_FULL_BYTES)
+        | Q(storage_free_bytes__lt=F("storage_total_bytes") * STORAGE_LOW_SHARE)
+    )
+    return ~heard | low | Q(Exists(Difference.objects.filter(host=OuterRef("pk"))))
+
+
+def problems_among(hosts: list[Host], *, others_well: int = 0) -> list[Problem]:
+    """What is wrong, the gravest first. When nothing reports, that is one problem and not one of each host.
+
+    `others_well` is how many more hosts there are, of which nothing is wrong.
+    """
     mute = [host for host in hosts if host.last_seen_at and not host.last_error and not is_answering(host)]
-    if len(mute) > 1 and len(mute) == len([host for host in hosts if not host.last_error]):
-        found = [_nothing_reports(), *(problem for host in hosts for problem in problems_of(host, quiet=mute))]
+    if len(mute) > 1 and len(mute) == len([host for host in hosts if not host.last_error]) + others_well:
+        quiet = frozenset(mute)
+        found = [_nothing_reports(), *(problem for host in hosts for problem in problems_of(host, quiet=quiet))]
     else:
         found = [problem for host in hosts for problem in problems_of(host)]
     return sorted(found, key=lambda problem: not problem.is_grave)

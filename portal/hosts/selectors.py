@@ -1,6 +1,7 @@
 """Reads about hosts."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
@@ -37,13 +38,25 @@ def is_answering(host: Host) -> bool:
 def hosts_with_counts() -> QuerySet[Host]:
     """Every host with the number of its machines (`machine_count`, and `running_count` of them) and of its differences.
 
-    `difference_count` is None where there are none.
+    `difference_count` is None where there are none. The numbers are counted for the hosts that are read only: a page of
+    them costs the same however many machines there are elsewhere.
     """
+    # This app knows no machines, so they are counted by way of the host itself.
+    itself = Host.objects.filter(pk=OuterRef("pk")).order_by().values("pk")
     here = ~Q(machines__status="deleted")
+    return hosts_with_differences().annotate(
+        machine_count=_number(itself, here), running_count=_number(itself, here & Q(machines__power_state="running"))
+    )
+
+
+def hosts_with_differences() -> QuerySet[Host]:
+    """Every host with the number of its differences, `difference_count`; None where there are none."""
     of_host = Difference.objects.filter(host=OuterRef("pk")).order_by().values("host")
     differences = of_host.annotate(number=Count("pk")).values("number")
-    return Host.objects.annotate(
-        machine_count=Count("machines", filter=here),
-        running_count=Count("machines", filter=here & Q(machines__power_state="running")),
-        difference_count=Subquery(differences, output_field=IntegerField()),
-    ).order_by("name")
+    return Host.objects.annotate(difference_count=Subquery(differences, output_field=IntegerField())).order_by("name")
+
+
+def _number(itself: QuerySet[Host, Any], condition: Q) -> Subquery:
+    return Subquery(
+        itself.annotate(number=Count("machines", filter=condition)).values("number"), output_field=IntegerField()
+    )

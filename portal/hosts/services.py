@@ -1,7 +1,9 @@
 """Writes about hosts: registering, what they report, and reserving their capacity."""
 
+from uuid import UUID
+
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Max
 from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -10,8 +12,12 @@ from portal.accounts.models import User
 from portal.accounts.quota import Amount
 from portal.audit import services as audit
 from portal.errors import ForbiddenError, NoCapacityError
+from portal.hosts import placement
 from portal.hosts.models import Host
+from portal.hosts.selectors import is_answering
 from portal.lib import live
+
+FIGURES = frozenset({"load", "memory_used_mib", "storage_free_bytes"})
 
 
 @transaction.atomic
@@ -35,9 +41,18 @@ def set_enabled(host: Host, *, actor: User, enabled: bool, request_ip: str | Non
 
 
 def record_host(host: Host, **observed: object) -> None:
-    """Store what the host said of itself, and that it was heard."""
+    """Store what the host said of itself, and that it was heard.
+
+    Pages of all hosts are told of what is news. Figures that are never still are none: a thousand hosts report, and
+    those pages look again by themselves.
+    """
+    was_answering = is_answering(host)
     Host.objects.filter(pk=host.pk).update(**observed, last_seen_at=timezone.now(), last_error="")
-    tell(host)
+    facts = {name: value for name, value in observed.items() if name not in FIGURES}
+    if was_answering and all(getattr(host, name) == value for name, value in facts.items()):
+        live.publish_on_commit([live.OPERATORS], [f"host:{host.pk}"])
+    else:
+        tell(host)
 
 
 def record_unreachable(host: Host, *, message: str) -> None:
@@ -49,17 +64,14 @@ def record_unreachable(host: Host, *, message: str) -> None:
 def reserve_capacity(amount: Amount) -> Host:
     """Choose a host with room for `amount` and reserve it there. NoCapacityError says what is missing.
 
-    The emptiest host (by promised memory) is tried first; each try is one conditional UPDATE, so two requests at once
-    cannot both take the last of a host.
+    One query finds candidates, and each try is one conditional UPDATE, so two requests at once cannot both take the
+    last of a host. When others took all that was found, it is looked again: somebody got it, so that ends.
     """
-    candidates = sorted(
-        Host.objects.filter(enabled=True, last_error="", last_seen_at__isnull=False),
-        key=lambda host: host.reserved_memory_mib - host.memory_promisable_mib,
-    )
-    for host in candidates:
-        if _reserve_on(host, amount):
-            return host
-    raise NoCapacityError(_why_none(candidates, amount))
+    while candidates := placement.candidates_for(amount):
+        for pk in candidates:
+            if _reserve_on(pk, amount):
+                return Host.objects.get(pk=pk)
+    raise NoCapacityError(_why_none(amount))
 
 
 def take_capacity(host: Host, amount: Amount) -> None:
@@ -82,30 +94,28 @@ def release_capacity(host: Host, amount: Amount) -> None:
     tell(host)
 
 
-def _reserve_on(host: Host, amount: Amount) -> bool:
-    changed = Host.objects.filter(
-        pk=host.pk,
-        enabled=True,
-        reserved_vcpus__lte=host.vcpus_promisable - amount.vcpus,
-        reserved_memory_mib__lte=host.memory_promisable_mib - amount.memory_mib,
-        reserved_disk_gib__lte=host.disk_promisable_gib - amount.disk_gib,
-        storage_free_bytes__gt=2 * 1024**3,  # A host that is nearly full takes nothing, whatever is promised.
-    ).update(
-        reserved_vcpus=F("reserved_vcpus") + amount.vcpus,
-        reserved_memory_mib=F("reserved_memory_mib") + amount.memory_mib,
-        reserved_disk_gib=F("reserved_disk_gib") + amount.disk_gib,
-    )
+def _reserve_on(pk: UUID, amount: Amount) -> bool:
+    """A try that fails leaves no lock on the host: two requests that each try the other's would wait for ever."""
+    with transaction.atomic():
+        changed = Host.objects.filter(placement.has_room_for(amount), pk=pk).update(
+            reserved_vcpus=F("reserved_vcpus") + amount.vcpus,
+            reserved_memory_mib=F("reserved_memory_mib") + amount.memory_mib,
+            reserved_disk_gib=F("reserved_disk_gib") + amount.disk_gib,
+        )
+        if changed != 1:
+            transaction.set_rollback(True)
     return changed == 1
 
 
-def _why_none(candidates: list[Host], amount: Amount) -> str:
-    if not candidates:
+def _why_none(amount: Amount) -> str:
+    takers = placement.takers()
+    if not takers.exists():
         return _("No host takes new machines just now: none is registered, enabled and answering.")
-    free = max(host.memory_promisable_mib - host.reserved_memory_mib for host in candidates)
+    free = takers.aggregate(most=Max(placement.FREE_MEMORY_MIB))["most"]
     return _(
         "No host has room for %(vcpus)s vCPUs, %(memory)s MiB of memory and %(disk)s GiB of disk (most free memory "
         "on one host: %(free)s MiB). Choose a smaller size, or ask an operator."
-    ) % {"vcpus": amount.vcpus, "memory": amount.memory_mib, "disk": amount.disk_gib, "free": max(free, 0)}
+    ) % {"vcpus": amount.vcpus, "memory": amount.memory_mib, "disk": amount.disk_gib, "free": max(int(free), 0)}
 
 
 def tell(host: Host) -> None:

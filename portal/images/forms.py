@@ -1,4 +1,5 @@
 from typing import Any
+from uuid import uuid4
 
 from django import forms
 from django.conf import settings
@@ -26,6 +27,8 @@ class UploadForm(forms.Form):
     )
     # An empty file is let through to the service, which says what happened.
     file = forms.FileField(label=_("Disk"), allow_empty_file=True, max_length=255)
+    # What makes a request unique, so that a double click or a retry makes one image.
+    request_key = forms.UUIDField(required=False, initial=uuid4, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

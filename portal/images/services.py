@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -70,13 +70,58 @@ def add_upload(
     kind: Kind,
     firmware: Firmware = Firmware.BIOS,
     project: Project | None,
+    request_key: UUID | None = None,
     request_ip: str | None = None,
 ) -> ImageVersion:
-    """Keep an uploaded disk and have a worker inspect and convert it. Without a project it is for everyone."""
+    """Keep an uploaded disk and have a worker inspect and convert it. Without a project it is for everyone.
+
+    The same `request_key` by the same person gives the same version again: it becomes the image's id.
+    """
     _may_add(actor, project)
+    earlier = _version_of_request(actor, request_key)
+    if earlier is not None:
+        return earlier
     _check_size(upload)
+    try:
+        return _add_upload(
+            upload,
+            actor=actor,
+            title=title,
+            kind=kind,
+            firmware=firmware,
+            project=project,
+            request_key=request_key or uuid4(),
+            request_ip=request_ip,
+        )
+    except IntegrityError as error:
+        # The other of two at once may have been the same one.
+        earlier = _version_of_request(actor, request_key)
+        if earlier is not None:
+            return earlier
+        raise ConflictError(_("This form has been sent already. Open the page anew to upload another disk.")) from error
+
+
+def _version_of_request(actor: User, request_key: UUID | None) -> ImageVersion | None:
+    if request_key is None:
+        return None
+    versions = ImageVersion.objects.filter(image=request_key, image__created_by=actor, image__source=Source.UPLOAD)
+    return versions.select_related("image").order_by("number").first()
+
+
+def _add_upload(
+    upload: "UploadedFile[bytes]",
+    *,
+    actor: User,
+    title: str,
+    kind: Kind,
+    firmware: Firmware,
+    project: Project | None,
+    request_key: UUID,
+    request_ip: str | None,
+) -> ImageVersion:
     with ExitStack() as undo, transaction.atomic():
         image = Image.objects.create(
+            id=request_key,
             slug=f"{slugify(title)[:60] or 'image'}-{uuid4().hex[:8]}",
             title=title,
             kind=kind,

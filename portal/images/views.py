@@ -177,6 +177,7 @@ def _add(request: HttpRequest, form: UploadForm) -> ImageVersion | UploadForm:
             kind=Kind(form.cleaned_data["kind"]),
             firmware=Firmware(form.cleaned_data["firmware"]),
             project=form.project(),
+            request_key=form.cleaned_data["request_key"],
             request_ip=client_ip(request),
         )
     except (InvalidError, ConflictError) as error:

@@ -1,11 +1,25 @@
-"""One place that maps a PortalError to an answer: a page, a partial for htmx, or JSON."""
+"""What surrounds every view: a PortalError becomes an answer (a page, a partial for htmx, JSON), and time is taken."""
 
+import time
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 from portal.errors import PortalError
+
+
+class ServerTimingMiddleware:
+    """Says how long the answer took to make. Pages that keep themselves up to date pace themselves by it (live.js)."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        began = time.perf_counter()
+        response = self.get_response(request)
+        response["Server-Timing"] = f"app;dur={(time.perf_counter() - began) * 1000:.1f}"
+        return response
 
 
 class PortalErrorMiddleware:

@@ -10,8 +10,16 @@ M = TypeVar("M", bound=Model)
 
 
 def page_of(request: HttpRequest, rows: QuerySet[M], *, per_page: int = 50) -> Page[M]:
-    """The page that the address names with `?page=`."""
-    return Paginator(rows, per_page).get_page(request.GET.get("page"))
+    """The page that the address names with `?page=`: three queries, for the number of rows, the page's keys, its rows.
+
+    Keys come first because sorting and skipping then carry no joined columns along. On tens of thousands of rows that
+    is the greater part of a far page's time, on SQLite most of all.
+    """
+    page = Paginator(rows, per_page).get_page(request.GET.get("page"))
+    first = (page.number - 1) * per_page
+    keys = list(rows.values_list("pk", flat=True)[first : first + per_page])
+    page.object_list = rows.filter(pk__in=keys)
+    return page
 
 
 def text_of(request: HttpRequest, name: str, *, most: int = 100) -> str:

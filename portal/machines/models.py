@@ -116,6 +116,11 @@ class Machine(models.Model):
         indexes = [
             models.Index(fields=["project", "status", "-created_at"], name="machine_project_status"),
             models.Index(fields=["host", "status"], name="machine_host_status"),
+            # The list of everyone's machines, newest first; and of those in a state.
+            models.Index(fields=["-created_at"], name="machine_newest"),
+            models.Index(fields=["status", "power_state", "-created_at"], name="machine_state_newest"),
+            # What lists are filtered by, so that counting what matches reads no whole rows.
+            models.Index(fields=["status", "kind", "task", "name", "owner"], name="machine_filters"),
         ]
 
     def __str__(self) -> str:

@@ -56,7 +56,9 @@ def machines_for(
     """Rows for the list page, newest first; one query. Filters that mean nothing are ignored."""
     machines = Machine.objects.visible_to(user).live().select_related(*_RELATED)
     if search:
-        machines = machines.filter(Q(name__icontains=search) | Q(owner__username__icontains=search))
+        # People are looked up once, rather than joined to each of the machines.
+        owners = User.objects.filter(username__icontains=search)
+        machines = machines.filter(Q(name__icontains=search) | Q(owner__in=owners.values("pk")))
     if status in Status.values:
         machines = machines.filter(status=status)
     elif status in CONDITIONS:

@@ -214,13 +214,16 @@ def request_delete(machine: Machine, *, actor: User, request_ip: str | None = No
 
 
 def request_retry(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    """Build a machine again whose building failed: quota and host are reserved anew."""
+    """Build a machine again whose building failed: quota and host are reserved anew. Asked twice it is built once."""
     require(actor, machine.project_id, Permission.MACHINE_CREATE)
     with transaction.atomic():
         claimed = Machine.objects.filter(pk=machine.pk, status=Status.ERROR, task=Task.NONE, holds_quota=False).update(
             status=Status.REQUESTED, task=Task.BUILDING, task_since=timezone.now(), error_message="", holds_quota=True
         )
         if claimed != 1:
+            under_way = _same_job_under_way(machine, JobName.MACHINE_CREATE)
+            if under_way is not None:
+                return under_way
             raise ConflictError(_why_not(machine))
         quota.reserve(machine.project_id, machine.amount)
         host = hosts.reserve_capacity(machine.amount)
@@ -361,7 +364,8 @@ def new_mac() -> str:
 
 def suggest_name(project: Project, *, kind: str) -> str:
     """A name that is free in the project, such as desktop-3."""
-    taken = set(Machine.objects.live().filter(project=project).values_list("name", flat=True))
+    alike = Machine.objects.live().filter(project=project, name__startswith=f"{kind}-").order_by()
+    taken = set(alike.values_list("name", flat=True))
     return next(name for number in range(1, len(taken) + 2) if (name := f"{kind}-{number}") not in taken)
 
 

@@ -26,9 +26,10 @@ from portal.hosts.capacity import CapacityLine, capacity_of
 from portal.hosts.differences import difference_for, differences_on
 from portal.hosts.forms import AdoptForm, TakesMachinesForm
 from portal.hosts.models import Host
-from portal.hosts.problems import Problem, accelerator_words, network_words, problems_among, problems_of
-from portal.hosts.selectors import host_for, hosts_with_counts, is_answering
+from portal.hosts.problems import Problem, accelerator_words, in_trouble, network_words, problems_among, problems_of
+from portal.hosts.selectors import host_for, hosts_with_counts, hosts_with_differences, is_answering
 from portal.jobs.selectors import active_jobs, lines_of, recent_failures, stuck_jobs
+from portal.lib.paging import page_of, text_of
 from portal.machines import drift
 from portal.machines.selectors import counts_by_condition, machine_for, machines_in_error, machines_on
 from portal.overview.differences import lines_of as lines_of_differences
@@ -36,6 +37,7 @@ from portal.overview.differences import lines_of as lines_of_differences
 # More rows than this are counted and linked to, not listed: an overview is read at a glance.
 SHOWN = 10
 SHOWN_DIFFERENCES = 100
+HOSTS_PER_PAGE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,21 @@ class Count:
 @require_safe
 @operators_only
 def overview(request: HttpRequest) -> HttpResponse:
-    hosts = list(hosts_with_counts())
-    stuck = list(stuck_jobs())
+    troubled = list(hosts_with_differences().filter(in_trouble()))
+    host_count = Host.objects.count()
+    stuck = list(stuck_jobs()[: 5 * SHOWN])
     stuck_ids = {job.pk for job in stuck}
     running = [job for job in active_jobs()[: 5 * SHOWN] if job.pk not in stuck_ids]
     failures = list(recent_failures().order_by("-finished_at")[: 5 * SHOWN])
     told = {job.target_id for job in failures}
     in_error = [machine for machine in machines_in_error(limit=SHOWN) if machine.pk not in told]
-    problems = problems_among(hosts)
-    enabled = [host for host in hosts if host.enabled]
+    problems = problems_among(troubled, others_well=host_count - len(troubled))
+    enabled = list(Host.objects.filter(enabled=True))
     context = {
-        "hosts": [_row(host) for host in hosts],
-        "problems": problems,
+        "hosts": [_row(host) for host in _most_telling(troubled)],
+        "host_count": host_count,
+        "problems": problems[:SHOWN],
+        "problem_count": len(problems),
         "stuck": stuck[:SHOWN],
         "stuck_count": len(stuck),
         "failures": failures[:SHOWN],
@@ -91,7 +96,20 @@ def overview(request: HttpRequest) -> HttpResponse:
 @require_safe
 @operators_only
 def host_list(request: HttpRequest) -> HttpResponse:
-    context = {"hosts": [_row(host) for host in hosts_with_counts()]}
+    search, state = text_of(request, "q"), text_of(request, "state")
+    hosts = hosts_with_counts()
+    if search:
+        hosts = hosts.filter(name__icontains=search)
+    if state == "trouble":
+        hosts = hosts.filter(in_trouble())
+    page = page_of(request, hosts, per_page=HOSTS_PER_PAGE)
+    context = {
+        "page": page,
+        "hosts": [_row(host) for host in page],
+        "search": search,
+        "state": state,
+        "filtered": bool(search or state),
+    }
     return render(request, "hosts/_list.html" if is_live(request) else "hosts/list.html", context)
 
 
@@ -166,6 +184,14 @@ def _counts(machines: Mapping[str, int]) -> list[Count]:
         Count(machines["unknown"], _("Host not answering"), "unknown", "warn", icon="help-circle"),
         Count(machines["total"], _("In all"), "", "idle", icon="device-desktop"),
     ]
+
+
+def _most_telling(troubled: list[Host]) -> list[Host]:
+    """Those of which something is wrong, and then by name, as many as an overview shows."""
+    first = [host.pk for host in troubled[:SHOWN]]
+    others = Host.objects.exclude(pk__in=first).order_by("name").values_list("pk", flat=True)
+    shown = (first + list(others[:SHOWN]))[:SHOWN]
+    return sorted(hosts_with_counts().filter(pk__in=shown), key=lambda host: shown.index(host.pk))
 
 
 def _row(host: Host) -> HostRow:

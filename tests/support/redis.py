@@ -1,5 +1,6 @@
 """A Redis of the tests' own, on a UNIX socket in a temporary directory; it ends with the session."""
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ from pytest_django import Settings
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
+    with private_redis() as url:
+        yield url
+
+
+@contextlib.contextmanager
+def private_redis() -> Iterator[str]:
     # Not pytest's own directory: a UNIX socket's path must be short.
     with TemporaryDirectory(prefix="casement-redis-") as directory:
         path = Path(directory) / "redis.sock"

@@ -1,6 +1,7 @@
 """The kit's small parts for every template: icons, sizes, times, form fields. `{% load kit %}`."""
 
 import datetime as dt
+from functools import lru_cache
 
 from django import template
 from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, RadioSelect, Select
@@ -21,6 +22,12 @@ NOTHING = "\N{EN DASH}"
 @register.simple_tag
 def icon(name: str, css: str = "") -> SafeString:
     """An icon of the sprite. It is decoration: a word stands beside it, or an aria-label on the button."""
+    return _icon(name, css, get_script_prefix())
+
+
+@lru_cache(maxsize=1024)
+def _icon(name: str, css: str, _prefix: str) -> SafeString:
+    """Made once: a list of machines has hundreds of them, and finding the sprite's address costs more than the rest."""
     return format_html(
         '<svg class="icon {}" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>',
         css,

@@ -86,7 +86,7 @@ export function answerClicks(signedOut) {
     } else if (!live) {
       toastForAnswer(xhr);
       // Mostly it was refused because the page was behind.
-      refresh(elt.closest("[data-live]")?.dataset.live.split(/\s+/) ?? []);
+      refresh(elt.closest("[data-live]")?.dataset.live.split(/\s+/) ?? [], true);
     }
   });
   for (const name of ["htmx:sendError", "htmx:timeout"]) {

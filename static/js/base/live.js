@@ -6,6 +6,12 @@ import htmx from "htmx.org";
 
 const GATHER_MS = 50;
 const REST_MS = 250;
+const LONGEST_REST_MS = 10_000;
+// While changes never stop, a part rests so many times longer than the portal took to make it: each open tab costs the
+// portal a fortieth of its time at most, whether it shows one machine or an overview of fifty thousand.
+const RESTS = 40;
+// What is inside something that comes along sooner than this comes with it.
+const SOON_MS = 400;
 const SIGNED_OUT = 4001;
 const LONGEST_WAIT_MS = 15_000;
 // A page load or a short restart of the portal is no news: the line appears only after so long.
@@ -13,6 +19,7 @@ const QUIET_MS = 2500;
 
 const dirty = new Map(); // key of an element -> when it was refreshed last (0: never); present while a refresh is due
 const lastRefresh = new Map();
+const rests = new Map(); // key of an element -> how long it rests after a refresh
 
 const keyOf = (element) => element.id || element.getAttribute("hx-get");
 
@@ -23,26 +30,47 @@ function concerns(element, topics) {
   return element.dataset.live.split(/\s+/).some((topic) => topics.has(topic));
 }
 
-/** Everything that shows one of `topics` is due, once: what lies inside something that is due comes with it. */
-export function refresh(topics) {
+/** How long until the element may be refreshed again. */
+function wait(key) {
+  const rested = (lastRefresh.get(key) ?? -LONGEST_REST_MS) + (rests.get(key) ?? REST_MS);
+  return Math.max(GATHER_MS, rested - performance.now());
+}
+
+/** Everything that shows one of `topics` is due, once: what lies inside something that is due soon comes with it.
+
+`atOnce` is for what the person has just done: it waits for no rest. */
+export function refresh(topics, atOnce = false) {
   const wanted = new Set(topics);
   const hit = [...document.querySelectorAll("[data-live][hx-get]")].filter((element) => concerns(element, wanted));
+  const soon = hit.filter((element) => wait(keyOf(element)) <= SOON_MS);
   for (const element of hit) {
-    if (!hit.some((other) => other !== element && other.contains(element))) {
-      plan(keyOf(element));
+    if (!soon.some((other) => other !== element && other.contains(element))) {
+      plan(keyOf(element), atOnce);
     }
   }
 }
 
-function plan(key) {
-  if (dirty.has(key)) {
-    return;
+function plan(key, atOnce = false) {
+  if (atOnce) {
+    clearTimeout(dirty.get(key));
+    dirty.delete(key);
   }
-  const rest = (lastRefresh.get(key) ?? 0) + REST_MS - performance.now();
-  dirty.set(
-    key,
-    setTimeout(() => run(key), Math.max(GATHER_MS, rest)),
-  );
+  if (!dirty.has(key)) {
+    dirty.set(
+      key,
+      setTimeout(() => run(key), atOnce ? GATHER_MS : wait(key)),
+    );
+  }
+}
+
+/** The portal says how long it took. A little by lot, or all tabs that heard of a change would ask at the same moment. */
+function setPace(event) {
+  const { elt, xhr } = event.detail;
+  const took = /(?:^|,)\s*app;dur=([\d.]+)/.exec(xhr?.getResponseHeader?.("Server-Timing") ?? "");
+  if (took && elt.dataset?.live) {
+    const rest = Math.min(Math.max(RESTS * took[1], REST_MS), LONGEST_REST_MS);
+    rests.set(keyOf(elt), rest * (0.8 + 0.4 * Math.random()));
+  }
 }
 
 function run(key) {
@@ -141,6 +169,7 @@ export function follow(path, signedOut) {
   url.protocol = url.protocol.replace("http", "ws");
   let line = new Line(url.href, signedOut);
   document.addEventListener("visibilitychange", catchUp);
+  document.addEventListener("htmx:afterRequest", setPace);
   window.addEventListener("online", () => line.retryNow());
   window.addEventListener("pagehide", () => line.close());
   window.addEventListener("pageshow", (event) => {
@@ -149,5 +178,5 @@ export function follow(path, signedOut) {
     }
   });
   // An action's answer names what it changed, so that the page is right at once, with or without the line.
-  document.addEventListener("casement:changed", (event) => refresh(event.detail.topics ?? ["*"]));
+  document.addEventListener("casement:changed", (event) => refresh(event.detail.topics ?? ["*"], true));
 }

@@ -13,6 +13,7 @@ from portal import settings as portal_settings
 from portal.accounts.consumers import LiveConsumer
 from portal.accounts.events import memberships_changed
 from portal.accounts.models import Membership, User
+from portal.lib.live import OPERATORS, publish_on_commit
 from portal.machines.events import machine_changed
 from portal.machines.models import Machine
 from tests.support.websocket import WebsocketCommunicator
@@ -85,4 +86,24 @@ async def test_a_tab_that_is_quiet_for_long_stays_open_on_real_redis(
     assert await tab.hears_nothing(seconds=7)
     await sync_to_async(machine_changed)(machine)
     assert f"machine:{machine.pk}" in await tab.topics()
+    await tab.close()
+
+
+async def test_many_changes_at_once_are_few_messages_and_none_is_lost(machine: Machine, operator: User) -> None:
+    tab = await opened(operator)
+    names = {f"machine:{number}" for number in range(50)}
+
+    def change() -> None:
+        for name in sorted(names):
+            publish_on_commit([OPERATORS], [name, "machines"])
+
+    await sync_to_async(change)()
+    heard: list[str] = []
+    messages = 0
+    while not names <= set(heard):
+        heard += await tab.topics()
+        messages += 1
+    assert messages < 25
+    assert heard.count("machines") == messages
+    assert len(heard) - messages == len(names)
     await tab.close()

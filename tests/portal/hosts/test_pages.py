@@ -201,3 +201,32 @@ def test_a_host_that_has_not_reported_shows_no_empty_bars(client: Client, operat
     assert "<progress" not in page
     assert "<progress" in client.get(f"/hosts/{host.pk}/").content.decode()
     assert client.get("/hosts/").content.decode().count("once it has reported") == 1
+
+
+def test_many_hosts_are_pages_and_the_overview_shows_those_in_trouble_first(client: Client, operator: User) -> None:
+    now = timezone.now()
+    for number in range(60):
+        error = "Connection refused" if number in {30, 55} else ""
+        Host.objects.create(name=f"rack-{number:02}", uri="fake://x", pool_dir="/x", last_seen_at=now, last_error=error)
+    client.force_login(operator)
+    page = client.get(OVERVIEW)
+    assert [row.host.name for row in page.context["hosts"]][:3] == ["rack-30", "rack-55", "rack-00"]
+    assert len(page.context["hosts"]) == 10
+    assert "All 60, with figures" in page.content.decode()
+    assert client.get("/hosts/").context["page"].paginator.num_pages == 3
+    assert [row.host.name for row in client.get("/hosts/?page=3").context["hosts"]][-1] == "rack-59"
+    assert [row.host.name for row in client.get("/hosts/?state=trouble").context["hosts"]] == ["rack-30", "rack-55"]
+    assert [row.host.name for row in client.get("/hosts/?q=CK-07").context["hosts"]] == ["rack-07"]
+    nothing = client.get("/hosts/?q=nowhere").content.decode()
+    assert "No host matches" in nothing
+    assert 'value="nowhere"' in nothing
+
+
+def test_more_problems_than_an_overview_shows_are_counted(client: Client, operator: User) -> None:
+    for number in range(15):
+        Host.objects.create(name=f"h{number}", uri="fake://x", pool_dir="/x", last_error="Connection refused")
+    client.force_login(operator)
+    page = client.get(OVERVIEW)
+    assert page.context["trouble_count"] == 15
+    assert page.content.decode().count("does not answer") == 10
+    assert "All 15 problems of hosts" in page.content.decode()

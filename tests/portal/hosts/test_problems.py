@@ -1,13 +1,22 @@
 """What is wrong with a host is said in words, with what to do."""
 
 import datetime as dt
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
 
 from portal.hosts.capacity import capacity_of
-from portal.hosts.models import Host
-from portal.hosts.problems import accelerator_words, network_words, problems_among, problems_of, remedy_for
+from portal.hosts.models import Difference, DifferenceKind, Host
+from portal.hosts.problems import (
+    accelerator_words,
+    in_trouble,
+    network_words,
+    problems_among,
+    problems_of,
+    remedy_for,
+)
+from portal.hosts.selectors import hosts_with_differences
 
 GIB = 1024**3
 
@@ -70,6 +79,39 @@ def test_when_nothing_reports_that_is_one_problem(host: Host) -> None:
     found = problems_among([silent(one) for one in (host, *others)])
     assert [problem.host for problem in found] == [None]
     assert "watcher" in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"enabled": False},
+        {"last_error": "Connection refused"},
+        {"last_seen_at": None},
+        {"last_seen_at": timezone.now() - dt.timedelta(minutes=5)},
+        {"last_seen_at": timezone.now() + dt.timedelta(minutes=50)},
+        {"storage_free_bytes": 2 * GIB},
+        {"storage_free_bytes": 49 * GIB},
+        {"storage_free_bytes": 50 * GIB},
+        {"storage_total_bytes": 0, "storage_free_bytes": 0},
+    ],
+)
+def test_the_database_finds_the_hosts_that_have_a_problem(host: Host, values: dict[str, object]) -> None:
+    Host.objects.update(**values)
+    host.refresh_from_db()
+    assert Host.objects.filter(in_trouble()).exists() is bool(problems_of(host))
+
+
+def test_a_difference_is_a_problem_for_the_database_too(host: Host) -> None:
+    Difference.objects.create(host=host, kind=DifferenceKind.STRAY, object_id=uuid4())
+    assert Host.objects.filter(in_trouble()).exists()
+    assert problems_of(hosts_with_differences().get()) != []
+
+
+def test_silence_of_all_is_one_problem_only_if_no_other_is_well(host: Host) -> None:
+    hosts = [silent(one) for one in (host, Host(name="b"), Host(name="c"))]
+    assert [problem.host for problem in problems_among(hosts)] == [None]
+    assert len(problems_among(hosts, others_well=1)) == 3
 
 
 def test_the_gravest_comes_first(host: Host) -> None:

@@ -109,6 +109,7 @@ def test_a_step_says_how_long_it_usually_takes(client: Client, alice: User, job:
     JobStep.objects.filter(job=earlier).update(
         status=StepStatus.DONE, started_at=now - dt.timedelta(seconds=95), finished_at=now
     )
+    Job.objects.filter(pk=earlier.pk).update(status=JobStatus.DONE, finished_at=now)
     client.force_login(alice)
     assert "usually 1 min 35 s" in client.get(f"/jobs/{job.pk}/").content.decode()
 

@@ -1,0 +1,101 @@
+"""An operator's tab in a real browser while the whole site changes: it stays right, and asks at a bearable pace."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from django.conf import settings
+from playwright.sync_api import Page, Response, expect, sync_playwright
+from pytest_django.fixtures import Settings
+
+from portal import settings as portal_settings
+from portal.accounts.models import User
+from portal.lib.live import OPERATORS, publish_on_commit
+from portal.machines.events import machine_changed
+from portal.machines.models import Machine
+from portal.machines.states import PowerState
+from tests.support.redis import redis_db, redis_url
+from tests.support.together import at_once
+from tests.support.web import CSRF, cookie_of, web_processes
+
+__all__ = ["redis_db", "redis_url"]
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here"),
+    pytest.mark.skipif(
+        not (settings.BASE_DIR / "static" / "dist" / "js" / "base.js").exists(),
+        reason="the front end is not built (bin/frontend)",
+    ),
+]
+
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+# As in static/js/base/live.js: so many times longer than the portal took a part rests, give or take a fifth.
+LEAST_RESTS = 40 * 0.8
+LIST = re.compile(r"/machines/(\?.*)?$")
+CHANGES = 150
+
+
+@pytest.fixture
+def page(
+    machine: Machine, operator: User, redis_db: str, settings: Settings, tmp_path: Path
+) -> Iterator[tuple[Page, str]]:
+    """The list of machines, and its address; live messages go through a real Redis."""
+    layer = portal_settings.CHANNEL_LAYERS["default"]
+    host = {**layer["CONFIG"]["hosts"][0], "address": redis_db}  # type: ignore[index]
+    settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {**layer["CONFIG"], "hosts": [host]}}}  # type: ignore[dict-item]
+    session = cookie_of(operator).partition(";")[0].partition("=")[2]
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.bench.scale.settings", "REDIS_URL": redis_db}
+    with web_processes(1, environment, tmp_path) as (web,), sync_playwright() as playwright:
+        url = f"http://localhost:{web.port}"
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        context = browser.new_context(viewport={"width": 1400, "height": 900}, reduced_motion="reduce")
+        context.set_default_timeout(60_000)
+        context.add_cookies(
+            [
+                {"name": settings.SESSION_COOKIE_NAME, "value": session, "url": url},
+                {"name": settings.CSRF_COOKIE_NAME, "value": CSRF, "url": url},
+            ]
+        )
+        tab = context.new_page()
+        tab.goto(f"{url}/machines/")
+        # Up means greeted: from here on every change reaches the tab.
+        tab.wait_for_selector("html[data-line=up]", state="attached")
+        yield tab, url
+        browser.close()
+
+
+def storm() -> None:
+    """Changes of machines that the tab does not show, twenty a second."""
+    for _ in range(CHANGES):
+        publish_on_commit([OPERATORS], [f"machine:{uuid4()}", "machines"])
+        time.sleep(0.05)
+
+
+def test_a_storm_of_changes_costs_the_portal_a_small_share_and_the_tab_stays_right(
+    page: tuple[Page, str], machine: Machine
+) -> None:
+    tab, _ = page
+    fetched: list[Response] = []
+    tab.on("response", lambda response: fetched.append(response) if LIST.search(response.url) else None)
+    began = time.monotonic()
+    at_once([storm])
+    tab.wait_for_timeout(100)  # Playwright tells of what happened meanwhile only when it is asked something.
+    elapsed_ms = (time.monotonic() - began) * 1000
+    took = [float(response.headers["server-timing"].partition("dur=")[2]) for response in fetched]
+    assert took, "the list was never fetched again"
+    assert sum(took[:-1]) * LEAST_RESTS <= elapsed_ms
+    assert len(fetched) < CHANGES / 3
+
+    def stops() -> None:
+        Machine.objects.filter(pk=machine.pk).update(power_state=PowerState.SHUT_OFF, console_socket="")
+        machine_changed(machine)
+
+    at_once([stops])
+    expect(tab.locator(f"#machine-{machine.pk}")).to_contain_text("Shut off", timeout=60_000)

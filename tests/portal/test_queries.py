@@ -1,0 +1,117 @@
+"""Every page asks the database the same number of times, however much there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from pytest_django import DjangoDbBlocker
+
+from portal.accounts.models import User
+from portal.jobs.models import Job
+from portal.machines.models import Machine
+from portal.machines.states import PowerState, Status, Task
+from tests.support.estate import Estate, build_estate
+
+pytestmark = pytest.mark.django_db
+
+# What of the addresses depends on the rows is filled in; `operator` sees all, `member` one project.
+PAGES = [
+    ("operator", "/machines/"),
+    ("operator", "/machines/?page=2"),
+    ("operator", "/machines/?view=table"),
+    ("operator", "/machines/?q=0000"),
+    ("operator", "/machines/?q=person"),
+    *[("operator", f"/machines/?status={status}") for status in ("running", "off", "busy", "failed", "unknown")],
+    *[("operator", f"/machines/?status={status}") for status in ("building", "error", "ready")],
+    *[("operator", f"/machines/?kind={kind}") for kind in ("server", "desktop")],
+    ("operator", "/machines/?project=Project+0000"),
+    ("operator", "/machines/{machine}/"),
+    ("operator", "/machines/new/"),
+    ("operator", "/hosts/overview/"),
+    ("operator", "/hosts/"),
+    ("operator", "/hosts/?q=rack"),
+    ("operator", "/hosts/?state=trouble"),
+    ("operator", "/hosts/{host}/"),
+    ("operator", "/jobs/"),
+    ("operator", "/jobs/?state=active"),
+    ("operator", "/jobs/?state=failed"),
+    ("operator", "/jobs/?q=0000"),
+    ("operator", "/audit/"),
+    ("operator", "/audit/?q=person"),
+    ("operator", "/audit/?area=machine"),
+    ("operator", "/projects/"),
+    ("operator", "/projects/{project}/"),
+    ("operator", "/images/"),
+    ("member", "/machines/"),
+    ("member", "/machines/?q=0000"),
+    ("member", "/machines/?status=running"),
+    ("member", "/machines/{machine}/"),
+    ("member", "/machines/new/"),
+    ("member", "/jobs/"),
+    ("member", "/projects/"),
+    ("member", "/projects/{project}/"),
+    ("member", "/images/"),
+]
+Costs = dict[tuple[str, str], int]
+
+
+@pytest.fixture(scope="module")
+def costs(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[tuple[Costs, Costs]]:
+    """The number of queries of each page with 10 machines and with 500."""
+    with django_db_blocker.unblock():
+        few, many = _costs(hosts=10, machines=10, projects=1), _costs(hosts=100, machines=500, projects=10)
+    yield few, many
+
+
+def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
+    with transaction.atomic():
+        estate = build_estate(hosts=hosts, machines=machines, projects=projects)
+        _one_of_each(estate)
+        found = {page: _cost(estate, *page) for page in PAGES}
+        transaction.set_rollback(True)
+    return found
+
+
+def _one_of_each(estate: Estate) -> None:
+    """What comes with a row costs queries of its own, so that there must be one of each, few as they may be."""
+    mine = Machine.objects.filter(project=estate.projects[0], status__in=[Status.READY, Status.ERROR, Status.BUILDING])
+    states: list[dict[str, Any]] = [
+        {"status": Status.READY, "power_state": PowerState.RUNNING, "task": Task.STOPPING},
+        {"status": Status.BUILDING, "power_state": PowerState.SHUT_OFF, "task": Task.BUILDING},
+        {"status": Status.ERROR, "power_state": PowerState.SHUT_OFF, "error_message": "No room."},
+        {"status": Status.READY, "power_state": PowerState.UNKNOWN},
+        {"status": Status.READY, "power_state": PowerState.SHUT_OFF},
+    ]
+    for machine, values in zip(mine.order_by("-created_at"), states, strict=False):
+        Machine.objects.filter(pk=machine.pk).update(**values)
+        Job.objects.filter(target_id=machine.pk).update(status="running", finished_at=None)
+    # The second page has work under way, too.
+    later = Machine.objects.live().order_by("-created_at")[60:61]
+    Job.objects.filter(target_id__in=[machine.pk for machine in later]).update(status="running", finished_at=None)
+    done = Job.objects.filter(status="done").values_list("pk", flat=True)
+    Job.objects.filter(pk=done[0]).update(status="failed")
+
+
+def _cost(estate: Estate, who: str, path: str) -> int:
+    machine = estate.machines[0]
+    client = Client()
+    client.force_login(User.objects.get(pk=getattr(estate, who).pk))
+    path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk)
+    with CaptureQueriesContext(connection) as queries:
+        answer = client.get(path)
+    assert answer.status_code == 200, (path, answer.status_code)
+    return len(queries)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_a_page_takes_the_same_queries_with_ten_and_with_five_hundred_rows(
+    costs: tuple[Costs, Costs], page: tuple[str, str]
+) -> None:
+    few, many = costs
+    assert few[page] == many[page]
+    assert many[page] <= 20

@@ -1,0 +1,237 @@
+"""Every request that changes something, sent twice: a double click, a retry, a proxy. The effect is that of one.
+
+An address that takes POST and is not told of here fails the first test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.apps import apps
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.urls import reverse
+
+from portal.accounts.models import Membership, Project, SshKey, User
+from portal.accounts.permissions import Role
+from portal.hosts.models import Difference, DifferenceKind, Host
+from portal.images.models import ImageVersion
+from portal.jobs import services as jobs
+from portal.jobs.names import JobName
+from portal.lib.secrets import seal
+from portal.machines.models import Flavour, Machine
+from portal.machines.states import PowerState, Status
+from tests.conftest import PASSWORD
+from tests.portal.test_every_url import ALL
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
+PORTAL = ("accounts", "audit", "console", "hosts", "images", "jobs", "machines")
+# Asking for these is itself what is done: each look is written down, each ticket is for one use.
+EACH_COUNTS = {"machines:secret": {"audit.Event"}, "console:ticket": set[str]()}
+
+
+@dataclass
+class Scene:
+    """What there is to ask for. `change` prepares the machine's or another row's state for one request."""
+
+    project: Project
+    alice: User
+    bob: User
+    operator: User
+    host: Host
+    version: ImageVersion
+    flavour: Flavour
+    machine: Machine
+
+    def set_machine(self, **values: object) -> str:
+        Machine.objects.filter(pk=self.machine.pk).update(**values)
+        return str(self.machine.pk)
+
+    def difference(self, kind: DifferenceKind, *, of_machine: bool) -> str:
+        row = Difference.objects.create(
+            host=self.host,
+            kind=kind,
+            object_id=self.machine.pk if of_machine else uuid4(),
+            name="found",
+            detail={"vcpus": 1, "memory_mib": 512, "disk_gib": 4, "has_disk": True, "owned": True},
+        )
+        return str(row.pk)
+
+
+@pytest.fixture
+def scene(
+    project: Project,
+    alice: User,
+    bob: User,
+    operator: User,
+    host: Host,
+    image_version: ImageVersion,
+    flavour: Flavour,
+    machine: Machine,
+) -> Scene:
+    return Scene(project, alice, bob, operator, host, image_version, flavour, machine)
+
+
+@dataclass(frozen=True)
+class Request:
+    """`pk` prepares the rows and gives the address's parameter, if it has one; `form` what is sent."""
+
+    pk: Callable[[Scene], object] | None = None
+    form: Callable[[Scene], Mapping[str, Any]] = lambda _scene: {}
+    by: str = "alice"
+
+
+def _new_machine(scene: Scene) -> dict[str, object]:
+    return {
+        "project": scene.project.pk,
+        "image": scene.version.image_id,
+        "flavour": scene.flavour.pk,
+        "name": "lamp",
+        "login_user": "alice",
+        "ssh_key": KEY,
+        "request_key": uuid4(),
+    }
+
+
+def _upload(scene: Scene) -> dict[str, object]:
+    return {
+        "title": "My image",
+        "owner": str(scene.project.pk),
+        "kind": "server",
+        "firmware": "bios",
+        "file": SimpleUploadedFile("mine.qcow2", b"QFI\xfb" + b"\0" * 5000),
+        "request_key": uuid4(),
+    }
+
+
+def _limits(**values: object) -> dict[str, object]:
+    return {"max_machines": 7, "max_vcpus": 8, "max_memory_gib": "9", "max_disk_gib": 10, **values}
+
+
+def _key(scene: Scene) -> dict[str, object]:
+    return {"key": SshKey.objects.create(user=scene.alice, name="laptop", public_key=KEY).pk}
+
+
+def _membership(scene: Scene) -> object:
+    return Membership.objects.get(user=scene.bob).pk
+
+
+def _machine(**values: object) -> Callable[[Scene], str]:
+    return lambda scene: scene.set_machine(**values)
+
+
+def _job(scene: Scene) -> object:
+    return jobs.enqueue(JobName.MACHINE_CREATE, scene.machine, queue="q", actor=scene.alice).pk
+
+
+def _unused_version(scene: Scene) -> object:
+    Machine.objects.all().delete()
+    return scene.version.pk
+
+
+def _image(scene: Scene) -> object:
+    return scene.version.image_id
+
+
+OFF = PowerState.SHUT_OFF
+REQUESTS: dict[str, Request] = {
+    "accounts:logout": Request(),
+    "accounts:password": Request(
+        form=lambda _: {"old_password": PASSWORD, "new_password1": "a-New-Word-77", "new_password2": "a-New-Word-77"}
+    ),
+    "accounts:keys": Request(form=lambda _: {"name": "laptop", "public_key": KEY}),
+    "accounts:key-delete": Request(form=_key),
+    "accounts:project-new": Request(form=lambda _: _limits(name="Harbour"), by="operator"),
+    "accounts:project-quota": Request(lambda scene: scene.project.pk, lambda _: _limits(), by="operator"),
+    "accounts:project-people": Request(
+        lambda scene: scene.project.pk, lambda _: {"person": "olga", "role": Role.VIEWER}
+    ),
+    "accounts:member-role": Request(_membership, lambda _: {"role": Role.OWNER}),
+    "accounts:member-remove": Request(_membership),
+    "console:ticket": Request(_machine(console_secret=seal("secret12"))),
+    "hosts:enable": Request(lambda scene: scene.host.pk, lambda _: {"enabled": "no"}, by="operator"),
+    "hosts:adopt": Request(
+        lambda scene: scene.difference(DifferenceKind.FOREIGN, of_machine=False),
+        lambda scene: {"project": scene.project.pk, "name": "found"},
+        by="operator",
+    ),
+    "hosts:repair": Request(lambda scene: scene.difference(DifferenceKind.MISSING, of_machine=True), by="operator"),
+    "hosts:remove-copy": Request(
+        lambda scene: scene.difference(DifferenceKind.ELSEWHERE, of_machine=True), by="operator"
+    ),
+    "images:upload": Request(form=_upload, by="operator"),
+    "images:build": Request(_image, by="operator"),
+    "images:delete-version": Request(_unused_version, by="operator"),
+    "jobs:cancel": Request(_job),
+    "machines:new": Request(form=_new_machine),
+    "machines:start": Request(_machine(power_state=OFF)),
+    "machines:stop": Request(_machine()),
+    "machines:reboot": Request(_machine()),
+    "machines:reset": Request(_machine()),
+    "machines:force-off": Request(_machine()),
+    "machines:retry": Request(_machine(status=Status.ERROR, power_state=OFF, holds_quota=False)),
+    "machines:delete": Request(_machine()),
+    "machines:secret": Request(_machine(login_password=seal("first-password"))),
+}
+
+
+def test_every_address_that_takes_a_post_is_told_of(client: Client, operator: User) -> None:
+    taking = set()
+    for name, parameters in ALL:
+        client.force_login(operator)  # Each time, since one of them signs out.
+        path = reverse(name, kwargs={parameter: 0 if "member" in name else uuid4() for parameter in parameters})
+        # Whatever else is answered: only 405 says that nothing can be sent there.
+        if client.post(path).status_code != 405:
+            taking.add(name)
+    assert taking == set(REQUESTS)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.usefixtures("redis_db")
+def test_sent_twice_it_has_the_effect_of_once(client: Client, scene: Scene, name: str) -> None:
+    wanted = REQUESTS[name]
+    person = getattr(scene, wanted.by)
+    client.force_login(person)
+    path = reverse(name, args=[wanted.pk(scene)] if wanted.pk else [])
+    form = dict(wanted.form(scene))
+    before = rows()
+    first = client.post(path, _again(form))
+    assert first.status_code in {200, 201, 204, 302}, (name, first.status_code, first.content[:300])
+    once = rows()
+    assert once != before or name in {"accounts:logout", "console:ticket"}
+    # Someone who signed out or changed the password is signed in elsewhere still.
+    client.force_login(User.objects.get(pk=person.pk))
+    second = client.post(path, _again(form))
+    assert second.status_code in {200, 201, 204, 302, 404, 409, 422}, (name, second.status_code)
+    twice = rows()
+    for model, found in twice.items():
+        if model not in EACH_COUNTS.get(name, set()):
+            assert found == once[model], (name, model)
+    if second.status_code in {409, 422}:
+        assert _says_why(second.content.decode()), name
+
+
+def _again(form: Mapping[str, Any]) -> dict[str, Any]:
+    """Files are read up by sending them."""
+    for value in form.values():
+        if isinstance(value, SimpleUploadedFile):
+            value.seek(0)
+    return dict(form)
+
+
+def _says_why(page: str) -> bool:
+    return any(mark in page for mark in ('class="invalid-feedback', 'role="alert"', "error", "already"))
+
+
+def rows() -> dict[str, list[str]]:
+    """Everything that the portal keeps, without when people signed in."""
+    found = {}
+    for app in PORTAL:
+        for model in apps.get_app_config(app).get_models():
+            columns = [column.attname for column in model._meta.concrete_fields if column.name != "last_login"]
+            found[model._meta.label] = sorted(map(repr, model._default_manager.values_list(*columns)))
+    return found
