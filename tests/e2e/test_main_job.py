@@ -111,6 +111,15 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     story.wait_in_guest(machine, "typed-on-the-desktop", "cat", f"/home/{user}/proof")
     story.picture("terminal")
 
+    # In a tab of its own the guest's screen takes the window's size, both smaller and larger than it was.
+    page.goto(f"{story.product.url}/machines/{machine}/screen/")
+    story.wait_for_screen()
+    story.fit_desktop(machine, 1100, 700)
+    story.picture("smaller-window")
+    story.fit_desktop(machine, 1500, 960)
+    story.picture("larger-window")
+    page.goto(f"{story.product.url}/machines/{machine}/")
+
     page.get_by_role("link", name="Delete…").click()
     story.press("Delete machine")
     wait_for(
