@@ -11,13 +11,18 @@ from portal.accounts.quota import Amount
 from portal.audit import services as audit
 from portal.errors import ForbiddenError, NoCapacityError
 from portal.hosts.models import Host
+from portal.hosts.problems import STORAGE_FULL_BYTES
 from portal.lib import live
 
 
 @transaction.atomic
 def register_host(name: str, *, uri: str, pool_dir: str, network: str = "casement", actor: User | None = None) -> Host:
-    """Add a host, or bring the one of this name up to date. It gets its sizes from its first report."""
+    """Add a host, or bring the one of this name up to date. It gets its sizes from its first report.
+
+    One that is reached in another way counts as not seen yet: how its network is made differs between root and others.
+    """
     values = {"uri": uri, "pool_dir": pool_dir, "network": network}
+    Host.objects.filter(name=name).exclude(uri=uri).update(last_seen_at=None, network_mode="")
     host, created = Host.objects.update_or_create(name=name, defaults=values)
     if created:
         audit.record(actor, "host.registered", host, detail={"uri": uri})
@@ -89,7 +94,7 @@ def _reserve_on(host: Host, amount: Amount) -> bool:
         reserved_vcpus__lte=host.vcpus_promisable - amount.vcpus,
         reserved_memory_mib__lte=host.memory_promisable_mib - amount.memory_mib,
         reserved_disk_gib__lte=host.disk_promisable_gib - amount.disk_gib,
-        storage_free_bytes__gt=2 * 1024**3,  # A host that is nearly full takes nothing, whatever is promised.
+        storage_free_bytes__gt=STORAGE_FULL_BYTES,  # A host that is nearly full takes nothing, whatever is promised.
     ).update(
         reserved_vcpus=F("reserved_vcpus") + amount.vcpus,
         reserved_memory_mib=F("reserved_memory_mib") + amount.memory_mib,
@@ -100,12 +105,23 @@ def _reserve_on(host: Host, amount: Amount) -> bool:
 
 def _why_none(candidates: list[Host], amount: Amount) -> str:
     if not candidates:
-        return _("No host takes new machines just now: none is registered, enabled and answering.")
+        return _why_no_host()
+    if all(host.storage_free_bytes <= STORAGE_FULL_BYTES for host in candidates):
+        return _("No host has room for another disk just now: their storage is full. Ask an operator to make room.")
     free = max(host.memory_promisable_mib - host.reserved_memory_mib for host in candidates)
     return _(
         "No host has room for %(vcpus)s vCPUs, %(memory)s MiB of memory and %(disk)s GiB of disk (most free memory "
         "on one host: %(free)s MiB). Choose a smaller size, or ask an operator."
     ) % {"vcpus": amount.vcpus, "memory": amount.memory_mib, "disk": amount.disk_gib, "free": max(free, 0)}
+
+
+def _why_no_host() -> str:
+    if Host.objects.filter(enabled=True).exclude(last_error="").exists():
+        return _(
+            "The host does not answer just now, so nothing can be launched. Casement asks it again every few seconds: "
+            "try again in a moment, or tell an operator."
+        )
+    return _("No host takes new machines just now: none is registered, enabled and answering.")
 
 
 def tell(host: Host) -> None:

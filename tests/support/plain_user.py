@@ -1,7 +1,8 @@
 """What it takes to run Casement as a user without rights, from a test that runs as root.
 
 The user gets a copy of the sources, the installed packages as they are (read-only), and a home made from that of a
-running product, so that nothing is installed and no image is built again. Disks go to a file system of its own, whose size a test can change.
+running product, so that nothing is installed and no image is built again. Disks go to a file system of its own, whose
+size a test can change.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class PlainUser:
     @property
     def environment(self) -> dict[str, str]:
         places = {"HOME": self.folder, "XDG_RUNTIME_DIR": self.runtime, "POOL_DIR": self.pool}
-        places |= {f"XDG_{kind}_HOME": self.folder / kind.lower() for kind in ("CONFIG", "CACHE", "DATA", "STATE")}
+        places |= {f"XDG_{kind}_HOME": self.folder / kind[:2].lower() for kind in ("CONFIG", "CACHE", "DATA", "STATE")}
         if sysconfig.get_config_var("Py_ENABLE_SHARED"):
             # The interpreter would look for its library where it was installed, and find the system's instead.
             places["LD_LIBRARY_PATH"] = self.python / "lib"
@@ -89,8 +90,8 @@ def plain_user(copy_of: Product) -> Iterator[PlainUser]:
     """With `copy_of`'s accounts and its server image. Nothing of the user is left at the end."""
     account = pwd.getpwnam(USER)
     owner = f"{account.pw_uid}:{account.pw_gid}"
-    # Short, because of the sockets in it.
-    with tempfile.TemporaryDirectory(prefix="casement-plain-") as name, contextlib.ExitStack() as undo:
+    # Very short, because libvirt adds 84 characters to it for a socket whose path may have 107.
+    with tempfile.TemporaryDirectory(prefix="cp-") as name, contextlib.ExitStack() as undo:
         user = PlainUser(Path(name))
         undo.callback(_end_processes, user)
         _copy_sources(user.checkout)

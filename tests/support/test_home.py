@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 from tests.support.home import remove_leftovers
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +31,9 @@ def test_it_goes_when_the_process_ends(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_that_ends_leaves_it(tmp_path: Path) -> None:
-    fork = "import os, sys; pid = os.fork(); pid or sys.exit(); os.waitpid(pid, 0); print(len(os.listdir(sys.argv[-1])))"
+    fork = (
+        "import os, sys; pid = os.fork(); pid or sys.exit(); os.waitpid(pid, 0); print(len(os.listdir(sys.argv[-1])))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", MAKE + fork, str(tmp_path)],
         cwd=ROOT,
