@@ -116,8 +116,8 @@ def test_a_guest_that_never_boots_is_taken_back_and_says_so(story: Story, tmp_pa
     story.wait_for_screen()
     story.picture("nothing-to-boot")
     expect(story.page.get_by_text("The guest did not come up in time").first).to_be_visible(timeout=120_000)
-    story.picture("never-booted")
     story.expect_state("failed", seconds=60)
+    story.picture("never-booted")
     story.assert_nothing_left(machine)
 
 
@@ -142,10 +142,10 @@ def upload_blank_disk(story: Story, disk: Path) -> None:
 
 def test_a_host_that_stands_still_is_named_and_waited_for(story: Story, user: PlainUser) -> None:
     page = story.page
-    machine = story.launch("Blank", a_name("pause"), size="Small")
     libvirtd = user.libvirtd()
     os.kill(libvirtd, signal.SIGSTOP)
     try:
+        machine = story.launch("Debian 12 server", a_name("pause"), size="Small")
         told = page.get_by_text(
             re.compile(r"The (host did not answer|connection to the host was lost).* Trying again\.")
         )

@@ -133,7 +133,7 @@ def _make_environment(user: PlainUser) -> None:
     """As bin/run would, without fetching anything."""
     venv = user.checkout / "var" / "venv"
     python = user.python / "bin" / "python3"
-    command = [*user.prefix, python, "-m", "venv", "--without-pip", venv]
+    command: list[str | Path] = [*user.prefix, python, "-m", "venv", "--without-pip", venv]
     subprocess.run(command, cwd=user.folder, env={**os.environ, **user.environment}, check=True)
     for stamp in (ROOT / "var" / "venv").glob(".installed-*"):
         shutil.copyfile(stamp, venv / stamp.name)
