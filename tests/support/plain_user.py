@@ -46,6 +46,11 @@ class PlainUser:
         return self.folder / "python"
 
     @property
+    def modules(self) -> Path:
+        """Above the checkout, where Node looks as well."""
+        return self.folder / "node_modules"
+
+    @property
     def home(self) -> Path:
         """CASEMENT_HOME."""
         return self.folder / "casement"
@@ -94,17 +99,17 @@ def plain_user(copy_of: Product) -> Iterator[PlainUser]:
     with tempfile.TemporaryDirectory(prefix="cp-") as name, contextlib.ExitStack() as undo:
         user = PlainUser(Path(name))
         undo.callback(_end_processes, user)
-        _copy_sources(user.checkout)
+        _copy_sources(user)
         _copy_home(copy_of.home, user.home)
-        for folder in (user.python, user.checkout / "node_modules", user.pool):
+        for folder in (user.python, user.modules, user.pool):
             folder.mkdir()
         user.runtime.mkdir(mode=0o700)
-        subprocess.run(["chown", "-R", owner, name], check=True)
+        subprocess.run(["chown", "-Rh", owner, name], check=True)
         # The interpreter too, because it may lie in a folder that is closed to others.
         undo.callback(_mounted("--bind", "-o", "ro", sys.base_prefix, user.python))
         _make_environment(user)
         undo.callback(_mounted("--bind", "-o", "ro", _real(SITE_PACKAGES), user.checkout / SITE_PACKAGES))
-        undo.callback(_mounted("--bind", "-o", "ro", _real("node_modules"), user.checkout / "node_modules"))
+        undo.callback(_mounted("--bind", "-o", "ro", _real("node_modules"), user.modules))
         size = f"size={_MOST_AT_FIRST},mode=0711,uid={account.pw_uid},gid={account.pw_gid}"
         undo.callback(_mounted("-t", "tmpfs", "-o", size, "casement-plain", user.pool))
         yield user
@@ -124,9 +129,18 @@ def _mounted(*arguments: str | Path) -> Callable[[], None]:
     return unmount
 
 
-def _copy_sources(checkout: Path) -> None:
+def _copy_sources(user: PlainUser) -> None:
     left_out = shutil.ignore_patterns("var", "node_modules", ".git", ".*_cache", "__pycache__")
-    shutil.copytree(ROOT, checkout, ignore=left_out)
+    shutil.copytree(ROOT, user.checkout, ignore=left_out)
+    # bin/frontend builds in this folder, so it is the user's own, and only what it holds is everyone's.
+    own = user.checkout / "node_modules"
+    own.mkdir()
+    for path in _real("node_modules").iterdir():
+        if path.name.startswith(".casement-"):
+            if path.is_file():
+                shutil.copyfile(path, own / path.name)
+        else:
+            (own / path.name).symlink_to(user.modules / path.name)
 
 
 def _make_environment(user: PlainUser) -> None:
