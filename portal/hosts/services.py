@@ -108,11 +108,18 @@ def _why_none(candidates: list[Host], amount: Amount) -> str:
         return _why_no_host()
     if all(host.storage_free_bytes <= STORAGE_FULL_BYTES for host in candidates):
         return _("No host has room for another disk just now: their storage is full. Ask an operator to make room.")
-    free = max(host.memory_promisable_mib - host.reserved_memory_mib for host in candidates)
+    memory = max(host.memory_promisable_mib - host.reserved_memory_mib for host in candidates)
+    disk = max(host.disk_promisable_gib - host.reserved_disk_gib for host in candidates)
     return _(
-        "No host has room for %(vcpus)s vCPUs, %(memory)s MiB of memory and %(disk)s GiB of disk (most free memory "
-        "on one host: %(free)s MiB). Choose a smaller size, or ask an operator."
-    ) % {"vcpus": amount.vcpus, "memory": amount.memory_mib, "disk": amount.disk_gib, "free": max(free, 0)}
+        "No host has room for %(vcpus)s vCPUs, %(memory)s MiB of memory and %(disk)s GiB of disk (most free on one "
+        "host: %(free_memory)s MiB of memory, %(free_disk)s GiB of disk). Choose a smaller size, or ask an operator."
+    ) % {
+        "vcpus": amount.vcpus,
+        "memory": amount.memory_mib,
+        "disk": amount.disk_gib,
+        "free_memory": max(memory, 0),
+        "free_disk": max(disk, 0),
+    }
 
 
 def _why_no_host() -> str:

@@ -28,7 +28,7 @@ SITE_PACKAGES = f"var/venv/lib/python{sys.version_info.major}.{sys.version_info.
 GIB = 1024**3
 # Of the settings that bin/run wrote, those that belong to the place and not to what is stored there.
 _OF_THE_PLACE = ("POOL_DIR=", "CASEMENT_URL=", "PORT=", "BIND=", "REDIS_URL=")
-_MOST_AT_FIRST = 11 * GIB  # bin/run wants ten.
+_MOST = 500 * GIB  # A limit only: the memory that is taken is what is written.
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PlainUser:
         """The process id of the user's own libvirtd."""
         return int((self.runtime / "libvirt" / "libvirtd.pid").read_text(encoding="ascii"))
 
-    def resize_pool(self, size_bytes: int = _MOST_AT_FIRST) -> None:
+    def resize_pool(self, size_bytes: int = _MOST) -> None:
         subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(self.pool)], check=True)
 
 
@@ -110,7 +110,7 @@ def plain_user(copy_of: Product) -> Iterator[PlainUser]:
         _make_environment(user)
         undo.callback(_mounted("--bind", "-o", "ro", _real(SITE_PACKAGES), user.checkout / SITE_PACKAGES))
         undo.callback(_mounted("--bind", "-o", "ro", _real("node_modules"), user.modules))
-        size = f"size={_MOST_AT_FIRST},mode=0711,uid={account.pw_uid},gid={account.pw_gid}"
+        size = f"size={_MOST},mode=0711,uid={account.pw_uid},gid={account.pw_gid}"
         undo.callback(_mounted("-t", "tmpfs", "-o", size, "casement-plain", user.pool))
         yield user
 
