@@ -33,7 +33,8 @@ MIB = 1024**2
 @pytest.fixture(scope="module")
 def user(product: Product) -> Iterator[PlainUser]:
     states = "SELECT group_concat(status) FROM images_imageversion"
-    wait_for("the images are built", lambda: "building" not in product.rows(states)[0][0], seconds=1200)
+    # They are registered a moment after the address is printed.
+    wait_for("the images are built", lambda: "building" not in (product.rows(states)[0][0] or "building"), seconds=1200)
     with plain_user(copy_of=product) as made:
         yield made
 
