@@ -1,10 +1,12 @@
 """The portal's settings for tests and tools, which never see a running portal's environment file or data."""
 
 import os
-import tempfile
+
+from tests.support.home import own_home
 
 os.environ["CASEMENT_TESTING"] = "1"
-os.environ.setdefault("CASEMENT_HOME", tempfile.mkdtemp(prefix="casement-tests-"))
+if "CASEMENT_HOME" not in os.environ:
+    os.environ["CASEMENT_HOME"] = own_home()
 
 from portal.settings import *  # noqa: F403 - settings are names in a module; this is Django's way to derive them
 

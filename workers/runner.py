@@ -140,6 +140,8 @@ def _run_step(workflow: Workflow[Any], context: Context[Any], step: Step[Any]) -
         context.check_cancelled()
     context.step = jobs.start_step(context.job, step.name)
     step.run(context)
+    if context.step.detail:
+        jobs.forget_detail(context.step)
     jobs.end_step(context.step, StepStatus.DONE)
 
 
@@ -152,7 +154,7 @@ def _is_tried_again(
         return False
     logger.warning("job %s: %s; trying again", job.pk, error, exc_info=error.__cause__)
     if context.step is not None:
-        jobs.report_step(context.step, progress=0, detail=str(error))
+        jobs.report_step(context.step, progress=0, detail=_("%(problem)s Trying again.") % {"problem": error})
     jobs.put_back(job, after_s=min(2.0**job.retries, 30), retry=True)
     return True
 

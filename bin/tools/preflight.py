@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.lock import already_running
@@ -19,6 +19,9 @@ from tools.options import Options, UsageError, parse
 GIB = 1024**3
 DISK_NEEDED_GIB = 10
 MEMORY_NEEDED_GIB = 3
+SOCKET_PATH_LIMIT = 107
+# libvirt puts its own number for the machine and the first 20 characters of the machine's name in it.
+LONGEST_SOCKET = "/libvirt/qemu/channel/target/domain-999-casement-01234567-89/org.qemu.guest_agent.0"
 
 
 def main(argv: list[str]) -> int:
@@ -54,6 +57,8 @@ def find_problems(options: Options, *, look_at_port: bool = True) -> Iterator[st
         yield from port_problems(options)
     if options.is_root:
         yield from closed_folder_problems(options.pool_dir)
+    else:
+        yield from socket_path_problems(options.environ)
 
 
 def find_remarks(options: Options) -> Iterator[str]:
@@ -132,6 +137,18 @@ def closed_folder_problems(pool_dir: Path) -> Iterator[str]:
                 f"QEMU's user cannot pass through {folder}, which leads to the disks in {pool_dir}: "
                 f"run chmod o+x {folder}, or set POOL_DIR to another folder."
             )
+
+
+def socket_path_problems(environ: Mapping[str, str]) -> Iterator[str]:
+    """A user's own libvirt makes its sockets among the user's settings, whatever we say; Linux takes 107 bytes."""
+    named = environ.get("XDG_CONFIG_HOME")
+    folder = Path(named) if named else Path(environ.get("HOME") or "~").expanduser() / ".config"
+    most = SOCKET_PATH_LIMIT - len(LONGEST_SOCKET)
+    if len(os.fsencode(folder)) > most:
+        yield (
+            f"The path {folder} is too long for libvirt's sockets in it, so no machine could start: "
+            f"set XDG_CONFIG_HOME to a folder of your own whose path has at most {most} characters."
+        )
 
 
 def nearest_existing(folder: Path) -> Path:

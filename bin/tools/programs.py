@@ -27,13 +27,15 @@ def programs(options: Options, *, with_libvirtd: bool) -> list[Program]:
     if with_libvirtd:
         standby = str(ROOT / "bin" / "tools" / "standby.py")
         wanted.append(Program("libvirtd", (sys.executable, standby, str(options.run_dir / "libvirt")), 20))
+    # A worker that is killed leaves its temporary files; here the next start removes them.
+    spool = ("env", f"TMPDIR={temporary_folder(options)}")
     queues = options.setting("WORKER_QUEUES", "default,host.local")
     return [
         *wanted,
         Program("web", _web(options), 30),
-        Program("worker", _celery_worker("worker", queues, options.setting("WORKER_CONCURRENCY", "4")), 40),
+        Program("worker", (*spool, *_celery_worker("worker", queues, options.setting("WORKER_CONCURRENCY", "4"))), 40),
         # A build takes minutes; it is not waited for, because the next start takes it up again.
-        Program("images", _celery_worker("images", "images", "1"), 50, stop_wait_s=3),
+        Program("images", (*spool, *_celery_worker("images", "images", "1")), 50, stop_wait_s=3),
         Program("watch", _python("workers.watch"), 60),
         Program("beat", _celery("beat", "--pidfile="), 70),
     ]
@@ -66,6 +68,10 @@ def _web(options: Options) -> tuple[str, ...]:
     if options.setting("TRUST_PROXY").lower() in {"1", "true", "yes", "on"}:
         proxy = ("--proxy-headers", "--forwarded-allow-ips", options.setting("FORWARDED_ALLOW_IPS", "127.0.0.1"))
     return (*argv, *sockets, *proxy, "--no-access-log", "--timeout-graceful-shutdown", "5", "--lifespan", "off")
+
+
+def temporary_folder(options: Options) -> Path:
+    return options.run_dir / "tmp"
 
 
 def redis_server(run_dir: Path) -> str:

@@ -1,6 +1,7 @@
 """`bin/run` from the moment its Python environment exists: check, prepare, start everything, stay until Ctrl-C."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from tools.lock import already_running, take_lock
 from tools.options import ROOT, Options, UsageError, parse
 from tools.orphans import end_orphans
 from tools.preflight import find_problems, own_name_resolves, unresolved_name
-from tools.programs import programs, redis_configuration, supervisor_configuration
+from tools.programs import programs, redis_configuration, supervisor_configuration, temporary_folder
 from tools.supervise import Supervisor, web_answers
 
 WEB_LIMIT_S = 90.0
@@ -71,6 +72,7 @@ def _prepare(options: Options) -> str:
 
 def _serve(options: Options, first_password: str, started: float) -> int:
     wanted = programs(options, with_libvirtd=_needs_own_libvirtd(options))
+    _empty(temporary_folder(options))
     (options.run_dir / "redis.conf").write_text(redis_configuration(options), encoding="utf-8")
     configuration = supervisor_configuration(options, wanted)
     (options.run_dir / "supervisord.conf").write_text(configuration, encoding="utf-8")
@@ -87,6 +89,11 @@ def _serve(options: Options, first_password: str, started: float) -> int:
         _register_images(options)
     supervisor.watch()
     return _end(options, supervisor)
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _needs_own_libvirtd(options: Options) -> bool:
@@ -130,6 +137,7 @@ def _end(options: Options, supervisor: Supervisor) -> int:
         print("\nStopping… (machines go on running)", flush=True)
     supervisor.stop()
     left = end_orphans(options.home)
+    _empty(temporary_folder(options))
     if asked:
         print("Stopped.")
         return 0

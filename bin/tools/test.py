@@ -15,6 +15,8 @@ from tests.support.postgres import private_postgres
 from tools.options import ROOT
 
 STAGE_LIMIT_S = 40 * 60
+# Of our own names, those that whoever runs the tests may set.
+FOR_TESTS = {"CASEMENT_ARTEFACTS", "CASEMENT_E2E_HOME"}
 UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
 RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
 
@@ -184,7 +186,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
         "PORT",
         "BIND",
     )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    kept = {name: value for name, value in os.environ.items() if name in FOR_TESTS or not name.startswith(ours)}
     paths = [str(ROOT / "var/venv/bin"), kept.get("PATH", ""), "/usr/sbin", "/sbin"]
     own = {"PATH": ":".join(filter(None, paths)), "PYTHONPATH": f"{ROOT / 'bin'}:{ROOT}", "MYPYPATH": str(ROOT / "bin")}
     own["CASEMENT_HOME"] = os.environ["CASEMENT_TEST_HOME"]

@@ -12,11 +12,10 @@ from django.utils import timezone
 
 from portal.accounts.quota import Amount
 from portal.hosts.models import Host
+from portal.hosts.problems import STORAGE_FULL_BYTES
 from portal.hosts.selectors import SILENT_AFTER
 
 GIB = 1024**3
-# A host that is nearly full takes nothing, whatever is promised.
-STORAGE_KEPT_BYTES = 2 * GIB
 # So many are looked at, and chosen from by lot: enough that many requests at once do not all queue for one row.
 LOOKED_AT = 16
 # Hosts that have nearly as much room as the emptiest one are as good as it.
@@ -39,6 +38,7 @@ FREE_MEMORY_MIB = Least(
     _number(F("memory_mib") - F("memory_used_mib")),
     output_field=FloatField(),
 )
+FREE_DISK_GIB = _number(DISK_GIB - F("reserved_disk_gib"))
 
 
 def has_room_for(amount: Amount) -> Q:
@@ -55,7 +55,7 @@ def has_room_for(amount: Amount) -> Q:
         reserved_memory_mib__lte=_number(MEMORY_MIB - amount.memory_mib),
         reserved_disk_gib__lte=_number(DISK_GIB - amount.disk_gib),
         memory_used_mib__lte=F("memory_mib") - amount.memory_mib,
-        storage_free_bytes__gt=STORAGE_KEPT_BYTES,
+        storage_free_bytes__gt=STORAGE_FULL_BYTES,  # A host that is nearly full takes nothing, whatever is promised.
     )
 
 

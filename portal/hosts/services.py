@@ -14,6 +14,7 @@ from portal.audit import services as audit
 from portal.errors import ForbiddenError, NoCapacityError
 from portal.hosts import placement
 from portal.hosts.models import Host
+from portal.hosts.problems import STORAGE_FULL_BYTES
 from portal.hosts.selectors import is_answering
 from portal.lib import live
 
@@ -22,8 +23,12 @@ FIGURES = frozenset({"load", "memory_used_mib", "storage_free_bytes"})
 
 @transaction.atomic
 def register_host(name: str, *, uri: str, pool_dir: str, network: str = "casement", actor: User | None = None) -> Host:
-    """Add a host, or bring the one of this name up to date. It gets its sizes from its first report."""
+    """Add a host, or bring the one of this name up to date. It gets its sizes from its first report.
+
+    One that is reached in another way counts as not seen yet: how its network is made differs between root and others.
+    """
     values = {"uri": uri, "pool_dir": pool_dir, "network": network}
+    Host.objects.filter(name=name).exclude(uri=uri).update(last_seen_at=None, network_mode="")
     host, created = Host.objects.update_or_create(name=name, defaults=values)
     if created:
         audit.record(actor, "host.registered", host, detail={"uri": uri})
@@ -110,12 +115,32 @@ def _reserve_on(pk: UUID, amount: Amount) -> bool:
 def _why_none(amount: Amount) -> str:
     takers = placement.takers()
     if not takers.exists():
-        return _("No host takes new machines just now: none is registered, enabled and answering.")
-    free = takers.aggregate(most=Max(placement.FREE_MEMORY_MIB))["most"]
+        return _why_no_host()
+    if not takers.filter(storage_free_bytes__gt=STORAGE_FULL_BYTES).exists():
+        return _("No host has room for another disk just now: their storage is full. Ask an operator to make room.")
+    most = takers.aggregate(
+        memory=Max(placement.FREE_MEMORY_MIB),
+        disk=Max(placement.FREE_DISK_GIB),
+    )
     return _(
-        "No host has room for %(vcpus)s vCPUs, %(memory)s MiB of memory and %(disk)s GiB of disk (most free memory "
-        "on one host: %(free)s MiB). Choose a smaller size, or ask an operator."
-    ) % {"vcpus": amount.vcpus, "memory": amount.memory_mib, "disk": amount.disk_gib, "free": max(int(free), 0)}
+        "No host has room for %(vcpus)s vCPUs, %(memory)s MiB of memory and %(disk)s GiB of disk (most free on one "
+        "host: %(free_memory)s MiB of memory, %(free_disk)s GiB of disk). Choose a smaller size, or ask an operator."
+    ) % {
+        "vcpus": amount.vcpus,
+        "memory": amount.memory_mib,
+        "disk": amount.disk_gib,
+        "free_memory": max(int(most["memory"]), 0),
+        "free_disk": max(int(most["disk"]), 0),
+    }
+
+
+def _why_no_host() -> str:
+    if Host.objects.filter(enabled=True).exclude(last_error="").exists():
+        return _(
+            "The host does not answer just now, so nothing can be launched. Casement asks it again every few seconds: "
+            "try again in a moment, or tell an operator."
+        )
+    return _("No host takes new machines just now: none is registered, enabled and answering.")
 
 
 def tell(host: Host) -> None:

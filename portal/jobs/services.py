@@ -165,6 +165,11 @@ def report_step(step: JobStep, *, progress: int, detail: str = "") -> None:
         _tell(step.job)
 
 
+def forget_detail(step: JobStep) -> None:
+    """What an earlier attempt at the step ran into is not true any more; what was reported since stays."""
+    JobStep.objects.filter(pk=step.pk, detail=step.detail).update(detail="")
+
+
 def end_step(step: JobStep, status: StepStatus, *, detail: str = "") -> None:
     values: dict[str, object] = {"status": status, "finished_at": timezone.now()}
     if status == StepStatus.DONE:

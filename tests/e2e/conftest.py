@@ -29,23 +29,29 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def stage(product: Product) -> Product:
+    """Where the stories play. A module with a product of its own has a fixture of this name."""
+    return product
+
+
 @pytest.fixture
-def page(browser: Browser, product: Product) -> Iterator[Page]:
+def page(browser: Browser, stage: Product) -> Iterator[Page]:
     """Signed in as the first administrator, with the password that bin/run printed."""
     context = new_context(browser)
     page = context.new_page()
-    sign_in(page, product)
+    sign_in(page, stage)
     yield page
     context.close()
 
 
 @pytest.fixture
-def story(page: Page, product: Product, request: pytest.FixtureRequest) -> Iterator[Story]:
+def story(page: Page, stage: Product, request: pytest.FixtureRequest) -> Iterator[Story]:
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    told = Story(page, product, ARTEFACTS, request.node.name)
+    told = Story(page, stage, ARTEFACTS, request.node.name)
     failed_before = request.session.testsfailed
     yield told
     if request.session.testsfailed > failed_before:
         told.picture("failed")
-        sys.stderr.write(product.log())
+        sys.stderr.write(stage.log())
     assert "\n".join(told.complaints) == "", "the browser's console complained"

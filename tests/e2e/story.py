@@ -28,6 +28,10 @@ _COLOURS = """() => {
     const data = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
     return new Set(data).size;
 }"""
+_SIZE = """() => {
+    const canvas = document.querySelector("[data-console-stage] canvas");
+    return canvas ? `${canvas.width} x ${canvas.height}` : "none";
+}"""
 
 
 def _us_keyboard() -> dict[str, tuple[str, bool]]:
@@ -108,6 +112,15 @@ class Story:
 
     def colours_on_screen(self) -> int:
         return int(self.page.evaluate(_COLOURS))
+
+    def fit_desktop(self, machine: UUID, width: int, height: int) -> None:
+        """Give the tab this size, and wait until the guest's own screen has it too, as the guest says itself."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        size = f"{width} x {height}"
+        wait_for(f"the guest is {size}", lambda: self.page.evaluate(_SIZE) == size, seconds=120)
+        ask = ("env", "DISPLAY=:0", "XAUTHORITY=/run/lightdm/root/:0", "xrandr")
+        self.wait_in_guest(machine, f"current {size}", *ask)
+        wait_for("the wallpaper fills it", lambda: self.share_of_screen("r + g + b < 30") < 0.1, seconds=120)
 
     def type(self, text: str) -> None:
         """Into the guest, key by key with Shift held as a person holds it; slowly, for it is emulated."""

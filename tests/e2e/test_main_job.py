@@ -110,6 +110,17 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     story.type_line("echo typed-on-the-desktop > proof")
     story.wait_in_guest(machine, "typed-on-the-desktop", "cat", f"/home/{user}/proof")
     story.picture("terminal")
+    story.type_line("exit")
+    wait_for("it is closed", lambda: not story.in_guest(machine, "pgrep", "-u", user, "-x", "bash"), seconds=120)
+
+    # In a tab of its own the guest's screen takes the window's size, both smaller and larger than it was.
+    page.goto(f"{story.product.url}/machines/{machine}/screen/")
+    story.wait_for_screen()
+    story.fit_desktop(machine, 1100, 700)
+    story.picture("smaller-window")
+    story.fit_desktop(machine, 1500, 960)
+    story.picture("larger-window")
+    page.goto(f"{story.product.url}/machines/{machine}/")
 
     page.get_by_role("link", name="Delete…").click()
     story.press("Delete machine")

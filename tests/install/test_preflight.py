@@ -53,6 +53,14 @@ def test_a_folder_closed_to_qemus_user_is_told_of(tmp_path: Path) -> None:
     assert not any(str(closed) + "," in problem for problem in preflight.closed_folder_problems(closed / "pool"))
 
 
+def test_a_home_too_deep_for_libvirts_sockets_is_told_of() -> None:
+    (problem,) = preflight.socket_path_problems({"HOME": "/home/department/wilhelmina.featherstonehaugh"})
+    assert problem.startswith("The path /home/department/wilhelmina.featherstonehaugh/.config is too long")
+    assert not list(preflight.socket_path_problems({"HOME": "/home/alice"}))
+    short = {"HOME": "/home/department/wilhelmina.featherstonehaugh", "XDG_CONFIG_HOME": "/srv/wf"}
+    assert not list(preflight.socket_path_problems(short))
+
+
 def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.getaddrinfo", lambda *_: threading.Event().wait(1))
     assert not preflight.own_name_resolves(seconds=0.05)

@@ -11,8 +11,8 @@ import socket
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,14 @@ CHROMIUM_FLAGS = [
 
 @dataclass(frozen=True)
 class Product:
-    """A running Casement. `home` holds its database, images and logs."""
+    """A running Casement. `home` holds its database, images and logs; `uri` is set where its own says less."""
 
     url: str
     user: str
     password: str
     home: Path
     output: Path
+    uri: str = ""
 
     def rows(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
         """Ask its database, without touching it."""
@@ -54,7 +55,7 @@ class Product:
     def driver(self) -> HypervisorDriver:
         """Of its one host."""
         ((uri, pool, network),) = self.rows("SELECT uri, pool_dir, network FROM hosts_host")
-        return driver_for(HostConfig(uri=uri, pool_dir=Path(pool), network=network))
+        return driver_for(HostConfig(uri=self.uri or uri, pool_dir=Path(pool), network=network))
 
     def remove_machines(self) -> None:
         """What a failed test left on this machine's libvirt, and the images there."""
@@ -101,9 +102,15 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_product(
-    home: Path, *, environment: dict[str, str] | None = None, seconds: float = 300
+    home: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    checkout: Path = ROOT,
+    prefix: Sequence[str] = (),
+    uri: str = "",
+    seconds: float = 300,
 ) -> Iterator[Product]:
-    """Start `bin/run` and stop it by Ctrl-C at the end."""
+    """Start `bin/run` of `checkout`, behind the command `prefix`, and stop it by Ctrl-C at the end."""
     home.mkdir(parents=True, exist_ok=True)
     output = home / "bin-run.out"
     earlier = len(output.read_text(errors="replace")) if output.exists() else 0
@@ -112,10 +119,15 @@ def running_product(
     own |= {"CASEMENT_HOME": str(home), "PORT": str(port), **(environment or {})}
     with output.open("ab") as out:
         process = subprocess.Popen(
-            [ROOT / "bin" / "run"], cwd=ROOT, env=own, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            [*prefix, checkout / "bin" / "run"],
+            cwd=checkout,
+            env=own,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
-        product = _ready(process, home, output, earlier, seconds)
+        product = replace(_ready(process, home, output, earlier, seconds), uri=uri)
         try:
             yield product
         finally:

@@ -136,6 +136,16 @@ def test_a_host_that_is_away_for_a_moment_is_tried_again(asked: Asked, fake: Fak
     work_on(job)
     assert job.status == JobStatus.DONE
     assert job.retries == 2
+    # What an earlier attempt ran into is said while it lasts, and not of a step that is done.
+    assert {step.detail for step in job.steps.all()} == {""}
+
+
+def test_what_is_waited_for_is_said_meanwhile(asked: Asked, fake: FakeHost) -> None:
+    _machine, job = asked()
+    fake.fail_next("define", HostUnreachableError("The host did not answer."))
+    runner.run(job.pk)
+    (step,) = job.steps.filter(name=StepName.DEFINE)
+    assert step.detail == "The host did not answer. Trying again."
 
 
 def test_a_host_that_stays_away_ends_in_a_message_and_is_cleaned_when_it_is_back(asked: Asked, fake: FakeHost) -> None:
@@ -194,6 +204,20 @@ def test_an_image_without_an_agent_is_ready_when_its_address_is_known(
     Image.objects.update(has_agent=False)
     monkeypatch.setattr(FakeDriver, "agent_ready", lambda self, pk: False)
     assert work_on(job).status == JobStatus.DONE
+
+
+def test_a_guest_that_says_nothing_and_need_not_is_ready_with_a_hint(
+    asked: Asked, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image without an agent, and a guest that asks for no address: only its screen tells."""
+    settings.GUEST_BOOT_TIMEOUT_S = -1
+    _machine, job = asked()
+    Image.objects.update(has_agent=False)
+    monkeypatch.setattr(FakeDriver, "agent_ready", lambda self, pk: False)
+    monkeypatch.setattr(FakeDriver, "addresses", lambda self, pk: ())
+    assert work_on(job).status == JobStatus.DONE
+    (step,) = job.steps.filter(name=StepName.BOOT)
+    assert "screen shows how far it came" in step.detail
 
 
 def test_a_fault_of_our_own_is_admitted_and_cleaned_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

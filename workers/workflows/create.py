@@ -96,7 +96,10 @@ def wait_for_boot(context: Context[Machine]) -> None:
     if _has_agent(machine):
         if late:
             raise WorkFailedError(_never_came_up(), code="guest-boot-timeout")
-    elif late or _addresses(context):
+    elif _addresses(context):
+        return
+    elif late:
+        context.progress(0, _("Nothing was heard from the guest; its screen shows how far it came."))
         return
     raise Again(BOOT_POLL_S)
 

@@ -20,6 +20,7 @@ from portal.errors import (
     QuotaExceededError,
 )
 from portal.hosts.models import Host
+from portal.hosts.services import register_host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus, StepName
@@ -155,13 +156,30 @@ def test_without_room_on_a_host_nothing_is_taken_from_the_quota(
     assert used(project) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("change", [{"enabled": False}, {"last_error": "away"}, {"storage_free_bytes": 1024**3}])
-def test_a_host_that_is_off_away_or_full_gets_no_machine(
-    ask: Callable[..., Machine], host: Host, change: dict[str, object]
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"enabled": False}, "No host takes new machines"),
+        ({"last_error": "away"}, "The host does not answer just now"),
+        ({"storage_free_bytes": 1024**3}, "their storage is full"),
+    ],
+)
+def test_a_host_that_is_off_away_or_full_gets_no_machine_and_that_is_said(
+    ask: Callable[..., Machine], host: Host, change: dict[str, object], words: str
 ) -> None:
     Host.objects.update(**change)
+    with pytest.raises(NoCapacityError, match=words):
+        ask()
+
+
+def test_a_host_that_is_reached_in_another_way_is_asked_before_anything_is_put_there(
+    ask: Callable[..., Machine], host: Host
+) -> None:
+    register_host(host.name, uri="qemu:///session", pool_dir=host.pool_dir)
     with pytest.raises(NoCapacityError):
         ask()
+    host.refresh_from_db()
+    assert host.network_mode == ""
 
 
 def test_viewers_are_told_no_and_strangers_nothing(
