@@ -13,6 +13,9 @@ django.setup()
 from django.conf import settings
 
 from portal.jobs.bus import BROKER_OPTIONS
+from workers import signs
+
+signs.connect()
 
 app = Celery("workers", broker=settings.CELERY_BROKER_URL, include=["workers.tasks"])
 app.conf.update(
