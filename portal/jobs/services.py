@@ -193,6 +193,12 @@ def send_again() -> int:
     return len(jobs)
 
 
+def put_back_all() -> int:
+    """Take every lease away, for a database that was brought back: whoever held one is gone. Returns how many."""
+    running = Job.objects.filter(status=JobStatus.RUNNING)
+    return running.update(status=JobStatus.WAITING, lease_owner="", lease_until=None, due_at=timezone.now())
+
+
 def _mend_times_ahead(now: dt.datetime) -> None:
     """After the clock was set back, leases and waits would end hours from now. A worker that lives renews its own."""
     Job.objects.filter(lease_until__gt=now + LEASE + dt.timedelta(seconds=5)).update(lease_until=now + LEASE)
