@@ -4,6 +4,7 @@ Every variable is listed in README.md, "Settings". `bin/run` writes what it gene
 which is read here as well, so that `manage.py` works beside a running portal without exporting anything.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,8 @@ if METRICS_TOKEN and len(METRICS_TOKEN) < 20:
 LOG_FORMAT = env.str("LOG_FORMAT", default="line")
 if LOG_FORMAT not in log.FORMATS:
     raise ImproperlyConfigured(f"LOG_FORMAT must be one of {', '.join(log.FORMATS)}, not {LOG_FORMAT!r}.")
+# Python prints its warnings by itself otherwise, and they would be lines that are no objects.
+logging.captureWarnings(LOG_FORMAT == "json")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -265,7 +265,7 @@ def parse_manifest(content: bytes) -> Manifest:
         raise KeepingError("The backup was made by a newer Casement. Restore it with that one, or a newer one.")
     if data["format"] < 1 or set(data) != {"format", "created_at", "engine", "migrations", "members"}:
         raise _malformed("parts")
-    if not isinstance(data["created_at"], str) or data["engine"] not in {"sqlite", "postgresql"}:
+    if not isinstance(data["created_at"], str) or data["engine"] not in ("sqlite", "postgresql"):
         raise _malformed("head")
     members = _members(data["members"])
     return Manifest(data["created_at"][:40], data["engine"], _migrations(data["migrations"]), members)

@@ -39,7 +39,9 @@ def landed() -> list[tuple[str, list[Node]]]:
 def test_every_landed_migration_is_tried() -> None:
     loader = MigrationLoader(None)
     tried = {node for _name, state in landed() for node in state}
-    assert {node for node in loader.graph.nodes if loader.disk_migrations[node].__module__.startswith("portal.")} <= tried
+    assert {
+        node for node in loader.graph.nodes if loader.disk_migrations[node].__module__.startswith("portal.")
+    } <= tried
 
 
 @pytest.mark.django_db(transaction=True)

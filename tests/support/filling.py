@@ -17,7 +17,8 @@ Row = dict[str, Any]
 
 def fill(wanted: Iterable[type[models.Model]]) -> None:
     """Two rows in each table. Foreign keys lead to rows with the same number, so pairs that must be unique are."""
-    left, made = list(wanted), {}
+    left = list(wanted)
+    made: dict[Any, list[models.Model]] = {}
     with transaction.atomic():
         while left:
             ready = [model for model in left if _parents(model).isdisjoint(set(left) - {model})]

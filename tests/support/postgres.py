@@ -34,14 +34,37 @@ def private_postgres() -> Iterator[str]:
             shutil.chown(folder, user, user)
         _run(*prefix, bin_dir / "initdb", "-D", folder / "data", "-U", "casement", "-A", "trust", "-E", "UTF8", "-N")
         options = ["-c listen_addresses=", f"-k {folder}", *(f"-c {setting}" for setting in FAST)]
-        control: list[str | Path] = [*prefix, bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"]
-        _run(*control, "-l", folder / "log", "-o", " ".join(options), "start")
+        (folder / "options").write_text(" ".join(options))
+        url = f"postgres://casement@/{folder}/postgres"
+        start(url)
         try:
-            yield f"postgres://casement@/{folder}/postgres"
+            yield url
         finally:
-            _run(*control, "-m", "immediate", "stop")
+            stop(url)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(url: str) -> None:
+    """The server of this address, which was stopped."""
+    folder = _folder(url)
+    _control(folder, "-l", folder / "log", "-o", (folder / "options").read_text(), "start")
+
+
+def stop(url: str) -> None:
+    """At once, as if its machine had lost power. Stopping what has stopped is no fault."""
+    if (_folder(url) / "data" / "postmaster.pid").exists():
+        _control(_folder(url), "-m", "immediate", "stop")
+
+
+def _folder(url: str) -> Path:
+    return Path(url.removeprefix("postgres://casement@/").rpartition("/")[0])
+
+
+def _control(folder: Path, *arguments: str | Path) -> None:
+    bin_dir = binaries()
+    assert bin_dir is not None
+    _run(*_user()[1], bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60", *arguments)
 
 
 def _user() -> tuple[str, tuple[str, ...]]:
