@@ -194,7 +194,12 @@ def send_again() -> int:
 
 
 def put_back_all() -> int:
-    """Take every lease away, for a database that was brought back: whoever held one is gone. Returns how many."""
+    """For a database that was brought back: whoever held a lease is gone. Returns how many did.
+
+    Every job's time begins anew: one of last week would count as stuck at once, and be taken back together with the
+    machine that it has long since made.
+    """
+    Job.objects.filter(status__in=ACTIVE).update(started_at=None, crashes=0)
     running = Job.objects.filter(status=JobStatus.RUNNING)
     return running.update(status=JobStatus.WAITING, lease_owner="", lease_until=None, due_at=timezone.now())
 
