@@ -4,6 +4,7 @@ Every variable is listed in README.md, "Settings". `bin/run` writes what it gene
 which is read here as well, so that `manage.py` works beside a running portal without exporting anything.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
+
+from portal.lib import log
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -45,7 +48,8 @@ if "*" in ALLOWED_HOSTS:
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[f"{_url.scheme}://{_url.netloc}"])
 FORCE_SCRIPT_NAME = _url.path or None
 # Only set where a proxy in front is known to overwrite the header: a header that anyone can send is no proof.
-if env.bool("TRUST_PROXY", default=False):
+TRUST_PROXY = env.bool("TRUST_PROXY", default=False)
+if TRUST_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
@@ -74,9 +78,11 @@ INSTALLED_APPS = [
     "portal.jobs",
     "portal.machines",
     "portal.console",
+    "portal.keeping",
 ]
 
 MIDDLEWARE = [
+    "portal.lib.middleware.RequestMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "portal.lib.middleware.ServerTimingMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -86,7 +92,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.auth.middleware.LoginRequiredMiddleware",  # Deny by default: a public view says so itself.
+    "portal.lib.middleware.SignInMiddleware",  # Deny by default: a public view says so itself.
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -128,6 +134,8 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     }
 else:
     DATABASES["default"].setdefault("CONN_HEALTH_CHECKS", True)
+    # A database whose machine is gone answers nothing at all: without a limit every request would wait for minutes.
+    DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default=f"unix://{CASEMENT_HOME / 'run' / 'redis.sock'}")
@@ -223,12 +231,28 @@ UNFOLD = {
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("img/casement.svg")}],
 }
 
+# Whoever has it may read /metrics; without it there is no such page.
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+if METRICS_TOKEN and len(METRICS_TOKEN) < 20:
+    raise ImproperlyConfigured(
+        "METRICS_TOKEN must be at least 20 characters (python -c 'import secrets; print(secrets.token_urlsafe())')."
+    )
+
+LOG_FORMAT = env.str("LOG_FORMAT", default="line")
+if LOG_FORMAT not in log.FORMATS:
+    raise ImproperlyConfigured(f"LOG_FORMAT must be one of {', '.join(log.FORMATS)}, not {LOG_FORMAT!r}.")
+# Python prints its warnings by itself otherwise, and they would be lines that are no objects.
+logging.captureWarnings(LOG_FORMAT == "json")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "formatters": {"chosen": {"()": log.FORMATS[LOG_FORMAT]}},
     "filters": {"tickets": {"()": "portal.console.tickets.TicketScrubber"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["tickets"]}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "chosen", "filters": ["tickets"]}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
-    "loggers": {"django.request": {"level": "ERROR"}},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        # uvicorn brings a format of its own; it comes before these settings, so they win.
+        "uvicorn": {"handlers": ["console"], "level": "INFO", "propagate": False},
+    },
 }

@@ -23,5 +23,6 @@ urlpatterns = [
     path("audit/", include("portal.audit.urls")),
     path("admin/login/", sign_in),
     path("admin/", admin.site.urls),
+    path("", include("portal.keeping.urls")),
     path("jsi18n/", login_not_required(_script_words), name="jsi18n"),
 ]

@@ -16,6 +16,9 @@ django.setup()
 from django.conf import settings
 
 from portal.jobs.bus import BROKER_OPTIONS
+from workers import signs
+
+signs.connect()
 
 _STARTED = dt.datetime.now(dt.UTC)
 _STARTED_STEADY = time.monotonic()

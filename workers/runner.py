@@ -22,6 +22,7 @@ from portal.errors import PortalError
 from portal.jobs import services as jobs
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, JobStatus, StepName, StepStatus
+from portal.lib import log
 from workers.hypervisor.errors import HypervisorError
 from workers.workflows import WORKFLOWS
 from workers.workflows.base import Again, CancelledError, Context, Step, WorkFailedError, Workflow
@@ -42,7 +43,8 @@ def run(job_id: UUID) -> None:
         if job is None:
             return
         logger.info("job %s %s of %s %s: attempt %s", job.pk, job.name, job.target_type, job.target_id, job.attempts)
-        with heartbeat(job):
+        target, host_name = {job.target_type: job.target_id}, job.queue.partition("host.")[2]
+        with log.bound(job=job.pk, actor=job.actor_id, host=host_name, **target), heartbeat(job):
             _run_held(job)
     except jobs.LeaseLostError:
         logger.warning("job %s was taken over by another worker", job_id)

@@ -15,6 +15,7 @@ from django.db import close_old_connections, connection
 
 from portal.hosts.models import Host
 from portal.hosts.selectors import hosts
+from portal.lib import pulse
 from portal.machines import services
 from portal.machines.models import Machine
 from portal.machines.states import LIVE, PowerState
@@ -39,6 +40,7 @@ class Watcher:
     def run(self) -> None:
         while not self.stopping.wait(0 if not self.threads else LOOK_FOR_HOSTS_EVERY_S):
             close_old_connections()
+            pulse.beat(pulse.WATCHER)
             for host in hosts():
                 self._follow(host)
             if not self.threads:
@@ -63,6 +65,8 @@ class Watcher:
             for event in driver.events(self.stopping.is_set):
                 close_old_connections()
                 handle(host, driver, event)
+                if event.uuid is not None:  # Comparing everything takes its time, and is no event's lateness.
+                    pulse.record_event(host.pk, event.at)
         except HypervisorError as error:
             # The thread ends; the next look for hosts starts it again.
             logger.warning("host %s: %s", host.name, error)

@@ -1,4 +1,4 @@
-"""The containers' health checks: `web` answers HTTP; `worker` answers a ping of its own node."""
+"""The containers' health checks: `web` is alive, `ready` can serve people, `worker` answers a ping of its own node."""
 
 import http.client
 import os
@@ -9,10 +9,18 @@ from urllib.parse import urlsplit
 
 
 def web() -> bool:
-    url = urlsplit(os.environ.get("CASEMENT_URL", "http://localhost:8000"))
-    connection = http.client.HTTPConnection("127.0.0.1", 8000, timeout=4)
-    connection.request("GET", f"{url.path}/", headers={"Host": url.netloc})
-    return connection.getresponse().status < 500
+    return _answers("/healthz")
+
+
+def ready() -> bool:
+    return _answers("/readyz")
+
+
+def _answers(path: str) -> bool:
+    prefix = urlsplit(os.environ.get("CASEMENT_URL", "http://localhost:8000")).path.rstrip("/")
+    connection = http.client.HTTPConnection("127.0.0.1", 8000, timeout=9)
+    connection.request("GET", f"{prefix}{path}")
+    return connection.getresponse().status == 200
 
 
 def worker() -> bool:
@@ -22,4 +30,4 @@ def worker() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if {"web": web, "worker": worker}[sys.argv[1]]() else 1)
+    sys.exit(0 if {"web": web, "ready": ready, "worker": worker}[sys.argv[1]]() else 1)

@@ -8,7 +8,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
 from portal.accounts.models import User
 from portal.accounts.selectors import projects_for
-from portal.lib import live
+from portal.lib import live, log
 
 # What changes within this time after a message goes in the next one: an operator's tab hears of everything there is.
 REST_S = 0.25
@@ -25,6 +25,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
         if user is None or not user.is_active:
             await self.close(code=4001)
             return
+        log.bind(actor=user.pk)
         await self._join()
         await self.accept()
         # The tab asks for everything once: what changed between the page and this moment would be lost otherwise.

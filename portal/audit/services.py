@@ -33,3 +33,8 @@ def record(
         detail=detail or {},
         request_ip=request_ip,
     )
+
+
+def record_of_portal(action: str, *, detail: dict[str, Any]) -> Event:
+    """Add a row about the portal as a whole, done by whoever may run its commands."""
+    return Event.objects.create(action=action, target_type="portal", target_name="Casement", detail=detail)

@@ -20,6 +20,7 @@ AREAS: dict[str, Words] = {
     "key": _("SSH keys"),
     "host": _("Hosts"),
     "job": _("Jobs"),
+    "portal": _("Portal"),
 }
 
 ACTIONS: dict[str, Words] = {
@@ -52,6 +53,8 @@ ACTIONS: dict[str, Words] = {
     "host.disabled": _("stopped new machines on the host"),
     "host.copy_removed": _("removed a copy from the host"),
     "job.cancelled": _("cancelled the job"),
+    "portal.backed_up": _("backed the portal up"),
+    "portal.restored": _("brought the portal back from a backup"),
 }
 
 

@@ -36,6 +36,7 @@ from portal.console.services import begin_session, end_session
 from portal.console.tickets import Claim, Mode
 from portal.console.websocket import AsgiBrowser, Receive, Send
 from portal.errors import PortalError
+from portal.lib import log
 
 Scope = dict[str, Any]
 SUBPROTOCOL: Final = "binary"
@@ -95,6 +96,7 @@ async def _serve(scope: Scope, browser: AsgiBrowser) -> Ended:
     try:
         async with redis.asyncio.Redis.from_url(settings.REDIS_URL) as client:
             claim = await _redeem(client, scope["subprotocols"], session_key)
+            log.bind(actor=claim.user_id, machine=claim.machine_id)
             target = await _authorise(session_key, claim)
             session = _Session(browser, client, session_key, claim, target)
             with limits.process_place() as free:

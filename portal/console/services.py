@@ -48,6 +48,13 @@ def end_session(number: UUID, ended: Ended) -> None:
     )
 
 
+def end_all_sessions() -> int:
+    """For a database that was brought back: the screens that were open then are closed. Returns how many."""
+    return ConsoleSession.objects.filter(ended_at=None).update(
+        ended_at=timezone.now(), ended_step=Step.ENDED, ended_reason="portal-lost"
+    )
+
+
 def end_lost_sessions() -> int:
     """End the rows of sessions whose web process died with them; for a task that runs every minute or so.
 

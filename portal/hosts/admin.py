@@ -7,8 +7,8 @@ from django.utils.translation import gettext_lazy as _
 
 from portal.accounts.models import User
 from portal.audit import services as audit
-from portal.hosts.models import Host
-from portal.lib.admin import ModelAdmin
+from portal.hosts.models import Difference, Host
+from portal.lib.admin import ModelAdmin, ReadOnlyAdmin
 
 
 @admin.register(Host)
@@ -67,3 +67,12 @@ class HostAdmin(ModelAdmin):
             audit.record(
                 actor, "host.changed" if change else "host.registered", obj, detail={"fields": list(form.changed_data)}
             )
+
+
+@admin.register(Difference)
+class DifferenceAdmin(ReadOnlyAdmin):
+    """What to do about one is decided on its host's page."""
+
+    list_display = ("name", "kind", "host", "object_id", "found_at")
+    list_filter = ("kind", "host")
+    search_fields = ("name", "object_id")

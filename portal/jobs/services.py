@@ -202,6 +202,18 @@ def send_again() -> int:
     return len(jobs)
 
 
+def put_back_all() -> int:
+    """For a database that was brought back: whoever held a lease is gone. Returns how many did.
+
+    Every job's time begins anew, and what was decided about it is decided again: one of last week would be taken back
+    at once, together with the machine that stands there since, by a later try of the same.
+    """
+    decided_anew = {"outcome": "", "cancel_requested": False, "error_code": "", "error_message": ""}
+    Job.objects.filter(status__in=ACTIVE).update(started_at=None, crashes=0, **decided_anew)
+    running = Job.objects.filter(status=JobStatus.RUNNING)
+    return running.update(status=JobStatus.WAITING, lease_owner="", lease_until=None, due_at=timezone.now())
+
+
 def _mend_times_ahead(now: dt.datetime) -> None:
     """After the clock was set back, leases and waits would end hours from now. A worker that lives renews its own."""
     Job.objects.filter(lease_until__gt=now + LEASE + dt.timedelta(seconds=5)).update(lease_until=now + LEASE)

@@ -24,6 +24,7 @@ class AdminPolicyMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         match = request.resolver_match
-        if match is not None and match.app_name == "admin" and request.user.is_staff:
+        # A page that says that the database is away must not be asked whom it is for.
+        if response.status_code < 500 and match is not None and match.app_name == "admin" and request.user.is_staff:
             _widen(lambda _request: response)(request)
         return response

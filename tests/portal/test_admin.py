@@ -1,6 +1,7 @@
 """Django's admin: for operators only, no secrets, and nothing in it touches what has a real thing behind it."""
 
 from collections.abc import Callable
+from uuid import uuid4
 
 import pytest
 from django.apps import apps
@@ -17,7 +18,7 @@ from portal.accounts.models import SshKey, User
 from portal.audit import services as audit
 from portal.audit.models import Event
 from portal.console.models import ConsoleSession
-from portal.hosts.models import Host
+from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.admin_csp import AdminPolicyMiddleware
@@ -42,6 +43,7 @@ def everything(machine: Machine, alice: User) -> None:
     ConsoleSession.objects.create(
         user=alice, user_name="alice", machine=machine, machine_name="beacon", mode=ConsoleSession.Mode.VIEW
     )
+    Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
 
 
 @pytest.fixture

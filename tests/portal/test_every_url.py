@@ -18,6 +18,8 @@ from portal.machines.models import Machine
 
 # For people who have not signed in, and the admin, which has its own tests of the same kind.
 PUBLIC = {"accounts:login", "jsi18n"}
+# For balancers and Prometheus; tests/portal/keeping/test_health.py says to whom they tell what.
+FOR_MACHINES = {"keeping:healthz", "keeping:readyz", "keeping:metrics"}
 SENT_AWAY = {301, 302}
 UNSEEN = {404, 405}
 
@@ -33,7 +35,7 @@ def _walk(resolver: URLResolver, namespace: str) -> Iterator[tuple[str, frozense
     for pattern in resolver.url_patterns:
         if isinstance(pattern, URLPattern):
             name = f"{namespace}:{pattern.name}" if namespace else pattern.name
-            if name and name not in PUBLIC:
+            if name and name not in PUBLIC | FOR_MACHINES:
                 yield name, frozenset(pattern.pattern.converters)
         elif pattern.app_name != "admin":
             yield from _walk(pattern, pattern.namespace or namespace)
@@ -71,6 +73,12 @@ def path_of(name: str, target: Target) -> str:
 
 def answers(client: Client, path: str) -> set[int]:
     return {client.get(path).status_code, client.post(path).status_code}
+
+
+def test_what_needs_no_sign_in_is_no_more_than_this(client: Client, db: None) -> None:
+    for name in PUBLIC | FOR_MACHINES:
+        assert client.get(reverse(name)).status_code in {200, 404, 503}, name
+    assert client.get(reverse("keeping:metrics")).status_code == 404, "there is no token"
 
 
 def test_the_walk_finds_addresses_of_every_app() -> None:

@@ -49,6 +49,8 @@ def test_a_good_secret_is_taken_from_the_environment_file(tmp_path: Path) -> Non
     [
         ("ALLOWED_HOSTS", "*", "must name the portal's hosts"),
         ("CASEMENT_URL", "desktops.example.org", "must be a whole address"),
+        ("METRICS_TOKEN", "short", "must be at least 20 characters"),
+        ("LOG_FORMAT", "xml", "must be one of line, json"),
         ("CASEMENT_URL", "ftp://desktops.example.org", "must be a whole address"),
     ],
 )

@@ -7,11 +7,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 # What is lost in a crash of the machine does not matter here, so nothing waits for the disk.
-FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300", "shared_buffers=64MB")
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=50", "shared_buffers=64MB")
 SYSTEM_USER = "postgres"
 
 
@@ -21,31 +20,9 @@ def binaries() -> Path | None:
     return max(folders, key=lambda folder: int(folder.parent.name), default=None)
 
 
-@dataclass(frozen=True)
-class Postgres:
-    """A server that a test may stop and start again; it keeps its data and its address."""
-
-    url: str
-    control: tuple[str | Path, ...]
-    starting: tuple[str | Path, ...]
-
-    def start(self) -> None:
-        _run(*self.control, *self.starting, "start")
-
-    def stop(self) -> None:
-        _run(*self.control, "-m", "immediate", "stop")
-
-
 @contextlib.contextmanager
 def private_postgres() -> Iterator[str]:
-    """Start a server and yield its DATABASE_URL."""
-    with restartable_postgres() as server:
-        yield server.url
-
-
-@contextlib.contextmanager
-def restartable_postgres() -> Iterator[Postgres]:
-    """Start a server. It refuses to run as root, so root runs it as the system's user."""
+    """Start a server and yield its DATABASE_URL. It refuses to run as root, so root runs it as the system's user."""
     bin_dir = binaries()
     if bin_dir is None:
         raise FileNotFoundError("PostgreSQL's server is not installed; bin/test installs it.")
@@ -57,19 +34,37 @@ def restartable_postgres() -> Iterator[Postgres]:
             shutil.chown(folder, user, user)
         _run(*prefix, bin_dir / "initdb", "-D", folder / "data", "-U", "casement", "-A", "trust", "-E", "UTF8", "-N")
         options = ["-c listen_addresses=", f"-k {folder}", *(f"-c {setting}" for setting in FAST)]
-        server = Postgres(
-            f"postgres://casement@/{folder}/postgres",
-            (*prefix, bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"),
-            ("-l", folder / "log", "-o", " ".join(options)),
-        )
-        server.start()
+        (folder / "options").write_text(" ".join(options))
+        url = f"postgres://casement@/{folder}/postgres"
+        start(url)
         try:
-            yield server
+            yield url
         finally:
-            with contextlib.suppress(RuntimeError):  # A test may have left it stopped.
-                server.stop()
+            stop(url)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(url: str) -> None:
+    """The server of this address, which was stopped."""
+    folder = _folder(url)
+    _control(folder, "-l", folder / "log", "-o", (folder / "options").read_text(), "start")
+
+
+def stop(url: str) -> None:
+    """At once, as if its machine had lost power. Stopping what has stopped is no fault."""
+    if (_folder(url) / "data" / "postmaster.pid").exists():
+        _control(_folder(url), "-m", "immediate", "stop")
+
+
+def _folder(url: str) -> Path:
+    return Path(url.removeprefix("postgres://casement@/").rpartition("/")[0])
+
+
+def _control(folder: Path, *arguments: str | Path) -> None:
+    bin_dir = binaries()
+    assert bin_dir is not None
+    _run(*_user()[1], bin_dir / "pg_ctl", "-D", folder / "data", "-w", "-t", "60", *arguments)
 
 
 def _user() -> tuple[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.faults.conftest import Backend, Portal
-from tests.support.postgres import restartable_postgres
+from tests.support import postgres
 from tests.support.product import wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -50,8 +50,8 @@ def test_redis_that_comes_back_empty_has_lost_no_work(backend: Backend) -> None:
 @pytest.mark.parametrize("seconds", [20])
 def test_a_database_that_is_away_in_the_middle_of_a_build_ends_nothing(backend: Backend, seconds: float) -> None:
     backend.environment["FAULTS_DELAYS"] = json.dumps(SLOW)
-    with restartable_postgres() as postgres:
-        backend.environment["DATABASE_URL"] = postgres.url
+    with postgres.private_postgres() as url:
+        backend.environment["DATABASE_URL"] = url
         backend.start_redis()
         portal = backend.portal()
         portal("prepare")
@@ -60,11 +60,11 @@ def test_a_database_that_is_away_in_the_middle_of_a_build_ends_nothing(backend: 
         for _ in range(3):
             portal("launch")
         wait_for("work is under way", lambda: any(job[0] == "running" for job in portal("states")["jobs"]), seconds=120)
-        postgres.stop()
+        postgres.stop(url)
         away_since = time.monotonic()
         assert "OperationalError" in portal.ask("launch")["error"]
         wait_for("it was away for long enough", lambda: time.monotonic() - away_since >= seconds, seconds=2 * seconds)
-        postgres.start()
+        postgres.start(url)
         wait_for("all three are ready", all_ready(portal, 3), seconds=240)
         assert portal("states")["reserved"] == 3
         assert backend.running["worker"].poll() is None, "the worker died of it"

@@ -1,0 +1,102 @@
+"""Casement in a folder of its own, spoken to as an administrator does: by `manage.py` in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """`database` is a DATABASE_URL; empty for the SQLite file in `home`. `more` is further environment."""
+
+    home: Path
+    database: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {"PATH": os.environ["PATH"], "CASEMENT_HOME": str(self.home), "PYTHONPATH": str(ROOT), **self.more}
+        return own | ({"DATABASE_URL": self.database} if self.database else {})
+
+    def manage(self, *arguments: str, fails: bool = False) -> str:
+        """What the command printed. It must fail exactly when that is expected."""
+        done = self.python("manage.py", *arguments)
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout + done.stderr
+
+    def shell(self, code: str) -> str:
+        """What the code printed, run with Django set up."""
+        done = self.python("-c", f"import django; django.setup()\n{code}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def python(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environment | {"DJANGO_SETTINGS_MODULE": "portal.settings"}
+        return subprocess.run(
+            [sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    def make(self, *migrations: str) -> None:
+        """The settings that bin/run writes, and the tables; of an older state, where migrations are named."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        if "SECRET_KEY" not in self.more:
+            (self.home / "casement.env").write_text(f"SECRET_KEY={secrets.token_urlsafe(50)}\nTRUST_PROXY=true\n")
+        self.manage("migrate", "-v0")
+        for migration in migrations:
+            self.manage("migrate", "-v0", *migration.split("."))
+
+    def fill(self) -> None:
+        """Two rows in every table of the state that the database is in, and a sealed secret."""
+        self.shell(
+            "from django.db import connection\n"
+            "from django.db.migrations.loader import MigrationLoader\n"
+            "from portal.keeping import rows\n"
+            "from portal.lib.secrets import seal\n"
+            "from tests.support.filling import fill\n"
+            "loader = MigrationLoader(connection)\n"
+            "models = rows.models_at(loader, rows.applied(loader))\n"
+            "fill(models.values())\n"
+            "models['machines.machine'].objects.update(login_password=seal('first-password'))"
+        )
+
+    def first_passwords(self) -> str:
+        """As the page would show them."""
+        return self.shell(
+            "from portal.lib.secrets import unseal\nfrom portal.machines.models import Machine\n"
+            "print({unseal(machine.login_password) for machine in Machine.objects.all()})"
+        )
+
+    def project_names(self) -> str:
+        return self.shell(
+            "from portal.accounts.models import Project\nprint(sorted(Project.objects.values_list('name', flat=True)))"
+        )
+
+    def rows(self, folder: Path) -> dict[str, list[Any]]:
+        """Every row of every table that is kept, read through a backup."""
+        path = folder / f"rows-{secrets.token_hex(4)}.zip"
+        self.manage("backup", str(path))
+        return rows_in(path)
+
+
+def rows_in(path: Path) -> dict[str, list[Any]]:
+    """The rows of a backup, by model, as they stand there: columns first."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.startswith("rows/")]
+        return {
+            name.removeprefix("rows/").removesuffix(".jsonl"): [
+                json.loads(line) for line in archive.read(name).splitlines()
+            ]
+            for name in names
+        }
