@@ -49,6 +49,11 @@ class Backend:
             process.kill()
             process.wait()
 
+    def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
     def start_redis(self) -> None:
         """Nothing is written to disk: whoever starts it anew gets an empty one."""
         options = ("--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no")

@@ -26,6 +26,7 @@ from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatu
 from portal.jobs.models import Job
 from portal.machines import services
 from portal.machines.models import Flavour, Machine
+from tests.integration.faults import clock
 
 MANY = 100_000
 
@@ -84,6 +85,7 @@ COMMANDS = {"prepare": prepare, "launch": launch, "states": states}
 
 
 def main() -> None:
+    clock.follow()
     for line in sys.stdin:
         try:
             answer = {"answer": COMMANDS[line.strip()]()}
