@@ -1,4 +1,7 @@
-"""`bin/test`: every check and every test as stages, all run to their end, with a summary of what failed."""
+"""`bin/test`: every check and every test as stages, all run to their end, with a summary of what failed.
+
+Two lanes of tests run beside each other: one has the machine's hypervisor to itself, the other does without.
+"""
 
 import contextlib
 import os
@@ -10,6 +13,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from threading import Lock
 
 from tests.support.postgres import private_postgres
 from tools.options import ROOT
@@ -19,6 +25,12 @@ STAGE_LIMIT_S = 40 * 60
 FOR_TESTS = {"CASEMENT_ARTEFACTS", "CASEMENT_E2E_HOME"}
 UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
 RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
+FAULTS = "tests/integration/faults"
+_ALONE = ("hypervisor", "imaging", "console", "crash/test_real.py")
+NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
+    f"tests/integration/{name}" for name in ("hypervisor", "imaging", "console", "crash/test_real.py")
+)
+PRINTING = Lock()
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ def main(argv: list[str]) -> int:
 def _all(only: Sequence[str], arguments: Sequence[str]) -> int:
     if arguments:
         return subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments], env=_environment({}), check=False
+            [sys.executable, "-m", "pytest", *arguments], env=_environment({}, name="some"), check=False
         ).returncode
     outcomes = [*_run_checks(_chosen(checks(), only)), *_run_tests(only)]
     return _summary(outcomes)
@@ -80,20 +92,45 @@ def checks() -> list[Stage]:
     ]
 
 
-def _run_tests(only: Sequence[str]) -> Iterator[Outcome]:
-    """One after the other: they share two cores, ports and libvirt."""
-    for name, folders in (
-        ("unit", UNIT),
-        ("postgresql", (*UNIT[:2], RACES)),
-        ("integration", ("tests/integration",)),
-        ("e2e", ("tests/e2e",)),
-    ):
-        if only and name not in only:
-            continue
-        existing = [folder for folder in folders if (ROOT / folder).is_dir()]
-        stage = Stage(name, _module("pytest", *existing), missing="" if existing else f"there is no {folders[0]}")
-        with _database(name) as environment:
-            yield _run(stage, environment, show=True)
+def lanes() -> tuple[tuple[Stage, ...], ...]:
+    """Stages of one lane run one after the other: they share the database's cores, or libvirt and the screen."""
+    return (
+        (
+            _tests("unit", *UNIT),
+            # What tries both databases by itself is not run a second time.
+            _tests("postgresql", *UNIT[:2], RACES, *_ignored("tests/portal/keeping")),
+            _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS)),
+            # They wait most of the time, for leases to run out and databases to come back.
+            _tests("faults", FAULTS, "-n", "3"),
+        ),
+        (_tests("hypervisor", *NEED_HYPERVISOR), _tests("e2e", "tests/e2e")),
+    )
+
+
+def _ignored(*paths: str) -> list[str]:
+    return [f"--ignore={path}" for path in paths]
+
+
+def _tests(name: str, *arguments: str) -> Stage:
+    return Stage(name, _module("pytest", *arguments))
+
+
+def _run_tests(only: Sequence[str]) -> list[Outcome]:
+    chosen = [_chosen(lane, only) for lane in lanes()]
+    show = sum(len(lane) for lane in chosen) == 1
+    with ThreadPoolExecutor(max_workers=len(chosen)) as pool:
+        return list(chain.from_iterable(pool.map(lambda lane: _run_lane(lane, show=show), chosen)))
+
+
+def _run_lane(stages: Sequence[Stage], *, show: bool) -> list[Outcome]:
+    outcomes = []
+    for stage in stages:
+        with _database(stage.name) as environment:
+            outcome = _run(stage, environment, show=show)
+        with PRINTING:
+            print(f"\n=== {stage.name}: {' '.join(stage.argv[1:])}\n{outcome.output}\n{_line(outcome)}", flush=True)
+        outcomes.append(outcome)
+    return outcomes
 
 
 @contextlib.contextmanager
@@ -120,15 +157,13 @@ def _run_checks(stages: Sequence[Stage]) -> list[Outcome]:
 def _run(stage: Stage, extra: Mapping[str, str], *, show: bool = False) -> Outcome:
     if stage.missing:
         return Outcome(stage, 0, 0.0)
-    if show:
-        print(f"\n=== {stage.name}: {' '.join(stage.argv[1:])}", flush=True)
     started = time.monotonic()
     output = None if show else subprocess.PIPE
     try:
         done = subprocess.run(
             stage.argv,
             cwd=ROOT,
-            env=_environment({**stage.environment, **extra}),
+            env=_environment({**stage.environment, **extra}, name=stage.name),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=None if show else subprocess.STDOUT,
@@ -137,8 +172,10 @@ def _run(stage: Stage, extra: Mapping[str, str], *, show: bool = False) -> Outco
             timeout=STAGE_LIMIT_S,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return Outcome(stage, 124, time.monotonic() - started, f"took longer than {STAGE_LIMIT_S // 60} minutes")
+    except subprocess.TimeoutExpired as error:
+        said = error.output.decode(errors="replace") if isinstance(error.output, bytes) else error.output or ""
+        message = f"{said}\ntook longer than {STAGE_LIMIT_S // 60} minutes"
+        return Outcome(stage, 124, time.monotonic() - started, message)
     except OSError as error:
         return Outcome(stage, 127, 0.0, str(error))
     return Outcome(stage, done.returncode, time.monotonic() - started, done.stdout or "")
@@ -174,8 +211,10 @@ def _chosen(stages: Sequence[Stage], only: Sequence[str]) -> list[Stage]:
     return [stage for stage in stages if not only or stage.name in only]
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Nothing of a running portal's: tests make their own folders, keys and databases."""
+def _environment(extra: Mapping[str, str], *, name: str) -> dict[str, str]:
+    """Nothing of a running portal's: tests make their own folders, keys and databases, each stage its own home."""
+    home = Path(os.environ["CASEMENT_TEST_HOME"]) / name
+    home.mkdir(exist_ok=True)
     ours = (
         "CASEMENT_",
         "DATABASE_URL",
@@ -189,7 +228,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in FOR_TESTS or not name.startswith(ours)}
     paths = [str(ROOT / "var/venv/bin"), kept.get("PATH", ""), "/usr/sbin", "/sbin"]
     own = {"PATH": ":".join(filter(None, paths)), "PYTHONPATH": f"{ROOT / 'bin'}:{ROOT}", "MYPYPATH": str(ROOT / "bin")}
-    own["CASEMENT_HOME"] = os.environ["CASEMENT_TEST_HOME"]
+    own["CASEMENT_HOME"] = str(home)
     return kept | own | {"DJANGO_SETTINGS_MODULE": "tests.settings"} | dict(extra)
 
 

@@ -30,8 +30,8 @@ def test_forwarding_headers_are_believed_only_when_told_so(make_options: Make, t
     assert ("--no-proxy-headers" in argv) != believed
 
 
-def test_supervisor_reads_what_was_meant(make_options: Make, tmp_path: Path) -> None:
-    options = make_options(CASEMENT_HOME=str(tmp_path / "with blank and 100%"))
+def test_supervisor_reads_what_was_meant(make_options: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
+    options = make_options(CASEMENT_HOME=str(tmp_path_factory.mktemp("x") / "with blank and 100%"))
     wanted = programs.programs(options, with_libvirtd=False)
     parser = UnhosedConfigParser()
     parser.expansions = {"here": "/"}
