@@ -28,8 +28,6 @@ RACES = "tests/integration/races"  # They are as much about the database as abou
 FAULTS = "tests/integration/faults"
 _ALONE = ("hypervisor", "imaging", "console", "crash/test_real.py")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
-    f"tests/integration/{name}" for name in ("hypervisor", "imaging", "console", "crash/test_real.py")
-)
 PRINTING = Lock()
 
 
