@@ -24,6 +24,7 @@ from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HypervisorError
 from workers.hypervisor.types import EventKind, MachineEvent
+from workers.runner import DATABASE_IS_AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,14 @@ class Watcher:
 
     def run(self) -> None:
         while not self.stopping.wait(0 if not self.threads else LOOK_FOR_HOSTS_EVERY_S):
-            close_old_connections()
             pulse.beat(pulse.WATCHER)
-            for host in hosts():
-                self._follow(host)
+            try:
+                close_old_connections()
+                for host in hosts():
+                    self._follow(host)
+            except DATABASE_IS_AWAY as error:
+                logger.warning("no look for hosts, the database is away: %s", error)
+                connection.close()
             if not self.threads:
                 self.stopping.wait(LOOK_FOR_HOSTS_EVERY_S)
         for thread in self.threads.values():
@@ -70,6 +75,9 @@ class Watcher:
         except HypervisorError as error:
             # The thread ends; the next look for hosts starts it again.
             logger.warning("host %s: %s", host.name, error)
+        except DATABASE_IS_AWAY as error:
+            # So it does here: whoever follows a host begins by comparing all of it, and finds what was missed.
+            logger.warning("host %s: an event is not written down, the database is away: %s", host.name, error)
         finally:
             connection.close()
 

@@ -49,7 +49,7 @@ def stage(
     room_for_many(project, host)
     write_image(image_version)
     monkeypatch.setattr(images, "build_image", scenes.build_in_a_moment)
-    monkeypatch.setattr(images, "load_recipes", _any_recipe)
+    monkeypatch.setattr(images, "load_recipes", any_recipe)
 
     def add_foreign() -> UUID:
         spec = MachineSpec(uuid4(), "their's", "", 2, 512, Firmware.BIOS, uuid4(), "secret")
@@ -59,7 +59,7 @@ def stage(
     return Stage(project, alice, operator, flavour, image_version, host, other, add_foreign, fake_of(host).vanish)
 
 
-def _any_recipe() -> dict[str, object]:
+def any_recipe() -> dict[str, object]:
     return {"any": object()}
 
 

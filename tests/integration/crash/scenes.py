@@ -58,16 +58,20 @@ class Stage:
             login_user="alice",
         )
 
+    def work_on(self, job: Job) -> Job:
+        """What workers do, until the job has ended."""
+        return work_on(job)
+
     def built(self) -> Machine:
         machine = self.asked()
-        job = work_on(Job.objects.get(target_id=machine.pk))
+        job = self.work_on(Job.objects.get(target_id=machine.pk))
         machine.refresh_from_db()
         assert machine.status == Status.READY, job.error_message
         return machine
 
     def off(self) -> Machine:
         machine = self.built()
-        work_on(services.request_force_off(machine, actor=self.alice))
+        self.work_on(services.request_force_off(machine, actor=self.alice))
         machine.refresh_from_db()
         return machine
 
@@ -222,8 +226,9 @@ def _import(stage: Stage) -> Job:
 
 def _delete_image(stage: Stage) -> Job:
     job = _build(stage)
-    work_on(job)
+    stage.work_on(job)
     version = ImageVersion.objects.get(pk=job.target_id)
+    driver_of(stage.host).put_image(version.pk, version.path, progress=lambda _percent: None)
     return images.request_delete_version(version, actor=stage.operator)
 
 

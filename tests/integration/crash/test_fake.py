@@ -11,7 +11,6 @@ import datetime as dt
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus, StepName
 from portal.jobs.services import request_cancel
 from tests.integration.crash.scenes import SCENES, Scene, Stage
+from tests.integration.crash.steps import step_replaced
 from tests.support.agreement import disagreements
 from tests.workers.support import Killed, fake_of, work_on
 from workers import reconcile, runner
@@ -52,18 +52,6 @@ def go_on(stage: Stage, job: Job) -> Job:
     for host in (stage.host, stage.other):
         reconcile.reconcile_host(host.pk)
     return job
-
-
-@contextmanager
-def step_replaced(
-    name: JobName, step_name: StepName, run: Callable[[Callable[..., None]], Callable[[Context[Any]], None]]
-) -> Iterator[None]:
-    """The workflow with another `run` in one step, made of the step's own."""
-    workflow = WORKFLOWS[name]
-    steps = tuple(replace(s, run=run(s.run)) if s.name == step_name else s for s in workflow.steps)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(WORKFLOWS, name, replace(workflow, steps=steps))
-        yield
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

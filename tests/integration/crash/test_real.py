@@ -1,1 +1,324 @@
-"""Killed at any line, for real."""
+"""Killed at any line, on real QEMU: real processes, real SIGKILLs, around every step of every workflow for hosts."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import libvirt
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+from pytest_django import DjangoDbBlocker
+from pytest_django.fixtures import Settings
+
+from portal.accounts.models import Membership, Project, User
+from portal.accounts.permissions import Role
+from portal.hosts.models import Host
+from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
+from portal.jobs.models import Job
+from portal.jobs.names import JobName, JobStatus, StepName
+from portal.machines import services
+from portal.machines.models import Flavour, Machine
+from portal.machines.states import PowerState, Status
+from tests.integration.crash.conftest import any_recipe, room_for_many
+from tests.integration.crash.mortal import work_and_die, work_on
+from tests.integration.crash.scenes import SCENES, Scene, Stage
+from tests.integration.crash.steps import step_replaced
+from tests.support.agreement import disagreements
+from tests.support.libvirtd import (
+    Libvirtd,
+    foreign_domain_xml,
+    run_name,
+    running_libvirtd,
+    temporary_pool,
+    unavailable,
+    unique_suffix,
+    wait_until,
+)
+from tests.support.microguest import build_microguest
+from workers import reconcile
+from workers.hosts import driver_of
+from workers.hypervisor import registry
+from workers.imaging.facts import ImageFacts
+from workers.imaging.inspector import inspect_image
+from workers.workflows import WORKFLOWS, images
+from workers.workflows.base import Context
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
+IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
+# Where libvirt keeps a running domain's sockets.
+LIVE = Path("/var/lib/libvirt/qemu")
+# These happen in the portal's own folders and touch no host.
+NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT}
+STEPS = [
+    (name, scene, step.name)
+    for name, played in SCENES.items()
+    for scene in played
+    for step in WORKFLOWS[name].steps
+    if name not in NOT_ON_HOSTS
+]
+STEP_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}-{step}" for name, scene, step in STEPS]
+
+
+@dataclass
+class RealStage(Stage):
+    """Machines are used again as long as they are whole: each takes seconds to boot."""
+
+    folder: Path
+
+    def work_on(self, job: Job) -> Job:
+        return work_on(job)
+
+    def built(self) -> Machine:
+        whole = Machine.objects.filter(
+            host=self.host, status=Status.READY, keeps_definition=False, missing_since=None, flavour=self.flavour
+        )
+        machine = whole.order_by("-power_state").first() or super().built()
+        if machine.power_state == PowerState.SHUT_OFF:
+            self.work_on(services.request_start(machine, actor=self.alice))
+        # Before that it hears no power button.
+        wait_until(lambda: driver_of(self.host).agent_ready(machine.pk), 120)
+        machine.refresh_from_db()
+        return machine
+
+    def built_anew(self) -> Machine:
+        return super().built()
+
+    def go_on(self, job: Job) -> Job:
+        """What happens after a worker died: its lease runs out, another one comes, hosts are compared."""
+        Job.objects.filter(lease_until__isnull=False).update(lease_until=timezone.now() - dt.timedelta(seconds=1))
+        job.refresh_from_db()
+        job = self.work_on(job)
+        self.reconcile()
+        return job
+
+    def reconcile(self) -> None:
+        for host in (self.host, self.other):
+            reconcile.reconcile_host(host.pk)
+
+
+@pytest.fixture(scope="module")
+def libvirtd() -> Iterator[Libvirtd]:
+    if reason := unavailable():
+        pytest.skip(reason)
+    with running_libvirtd() as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def stage(
+    libvirtd: Libvirtd,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[RealStage]:
+    """Rows stay from test to test, as machines do, and other processes see them."""
+    with django_db_blocker.unblock(), pytest.MonkeyPatch.context() as patch:
+        microguest = build_microguest(IMAGES)
+        folder = tmp_path_factory.mktemp("portal")
+        patch.setattr("django.conf.settings.IMAGES_DIR", folder / "images")
+        patch.setattr(images, "load_recipes", any_recipe)
+        patch.setattr(images, "build_image", _copied_from(microguest))
+        try:
+            with temporary_pool() as pool, temporary_pool() as other_pool:
+                stage = _stage(libvirtd.uri, pool, other_pool, folder)
+                stage.version.path.parent.mkdir()
+                shutil.copy(microguest, stage.version.path)
+                stage.version.size_bytes = microguest.stat().st_size
+                for host in (stage.host, stage.other):
+                    driver_of(host).prepare_host()
+                try:
+                    yield stage
+                finally:
+                    _clean(stage)
+        finally:
+            call_command("flush", interactive=False, verbosity=0)
+            registry.close_all()
+
+
+def _stage(uri: str, pool: Path, other_pool: Path, folder: Path) -> RealStage:
+    project = Project.objects.create(name="Lighthouse")
+    alice = User.objects.create_user("alice")
+    Membership.objects.create(user=alice, project=project, role=Role.OWNER)
+    operator = User.objects.create_user("olga", is_staff=True, is_superuser=True)
+    image = Image.objects.create(slug="micro", title="Micro", kind=Kind.SERVER, source=Source.UPLOAD)
+    version = ImageVersion.objects.create(
+        image=image, number=1, status=VersionStatus.READY, size_bytes=1, virtual_size_bytes=128 << 20, sha256="0" * 64
+    )
+    flavour = Flavour.objects.create(name="tiny", title="Tiny", vcpus=1, memory_mib=256, disk_gib=1)
+    host = _host("local", uri, pool)
+    # Root's own libvirt, beside the system's.
+    other = _host("other", "qemu:///session", other_pool, enabled=False)
+    room_for_many(project, host)
+    conn = libvirt.open(uri)
+
+    def add_foreign() -> UUID:
+        uuid = uuid4()
+        conn.defineXML(foreign_domain_xml(run_name(f"-foreign{unique_suffix()}"), str(uuid)))
+        return uuid
+
+    def remove_domain(uuid: UUID) -> None:
+        conn.lookupByUUIDString(str(uuid)).undefine()
+
+    return RealStage(project, alice, operator, flavour, version, host, other, add_foreign, remove_domain, folder)
+
+
+def _host(name: str, uri: str, pool: Path, **values: Any) -> Host:
+    return Host.objects.create(
+        name=name,
+        uri=uri,
+        pool_dir=str(pool),
+        network=run_name(),
+        network_mode="nat",
+        accelerator="tcg",
+        last_seen_at=timezone.now(),
+        **values,
+    )
+
+
+def _copied_from(microguest: Path) -> Callable[..., ImageFacts]:
+    def build(_recipe: object, destination: Path, *, scratch: Path, progress: Callable[[int, str], None]) -> ImageFacts:
+        scratch.mkdir()
+        shutil.copy(microguest, scratch / "disk")
+        (scratch / "disk").rename(destination)
+        scratch.rmdir()
+        return inspect_image(destination)
+
+    return build
+
+
+def _clean(stage: RealStage) -> None:
+    for host in (stage.host, stage.other):
+        driver = driver_of(host)
+        for uuid in Machine.objects.values_list("pk", flat=True):
+            driver.undefine(uuid)
+            driver.delete_storage(uuid)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(stage: RealStage, settings: Settings) -> None:
+    """The same for all tests here, since what was built stays."""
+    settings.IMAGES_DIR, settings.UPLOADS_DIR = stage.folder / "images", stage.folder / "uploads"
+
+
+@pytest.fixture(scope="module")
+def strange(stage: RealStage) -> frozenset[str]:
+    """What does not agree before anything was done here: machines of another portal, on the same libvirt."""
+    return frozenset(disagreements())
+
+
+def wrong(strange: frozenset[str]) -> list[str]:
+    """What does not agree, and what is left on the host of machines that are no more."""
+    gone = [str(pk) for pk in Machine.objects.exclude(status=Status.READY).values_list("pk", flat=True)]
+    return [*sorted(set(disagreements()) - strange), *(text for uuid in gone for text in _left_of(uuid))]
+
+
+def _left_of(uuid: str) -> Iterator[str]:
+    conn = libvirt.open("qemu:///system")
+    try:
+        yield from (f"{uuid}: QEMU {pid} runs" for pid in _qemus(uuid))
+        yield from (f"{uuid}: {path} is left" for path in LIVE.glob(f"*casement-{uuid[:8]}*"))
+        for binding in conn.listAllNWFilterBindings():
+            if uuid in binding.XMLDesc():
+                yield f"{uuid}: a filter on {binding.portDev()} is left"
+        if "<host " in conn.networkLookupByName(run_name()).XMLDesc():
+            yield "an address is kept for a machine"
+    finally:
+        conn.close()
+
+
+def _qemus(uuid: str) -> list[int]:
+    """Process ids. A QEMU's arguments hold its machine's UUID."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+        if command.split("\0")[0].endswith("qemu-system-x86_64") and uuid in command:
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("name", "scene", "step"), STEPS, ids=STEP_IDS)
+def test_killed_around_a_step_the_work_is_done_all_the_same(
+    stage: RealStage, strange: frozenset[str], name: JobName, scene: Scene, step: StepName, after: bool
+) -> None:
+    job = scene.ask(stage)
+    work_and_die(job, step, after=after, seconds=120)
+    job = stage.go_on(job)
+    assert job.status == JobStatus.DONE, job.error_message
+    assert scene.done(stage, job)
+    assert wrong(strange) == []
+
+
+def _kill_qemu(machine: UUID) -> None:
+    (pid,) = _qemus(str(machine))
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not _qemus(str(machine)), 30)
+
+
+def test_a_guest_whose_qemu_is_killed_while_it_is_built_is_taken_back(
+    stage: RealStage, strange: frozenset[str]
+) -> None:
+    machine = stage.asked()
+    with step_replaced(JobName.MACHINE_CREATE, StepName.BOOT, _first(lambda: _kill_qemu(machine.pk))):
+        job = stage.work_on(Job.objects.get(target_id=machine.pk))
+    assert job.status == JobStatus.FAILED
+    assert "switched itself off" in job.error_message
+    stage.reconcile()
+    machine.refresh_from_db()
+    assert machine.status == Status.ERROR
+    assert wrong(strange) == []
+
+
+@pytest.mark.parametrize("step", [step.name for step in WORKFLOWS[JobName.MACHINE_CREATE].steps])
+def test_a_libvirtd_that_restarts_in_the_middle_of_a_build_holds_it_up_only(
+    stage: RealStage, strange: frozenset[str], libvirtd: Libvirtd, step: StepName
+) -> None:
+    if not libvirtd.ours:
+        pytest.skip("this machine's libvirtd is not the tests' to restart")
+    with step_replaced(JobName.MACHINE_CREATE, step, _first(libvirtd.restart)):
+        machine = stage.built_anew()
+    stage.reconcile()
+    assert machine.power_state == PowerState.RUNNING
+    assert wrong(strange) == []
+
+
+def _first(happens: Callable[[], None]) -> Callable[[Callable[..., None]], Callable[[Context[Any]], None]]:
+    """Before the step runs for the first time, something happens."""
+    left = [happens]
+
+    def made(run: Callable[..., None]) -> Callable[[Context[Any]], None]:
+        def step(context: Context[Any]) -> None:
+            if left:
+                left.pop()()
+            run(context)
+
+        return step
+
+    return made
+
+
+def test_a_qemu_that_is_killed_later_is_seen_and_can_be_started_again(
+    stage: RealStage, strange: frozenset[str]
+) -> None:
+    machine = stage.built()
+    _kill_qemu(machine.pk)
+    stage.reconcile()
+    machine.refresh_from_db()
+    assert machine.power_state == PowerState.SHUT_OFF
+    assert wrong(strange) == []
+    job = stage.work_on(services.request_start(machine, actor=stage.alice))
+    assert job.status == JobStatus.DONE
+    assert wrong(strange) == []
