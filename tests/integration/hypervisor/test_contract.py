@@ -21,7 +21,7 @@ from workers.hypervisor.errors import (
     InvalidSpecError,
     VolumeNotFoundError,
 )
-from workers.hypervisor.types import EventKind, Firmware, NetworkMode, PowerState
+from workers.hypervisor.types import EventKind, Firmware, MachineInfo, NetworkMode, PowerState
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -202,6 +202,43 @@ def test_a_machine_of_someone_else_is_listed_and_left_alone(bench: Bench) -> Non
     finally:
         bench.backstage.remove_foreign(foreign)
         driver.delete_storage(foreign)
+
+
+def test_a_machine_of_someone_else_is_taken_over_and_given_back(bench: Bench) -> None:
+    foreign = bench.backstage.add_foreign()
+    driver = bench.driver
+
+    def seen() -> MachineInfo:
+        return next(info for info in driver.list() if info.uuid == foreign)
+
+    try:
+        before = seen()
+        driver.adopt(foreign)
+        driver.adopt(foreign)
+        assert seen() == replace(before, owned=True)
+        driver.start(foreign)
+        # It is given back and taken over as it runs, and runs on.
+        driver.disown(foreign)
+        driver.disown(foreign)
+        assert seen() == replace(before, power_state=PowerState.RUNNING)
+        with pytest.raises(DomainNotFoundError):
+            driver.force_off(foreign)
+        driver.adopt(foreign)
+        assert driver.power_state(foreign) is PowerState.RUNNING
+        driver.force_off(foreign)
+        driver.disown(foreign)
+        assert seen() == before
+    finally:
+        driver.adopt(foreign)
+        driver.force_off(foreign)
+        driver.disown(foreign)
+        bench.backstage.remove_foreign(foreign)
+
+
+def test_nobody_is_not_taken_over(bench: Bench) -> None:
+    with pytest.raises(DomainNotFoundError):
+        bench.driver.adopt(uuid4())
+    bench.driver.disown(uuid4())
 
 
 def test_an_unknown_machine_is_not_found(bench: Bench) -> None:

@@ -18,8 +18,14 @@ import pytest
 
 from tests.integration.hypervisor import rfb
 from tests.integration.hypervisor.harness import GIB, Bench, RealBackstage, following, make_seed
-from tests.support.libvirtd import Libvirtd, run_name, temporary_pool, wait_until
-from workers.hypervisor.errors import GuestAgentError, HostUnreachableError, HypervisorError, StorageFullError
+from tests.support.libvirtd import Libvirtd, foreign_domain_xml, run_name, temporary_pool, unique_suffix, wait_until
+from workers.hypervisor.errors import (
+    GuestAgentError,
+    HostUnreachableError,
+    HypervisorError,
+    InvalidOperationError,
+    StorageFullError,
+)
 from workers.hypervisor.kvm import accel
 from workers.hypervisor.kvm.connection import Connection
 from workers.hypervisor.kvm.driver import KvmDriver
@@ -63,6 +69,18 @@ def test_qemu_listens_on_no_tcp_port(bench: Bench) -> None:
     bench.started()
     listening = subprocess.run(["ss", "-Hltnp"], check=True, capture_output=True, text=True).stdout
     assert "qemu" not in listening
+
+
+def test_a_machine_that_exists_only_while_it_runs_is_not_taken_over(bench: Bench) -> None:
+    """It would be gone for good when it is switched off, and nothing could start it again."""
+    uuid = uuid4()
+    domain = bench_conn().createXML(foreign_domain_xml(run_name(f"-passing{unique_suffix()}"), str(uuid)))
+    try:
+        with pytest.raises(InvalidOperationError):
+            bench.driver.adopt(uuid)
+        assert not next(info for info in bench.driver.list() if info.uuid == uuid).owned
+    finally:
+        domain.destroy()
 
 
 # --- files --------------------------------------------------------------------------------------------------------
