@@ -71,18 +71,26 @@ class Libvirtd:
 @contextlib.contextmanager
 def running_libvirtd() -> Iterator[Libvirtd]:
     _RUN_DIR.mkdir(exist_ok=True)
-    with (_RUN_DIR / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not daemon.is_running():
-            _start()
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        libvirtd = Libvirtd(ours=_started_by_tests())
+    with (_RUN_DIR / "users").open("w") as users:
+        with _starting_or_stopping():
+            fcntl.flock(users, fcntl.LOCK_SH)  # Free at once: exclusive it is held only in here.
+            if not daemon.is_running():
+                _start()
+            libvirtd = Libvirtd(ours=_started_by_tests())
         remove_leftovers()
         try:
             yield libvirtd
         finally:
             remove_leftovers(of_this_run=True)
-            _stop_if_last(lock.fileno(), libvirtd)
+            with _starting_or_stopping():
+                _stop_if_last(users.fileno(), libvirtd)
+
+
+@contextlib.contextmanager
+def _starting_or_stopping() -> Iterator[None]:
+    with (_RUN_DIR / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -169,9 +177,9 @@ def _started_by_tests() -> bool:
     return str(_RUN_DIR) in command
 
 
-def _stop_if_last(lock: int, libvirtd: Libvirtd) -> None:
+def _stop_if_last(users: int, libvirtd: Libvirtd) -> None:
     with contextlib.suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _started_by_tests():
             libvirtd.stop()
 

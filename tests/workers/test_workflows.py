@@ -22,9 +22,10 @@ from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status, Task
 from tests.workers.support import Killed, assert_nothing_left, left_on, work_on
 from workers import celery, reconcile, runner
-from workers.hypervisor.errors import HostUnreachableError, HypervisorError, StorageFullError
+from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError, StorageFullError
 from workers.hypervisor.fake import FakeDriver, FakeHost
-from workers.workflows import WORKFLOWS
+from workers.hypervisor.types import PowerState as HostPowerState
+from workers.workflows import WORKFLOWS, power
 
 Asked = Callable[[], tuple[Machine, Job]]
 Built = Callable[[], Machine]
@@ -269,6 +270,42 @@ def test_deleting_waits_for_the_worker_that_still_builds(asked: Asked, alice: Us
     assert removal.status == JobStatus.WAITING
     jobs.finish(held, JobStatus.CANCELLED)
     assert work_on(removal).status == JobStatus.DONE
+
+
+NOT_NOW = InvalidOperationError("The machine's state does not allow it.")
+
+
+def test_a_guest_that_was_asked_twice_to_restart_and_stays_off_is_started(
+    built: Built, alice: User, fake: FakeHost
+) -> None:
+    """The worker before died right after it had asked, and the guest is on its way down."""
+    machine = built()
+    job = services.request_reboot(machine, actor=alice)
+    Job.objects.filter(pk=job.pk).update(crashes=1)
+    runner.run(job.pk)
+    job.refresh_from_db()
+    assert job.status == JobStatus.WAITING
+    fake.set_power(machine.pk, HostPowerState.SHUT_OFF)
+    fake.fail_next("reboot", NOT_NOW)
+    assert work_on(job).status == JobStatus.DONE
+    assert fake.domains[machine.pk].power_state == HostPowerState.RUNNING
+    assert fake.guest(machine.pk).reboots == 1, "it was asked once more"
+
+
+def test_a_guest_that_restarts_already_is_watched_for_a_while(
+    built: Built, alice: User, fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = built()
+    monkeypatch.setattr(power, "WATCHED_S", 0)
+    fake.fail_next("reboot", NOT_NOW)
+    assert work_on(services.request_reboot(machine, actor=alice)).status == JobStatus.DONE
+
+
+def test_a_guest_that_is_halted_cannot_be_asked_to_restart(built: Built, alice: User, fake: FakeHost) -> None:
+    machine = built()
+    fake.set_power(machine.pk, HostPowerState.PAUSED)
+    fake.fail_next("reboot", NOT_NOW)
+    assert work_on(services.request_reboot(machine, actor=alice)).status == JobStatus.FAILED
 
 
 def test_stop_start_restart_reset_force_off(built: Built, alice: User, fake: FakeHost) -> None:

@@ -11,6 +11,9 @@ from portal.lib.secrets import new_password
 from portal.machines import services
 from portal.machines.models import Machine
 from portal.machines.states import PowerState, Task
+from workers.hypervisor.driver import HypervisorDriver
+from workers.hypervisor.errors import InvalidOperationError
+from workers.hypervisor.types import PowerState as HostPowerState
 from workers.workflows import common
 from workers.workflows.base import Again, Context, Step, WorkFailedError, Workflow
 
@@ -55,7 +58,38 @@ PRESS_AGAIN_EVERY = 12
 
 
 def restart(context: Context[Machine]) -> None:
-    common.driver(context).reboot(context.target.pk)
+    """Asked twice, a guest may stay off: libvirt then forgets that it was to come up again. So whoever is not sure to
+    be the first to ask watches it for a while, and starts it.
+    """
+    driver = common.driver(context)
+    watches = context.step is not None and context.step.progress > 0
+    if not watches:
+        if not _may_be_restarting(context, driver):
+            return
+        context.progress(WATCHING, _("It may have been asked before. Watching that it comes up again."))
+    if common.is_off(context.target, driver):
+        common.start(context)
+    elif _seconds_in_step(context) < WATCHED_S:
+        raise Again(OFF_POLL_S)
+
+
+def _may_be_restarting(context: Context[Machine], driver: HypervisorDriver) -> bool:
+    """Ask it to restart. True if it was asked before: by a worker that died, or by somebody past the portal."""
+    asked_before = context.job.crashes > 0
+    try:
+        driver.reboot(context.target.pk)
+    except InvalidOperationError:
+        # A guest that is running and cannot be asked is on its way down.
+        if not asked_before and driver.power_state(context.target.pk) != HostPowerState.RUNNING:
+            raise
+        return True
+    return asked_before
+
+
+WATCHING = 50
+"""percent"""
+WATCHED_S = 120.0
+"""since it was asked first: a guest has to end its services before it is off"""
 
 
 def reset(context: Context[Machine]) -> None:

@@ -14,7 +14,7 @@ from tests.integration.crash.scenes import Stage
 from tests.workers.support import fake_of, write_image
 from workers import runner
 from workers.hypervisor.types import Firmware, MachineSpec
-from workers.workflows import images
+from workers.workflows import images, power
 
 MANY = 1_000_000
 
@@ -65,5 +65,6 @@ def any_recipe() -> dict[str, object]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heartbeats are for work that takes longer than any of this."""
+    """Heartbeats are for work that takes longer than any of this, and watching is for guests that take their time."""
     monkeypatch.setattr(runner, "HEARTBEAT_S", 3600)
+    monkeypatch.setattr(power, "WATCHED_S", 0)

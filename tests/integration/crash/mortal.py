@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -28,13 +27,15 @@ from workers.workflows.base import Context
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 POLL_S = 0.2
+# Settings that a test may have changed.
+PASSED_ON = ("IMAGES_DIR", "UPLOADS_DIR", "GUEST_BOOT_TIMEOUT_S")
 
 
 def work_and_die(job: Job, step: StepName, *, after: bool, seconds: float) -> None:
     """Let such a worker work on the job; AssertionError unless it died of that."""
-    places = {name: str(getattr(settings, name)) for name in ("IMAGES_DIR", "UPLOADS_DIR")}
+    ours = {name: getattr(settings, name) for name in PASSED_ON}
     database = str(connection.settings_dict["NAME"])
-    worker = _processes.Process(target=_work, args=(job.pk, JobName(job.name), step, after, database, places))
+    worker = _processes.Process(target=_work, args=(job.pk, JobName(job.name), step, after, database, ours))
     worker.start()
     try:
         worker.join(seconds)
@@ -58,10 +59,10 @@ def work_on(job: Job, *, seconds: float = 120) -> Job:
         time.sleep(POLL_S)
 
 
-def _work(job_id: UUID, name: JobName, step: StepName, after: bool, database: str, places: dict[str, str]) -> None:
+def _work(job_id: UUID, name: JobName, step: StepName, after: bool, database: str, ours: dict[str, Any]) -> None:
     connection.settings_dict["NAME"] = database
-    for setting, place in places.items():
-        setattr(settings, setting, Path(place))
+    for setting, value in ours.items():
+        setattr(settings, setting, value)
 
     def killed(run: Callable[..., None]) -> Callable[[Context[Any]], None]:
         def dies(context: Context[Any]) -> None:
