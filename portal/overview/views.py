@@ -22,7 +22,7 @@ from portal.accounts.permissions import Permission
 from portal.console.selectors import open_sessions
 from portal.errors import InvalidError
 from portal.hosts import services
-from portal.hosts.capacity import CapacityLine, capacity_of
+from portal.hosts.capacity import CapacityLine, capacity_of, capacity_of_enabled
 from portal.hosts.differences import difference_for, differences_on
 from portal.hosts.forms import AdoptForm, TakesMachinesForm
 from portal.hosts.models import Host
@@ -71,7 +71,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     told = {job.target_id for job in failures}
     in_error = [machine for machine in machines_in_error(limit=SHOWN) if machine.pk not in told]
     problems = problems_among(troubled, others_well=host_count - len(troubled))
-    enabled = list(Host.objects.filter(enabled=True))
+    capacity, enabled_count = capacity_of_enabled()
     context = {
         "hosts": [_row(host) for host in _most_telling(troubled)],
         "host_count": host_count,
@@ -83,8 +83,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         "failure_count": len(failures),
         "in_error": in_error,
         "counts": _counts(counts_by_condition()),
-        "capacity": capacity_of(enabled) if enabled else [],
-        "enabled_count": len(enabled),
+        "capacity": capacity,
+        "enabled_count": enabled_count,
         "running": lines_of(running[:SHOWN]),
         "running_count": len(running),
         "sessions": open_sessions(limit=SHOWN),
@@ -195,4 +195,4 @@ def _most_telling(troubled: list[Host]) -> list[Host]:
 
 
 def _row(host: Host) -> HostRow:
-    return HostRow(host, is_answering(host), problems_of(host), capacity_of([host]))
+    return HostRow(host, is_answering(host), problems_of(host), capacity_of(host))

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from portal.hosts.capacity import capacity_of
+from portal.hosts.capacity import capacity_of, capacity_of_enabled
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.hosts.problems import (
     accelerator_words,
@@ -123,15 +123,50 @@ def test_the_gravest_comes_first(host: Host) -> None:
 def test_capacity_sets_promised_against_what_may_be_and_used_against_what_is(host: Host) -> None:
     host.reserved_vcpus, host.load = 16, 4.0
     host.reserved_memory_mib, host.memory_used_mib = 7680, 8192
-    cpus, memory, disk = capacity_of([host])
+    cpus, memory, disk = capacity_of(host)
     assert (cpus.promised_percent, cpus.used_percent) == (50, 50)
     assert (memory.promised_percent, memory.used_percent) == (50, 50)
     assert (memory.promised_text, memory.used_text) == ("7.5 GiB of 15 GiB", "8 GiB of 16 GiB")
-    assert (disk.promised_text, disk.used_percent) == ("0 GiB of 1,000 GiB", 20) or disk.used_percent == 20
+    assert (disk.promised_text, disk.used_percent) == ("0 GiB of 1 TiB", 20)
+    assert [line.note for line in (cpus, memory, disk)] == [
+        "4 promised per CPU",
+        "1 times what there is, without the host's own 1 GiB",
+        "2 times what its storage pool holds",
+    ]
+
+
+@pytest.mark.django_db
+def test_the_capacity_of_all_is_the_sum_of_each() -> None:
+    for number in range(5):
+        Host.objects.create(
+            name=f"host-{number}",
+            enabled=number != 4,
+            cpus=3 + number,
+            vcpu_overcommit=1.3,
+            memory_mib=512 * number,  # Less than what is kept for the host, at first.
+            memory_overcommit=0.77,
+            disk_overcommit=1.45,
+            storage_total_bytes=number * 7 * GIB + 12345,
+            storage_free_bytes=number * 3 * GIB,
+            reserved_vcpus=number,
+            reserved_memory_mib=number * 100,
+            reserved_disk_gib=number * 3,
+            memory_used_mib=number * 99,
+            load=0.5 * number,
+        )
+    lines, number = capacity_of_enabled()
+    each = [capacity_of(host) for host in Host.objects.filter(enabled=True)]
+    assert number == len(each) == 4
+    for place, line in enumerate(lines):
+        of_each = [host[place] for host in each]
+        for name in ("promised", "promisable", "used", "total"):
+            assert getattr(line, name) == pytest.approx(sum(getattr(one, name) for one in of_each)), (line.label, name)
+    Host.objects.update(enabled=False)
+    assert capacity_of_enabled() == ([], 0)
 
 
 def test_a_host_that_has_reported_nothing_divides_by_nothing(db: None) -> None:
-    assert [line.promised_percent for line in capacity_of([Host(name="new")])] == [0, 0, 0]
+    assert [line.promised_percent for line in capacity_of(Host(name="new"))] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("kind", "word"), [("kvm", "KVM"), ("tcg", "slower"), ("", "not reported")])
