@@ -169,7 +169,7 @@ def taken_seconds(job: Job) -> float | None:
 
 def may_cancel(user: User | AnonymousUser, job: Job) -> bool:
     """Work that makes something can be stopped by operators, by the project's owners, and by who asked for it."""
-    if job.name not in CANCELLABLE or not job.is_active or job.cancel_requested:
+    if job.name not in CANCELLABLE or not job.is_active or job.cancel_requested or job.is_taken_back:
         return False
     if user.is_active and user.is_staff:
         return True

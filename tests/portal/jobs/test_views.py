@@ -195,6 +195,17 @@ def test_who_asked_and_only_watches_now_cancels_nothing(client: Client, bob: Use
     assert client.post(f"/jobs/{job.pk}/cancel").status_code == 403
 
 
+def test_a_job_that_is_being_taken_back_says_so_and_has_nothing_to_cancel(
+    client: Client, alice: User, job: Job
+) -> None:
+    Job.objects.filter(pk=job.pk).update(status=JobStatus.RUNNING, outcome=JobStatus.FAILED)
+    client.force_login(alice)
+    page = client.get(f"/jobs/{job.pk}/").content.decode()
+    assert "being taken back" in page
+    assert "Cancel…" not in page
+    assert client.post(f"/jobs/{job.pk}/cancel").status_code == 403
+
+
 def test_asking_twice_is_no_fault_and_one_event(client: Client, alice: User, job: Job) -> None:
     client.force_login(alice)
     for _time in range(2):
