@@ -22,6 +22,25 @@ PASSWORD = "correct-horse-battery"
 GIB = 1024**3
 
 
+DATABASE_FIXTURES = {"db", "transactional_db"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--only-database", action="store_true", help="only tests that use the database, for another one")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--only-database"):
+        kept = [item for item in items if _uses_database(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def _uses_database(item: pytest.Item) -> bool:
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    return item.get_closest_marker("django_db") is not None or not DATABASE_FIXTURES.isdisjoint(fixtures)
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(settings: Settings, tmp_path: Path) -> None:
     settings.IMAGES_DIR = tmp_path / "images"

@@ -26,7 +26,7 @@ FOR_TESTS = {"CASEMENT_ARTEFACTS", "CASEMENT_E2E_HOME"}
 UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
 RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
 FAULTS = "tests/integration/faults"
-_ALONE = ("hypervisor", "imaging", "console", "crash/test_real.py")
+_ALONE = ("hypervisor", "crash/test_real.py")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
 PRINTING = Lock()
 
@@ -95,8 +95,8 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
     return (
         (
             _tests("unit", *UNIT),
-            # What tries both databases by itself is not run a second time.
-            _tests("postgresql", *UNIT[:2], RACES, *_ignored("tests/portal/keeping")),
+            # What tries both databases by itself, or needs none, is not run a second time.
+            _tests("postgresql", *UNIT[:2], RACES, "--only-database", *_ignored("tests/portal/keeping")),
             _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS)),
             # They wait most of the time, for leases to run out and databases to come back.
             _tests("faults", FAULTS, "-n", "3"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What is lost in a crash of the machine does not matter here, so nothing waits for the disk.
-FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=50", "shared_buffers=64MB")
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300", "shared_buffers=64MB")
 SYSTEM_USER = "postgres"
 
 
