@@ -90,12 +90,14 @@ class Sums:
 
 def capacity_of(host: Host) -> list[CapacityLine]:
     """vCPUs, memory and disk of one host, with its over-commit ratios."""
-    kept = format_mib(host.memory_kept_mib)
+    kept = {"kept": format_mib(host.memory_kept_mib)}
     return _lines(
         host,
         _("%(ratio)s promised per CPU") % {"ratio": format_number(host.vcpu_overcommit)},
-        _("%(ratio)s times what there is, without the host's own %(kept)s")
-        % {"ratio": format_number(host.memory_overcommit), "kept": kept},
+        _("what there is, without the host's own %(kept)s") % kept
+        if host.memory_overcommit == 1
+        else _("%(ratio)s times what there is, without the host's own %(kept)s")
+        % {"ratio": format_number(host.memory_overcommit), **kept},
         _("%(ratio)s times what its storage pool holds") % {"ratio": format_number(host.disk_overcommit)},
     )
 

@@ -130,7 +130,7 @@ def test_capacity_sets_promised_against_what_may_be_and_used_against_what_is(hos
     assert (disk.promised_text, disk.used_percent) == ("0 GiB of 1 TiB", 20)
     assert [line.note for line in (cpus, memory, disk)] == [
         "4 promised per CPU",
-        "1 times what there is, without the host's own 1 GiB",
+        "what there is, without the host's own 1 GiB",
         "2 times what its storage pool holds",
     ]
 
