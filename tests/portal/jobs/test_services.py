@@ -185,3 +185,18 @@ def test_after_the_clock_was_set_back_no_lease_and_no_wait_lasts_for_hours(job: 
     Job.objects.update(started_at=ahead)
     job.refresh_from_db()
     assert services.seconds_left(job) <= 3600
+
+
+def test_of_a_restored_database_nothing_that_was_decided_is_taken_back(machine: Machine, alice: User) -> None:
+    """What was being taken back then may stand again by now, made by a later try of the same."""
+    job = services.enqueue(JobName.MACHINE_CREATE, machine, queue="host.local", actor=alice)
+    held = services.take_lease(job.pk, owner="lost")
+    assert held is not None
+    services.request_cancel(held)
+    services.decide(held, JobStatus.CANCELLED, code="cancelled", message="Stopped on request.")
+    Job.objects.filter(pk=job.pk).update(started_at=timezone.now() - dt.timedelta(days=7), crashes=8)
+    assert services.put_back_all() == 1
+    again = services.take_lease(job.pk, owner="next")
+    assert again is not None
+    assert (again.outcome, again.error_message, again.cancel_requested, again.crashes) == ("", "", False, 0)
+    assert services.seconds_left(again) > 0
