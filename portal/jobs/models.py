@@ -58,6 +58,7 @@ class Job(models.Model):
         indexes = [
             models.Index(fields=["target_type", "target_id", "-created_at"], name="job_target"),
             models.Index(fields=["status", "due_at"], name="job_status_due"),
+            models.Index(fields=["status", "-finished_at"], name="job_status_ended"),
             models.Index(fields=["-created_at"], name="job_newest"),
             models.Index(fields=["project", "-created_at"], name="job_project_newest"),
             models.Index(fields=["name", "status", "-finished_at"], name="job_last_done"),

@@ -160,7 +160,7 @@ def _power_actions(machine: Machine) -> set[str]:
 def counts_by_condition() -> Mapping[str, int]:
     """For the operator's overview: how many machines run, are off, are being built, or failed."""
     # By groups, which an index alone answers; the few groups are sorted out here.
-    groups = Machine.objects.live().order_by().values_list("status", "power_state").annotate(number=Count("pk"))
+    groups = Machine.objects.live().order_by().values_list("status", "power_state").annotate(number=Count("*"))
     counts = dict.fromkeys(("running", "off", "unknown", "building", "failed", "total"), 0)
     for status, power_state, number in groups:
         counts["total"] += number
