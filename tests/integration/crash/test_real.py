@@ -258,7 +258,7 @@ def _own_folders(stage: RealStage, settings: Settings) -> None:
 @pytest.fixture(autouse=True)
 def _watched_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     """This guest is off within seconds of being asked."""
-    monkeypatch.setattr(power, "WATCHED_S", 15)
+    monkeypatch.setattr(power, "WATCHED_S", 6)
 
 
 def wrong() -> list[str]:
