@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import time
 from statistics import quantiles
 from uuid import uuid4
@@ -101,7 +102,7 @@ def launches(estate: Estate, web: Web) -> list[Row]:
         began = time.perf_counter()
         answer = request(connected, "/machines/new/", cookie=cookie, form=form)
         taken.append((time.perf_counter() - began) * 1000)
-        assert answer.status == 302, (answer.status, answer.text[:300])
+        assert answer.status == 302, (number, answer.status, re.findall(r">([^<>]{20,300})<", answer.text))
     connected.close()
     return [_row("launch", taken, web.cpu_seconds() - used, LAUNCH_TARGET_MS)]
 

@@ -308,3 +308,12 @@ def test_twenty_requests_at_once_get_exactly_what_the_quota_allows(
         thread.join(timeout=60)
     assert sorted(outcomes) == ["made"] * 3 + ["refused"] * 17
     assert used(project)[0] == Machine.objects.count() == 3
+
+
+def test_no_two_machines_share_an_address(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By lot it would happen to every three-hundredth of fifty thousand, and was told as a name that is taken."""
+    machine.mac = "52:54:00:01:02:03"
+    machine.save()
+    drawn = iter([b"\1\2\3", b"\1\2\3", b"\1\2\4"])
+    monkeypatch.setattr("portal.machines.services.secrets.token_bytes", lambda _count: next(drawn))
+    assert services.new_mac() == "52:54:00:01:02:04"
