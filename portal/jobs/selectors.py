@@ -95,10 +95,16 @@ def recent_failures(*, hours: int = 24) -> QuerySet[Job]:
     return Job.objects.filter(status=JobStatus.FAILED, finished_at__gte=since).select_related("actor", "project")
 
 
-def stuck_jobs(*, minutes: int = 30) -> QuerySet[Job]:
-    """Active, and without a sign of life for longer than any wait should take."""
+def stuck_jobs(*, limit: int, minutes: int = 30) -> list[Job]:
+    """Active, and without a sign of life for longer than any wait should take; newest first."""
     since = timezone.now() - dt.timedelta(minutes=minutes)
-    return active_jobs().filter(created_at__lt=since).filter(Q(lease_until=None) | Q(lease_until__lt=timezone.now()))
+    unheld = Q(lease_until=None) | Q(lease_until__lt=timezone.now())
+    # Sorted here: databases would rather look through all jobs there ever were in this order, for the few that match.
+    keys = (
+        Job.objects.filter(unheld, status__in=ACTIVE, created_at__lt=since).order_by().values_list("created_at", "pk")
+    )
+    newest = [pk for _at, pk in sorted(keys, reverse=True)[:limit]]
+    return list(active_jobs().filter(pk__in=newest)) if newest else []
 
 
 def others_at_work(job: Job) -> bool:

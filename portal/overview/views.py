@@ -64,7 +64,7 @@ class Count:
 def overview(request: HttpRequest) -> HttpResponse:
     troubled = list(hosts_with_differences().filter(in_trouble()))
     host_count = Host.objects.count()
-    stuck = list(stuck_jobs()[: 5 * SHOWN])
+    stuck = stuck_jobs(limit=5 * SHOWN)
     stuck_ids = {job.pk for job in stuck}
     running = [job for job in active_jobs()[: 5 * SHOWN] if job.pk not in stuck_ids]
     failures = list(recent_failures().order_by("-finished_at")[: 5 * SHOWN])
