@@ -101,7 +101,12 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
             # They wait most of the time, for leases to run out and databases to come back.
             _tests("faults", FAULTS, "-n", "3"),
         ),
-        (_tests("hypervisor", *NEED_HYPERVISOR), _tests("e2e", "tests/e2e")),
+        (
+            # Guests take their time to boot, so two files of tests share libvirt, and one after the other stops it.
+            _tests("hypervisor", *NEED_HYPERVISOR, "-m", "not restarts_libvirtd", "-n", "2", "--dist", "loadfile"),
+            _tests("libvirtd", *NEED_HYPERVISOR, "-m", "restarts_libvirtd"),
+            _tests("e2e", "tests/e2e"),
+        ),
     )
 
 

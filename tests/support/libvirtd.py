@@ -72,7 +72,7 @@ class Libvirtd:
 def running_libvirtd() -> Iterator[Libvirtd]:
     _RUN_DIR.mkdir(exist_ok=True)
     with (_RUN_DIR / "users").open("w") as users:
-        with _starting_or_stopping():
+        with alone():
             fcntl.flock(users, fcntl.LOCK_SH)  # Free at once: exclusive it is held only in here.
             if not daemon.is_running():
                 _start()
@@ -82,12 +82,13 @@ def running_libvirtd() -> Iterator[Libvirtd]:
             yield libvirtd
         finally:
             remove_leftovers(of_this_run=True)
-            with _starting_or_stopping():
+            with alone():
                 _stop_if_last(users.fileno(), libvirtd)
 
 
 @contextlib.contextmanager
-def _starting_or_stopping() -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """For what two test runs must not do at once: start or stop the daemon, or look for a free network."""
     with (_RUN_DIR / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -185,6 +186,11 @@ def _stop_if_last(users: int, libvirtd: Libvirtd) -> None:
 
 
 def _is_alive(pid: int) -> bool:
+    """One that ended and that its parent, another test run, has not waited for does not live."""
     for child in _children:
         child.poll()
-    return Path(f"/proc/{pid}").exists()
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"

@@ -40,6 +40,7 @@ from tests.integration.crash.steps import step_replaced
 from tests.support.agreement import disagreements
 from tests.support.libvirtd import (
     Libvirtd,
+    alone,
     foreign_domain_xml,
     run_name,
     running_libvirtd,
@@ -174,8 +175,9 @@ def stage(
                 stage.version.path.parent.mkdir()
                 shutil.copy(microguest, stage.version.path)
                 stage.version.size_bytes = microguest.stat().st_size
-                for host in (stage.host, stage.other):
-                    driver_of(host).prepare_host()
+                with alone():
+                    for host in (stage.host, stage.other):
+                        driver_of(host).prepare_host()
                 try:
                     yield stage
                 finally:
@@ -332,6 +334,7 @@ def test_a_guest_whose_qemu_is_killed_while_it_is_built_is_taken_back(stage: Rea
     assert wrong() == []
 
 
+@pytest.mark.restarts_libvirtd
 @pytest.mark.parametrize("step", [StepName.DISK, StepName.BOOT])
 def test_a_libvirtd_that_restarts_in_the_middle_of_a_build_holds_it_up_only(
     stage: RealStage, libvirtd: Libvirtd, step: StepName
@@ -372,6 +375,7 @@ def test_a_qemu_that_is_killed_later_is_seen_and_can_be_started_again(stage: Rea
     assert wrong() == []
 
 
+@pytest.mark.restarts_libvirtd
 def test_events_reach_the_rows_through_a_libvirtd_that_restarts(stage: RealStage, libvirtd: Libvirtd) -> None:
     if not libvirtd.ours:
         pytest.skip("this machine's libvirtd is not the tests' to restart")

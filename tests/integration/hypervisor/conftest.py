@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tests.integration.hypervisor.harness import Bench, FakeBackstage, RealBackstage
-from tests.support.libvirtd import Libvirtd, run_name, running_libvirtd, temporary_pool, unavailable
+from tests.support.libvirtd import Libvirtd, alone, run_name, running_libvirtd, temporary_pool, unavailable
 from tests.support.microguest import build_microguest
 from workers.hypervisor.fake import FakeDriver, FakeHost
 from workers.hypervisor.kvm.driver import KvmDriver
@@ -35,7 +35,8 @@ def real_bench(libvirtd: Libvirtd, microguest: Path) -> Iterator[Bench]:
     with temporary_pool() as pool:
         config = HostConfig(libvirtd.uri, pool, network=run_name())
         driver = KvmDriver(config)
-        driver.prepare_host()
+        with alone():
+            driver.prepare_host()
         image = uuid4()
         driver.put_image(image, microguest, progress=lambda _percent: None)
         yield Bench("real", driver, image, microguest, config.network, RealBackstage(libvirtd.uri))

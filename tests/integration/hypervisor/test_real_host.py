@@ -274,6 +274,7 @@ def test_events_come_within_a_second(bench: Bench) -> None:
         assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
 
 
+@pytest.mark.restarts_libvirtd
 def test_guests_calls_and_events_survive_three_restarts_of_libvirtd(bench: Bench, libvirtd: Libvirtd) -> None:
     """F42: it reconnects, and events go on coming after each reconnect."""
     if not libvirtd.ours:
@@ -293,6 +294,7 @@ def test_guests_calls_and_events_survive_three_restarts_of_libvirtd(bench: Bench
         log.wait_for(lambda event: is_off(event, spec.uuid), 5)
 
 
+@pytest.mark.restarts_libvirtd
 def test_a_call_while_libvirtd_is_away_fails_at_once_and_may_be_tried_again(bench: Bench, libvirtd: Libvirtd) -> None:
     if not libvirtd.ours:
         pytest.skip("the libvirtd of this machine is not the tests' to stop")
@@ -307,6 +309,7 @@ def test_a_call_while_libvirtd_is_away_fails_at_once_and_may_be_tried_again(benc
     assert bench.driver.power_state(spec.uuid) is PowerState.SHUT_OFF
 
 
+@pytest.mark.restarts_libvirtd
 def test_a_libvirtd_that_hangs_costs_a_caller_its_limit_and_no_more(bench: Bench, libvirtd: Libvirtd) -> None:
     if not libvirtd.ours:
         pytest.skip("the libvirtd of this machine is not the tests' to stop")

@@ -26,6 +26,7 @@ from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus, StepName
 from portal.machines import services
 from portal.machines.models import Flavour, Machine
+from portal.machines.selectors import machines_for
 from portal.machines.states import PowerState, Status, Task
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILxGQAbHPbAvX0BwOeT7sRzHmLqgR4VwKq1VhU9gWv5z alice@example"
@@ -317,3 +318,10 @@ def test_no_two_machines_share_an_address(machine: Machine, monkeypatch: pytest.
     drawn = iter([b"\1\2\3", b"\1\2\3", b"\1\2\4"])
     monkeypatch.setattr("portal.machines.services.secrets.token_bytes", lambda _count: next(drawn))
     assert services.new_mac() == "52:54:00:01:02:04"
+
+
+@pytest.mark.parametrize("search", ["beacon", "BEAC", "Eaco", "alice", "ALI"])
+def test_a_machine_is_found_by_its_name_and_its_owner_whatever_the_capitals(machine: Machine, search: str) -> None:
+    assert machine.owner is not None
+    assert [found.pk for found in machines_for(machine.owner, search=search)] == [machine.pk]
+    assert not machines_for(machine.owner, search=f"{search}-2")
