@@ -291,7 +291,7 @@ def test_guests_calls_and_events_survive_three_restarts_of_libvirtd(bench: Bench
             assert driver.console(spec.uuid) == endpoint
             assert rfb.password_is_taken(endpoint, spec.console_secret)
         driver.force_off(spec.uuid)
-        log.wait_for(lambda event: is_off(event, spec.uuid), 5)
+        log.wait_for(lambda event: is_off(event, spec.uuid), 60)
 
 
 @pytest.mark.restarts_libvirtd
