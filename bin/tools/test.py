@@ -27,6 +27,7 @@ UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
 RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
 FAULTS = "tests/integration/faults"
 _ALONE = ("hypervisor", "crash/test_real.py")
+TWO = ("-n", "2", "--dist", "worksteal")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
 PRINTING = Lock()
 
@@ -94,9 +95,10 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
     """Stages of one lane run one after the other: they share the database's cores, or libvirt and the screen."""
     return (
         (
-            _tests("unit", *UNIT),
+            # Many of them wait for a process they started, so two run at a time.
+            _tests("unit", *UNIT, *TWO),
             # What tries both databases by itself, or needs none, is not run a second time.
-            _tests("postgresql", *UNIT[:2], RACES, "--only-database", *_ignored("tests/portal/keeping")),
+            _tests("postgresql", *UNIT[:2], RACES, "--only-database", *_ignored("tests/portal/keeping"), *TWO),
             _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS)),
             # They wait most of the time, for leases to run out and databases to come back.
             _tests("faults", FAULTS, "-n", "3"),

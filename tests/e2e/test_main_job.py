@@ -107,6 +107,8 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     page.locator("[data-console-stage] canvas").click()
     page.keyboard.press("Control+Alt+t")
     wait_for("a terminal opens", lambda: story.in_guest(machine, "pgrep", "-u", user, "-x", "bash"), seconds=300)
+    # Its shell runs before its window is there to take the keys: on a busy machine, long before.
+    wait_for("its window is there", lambda: story.share_of_screen("r + g + b < 10") > 0.15, seconds=120)
     story.type_line("echo typed-on-the-desktop > proof")
     story.wait_in_guest(machine, "typed-on-the-desktop", "cat", f"/home/{user}/proof")
     story.picture("terminal")
