@@ -6,15 +6,15 @@ A place is a lease in Redis that its session renews, so a web process that dies 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 from uuid import UUID
 
-import redis
-import redis.asyncio
 from django.conf import settings
+
+from portal.lib.store import store
 
 LEASE_S: Final = 30
 RENEW_S: Final = 10
@@ -50,22 +50,36 @@ class Place:
         return [f"casement:console:user:{self.user_id}", f"casement:console:machine:{self.machine_id}"]
 
 
-async def take(client: redis.asyncio.Redis, place: Place) -> str | None:
-    """Take or renew the place; the word for what is full ("user", "machine") when there is none."""
-    limits = [settings.CONSOLE_MAX_SESSIONS_PER_USER, settings.CONSOLE_MAX_SESSIONS_PER_MACHINE]
-    full = await client.eval(_TAKE, 2, *place.keys, place.number, str(LEASE_S), *map(str, limits))
+def take(place: Place) -> str | None:
+    """Take the place; the word for what is full ("user", "machine") when there is none."""
+    full = cast(int, store().eval(_TAKE, 2, *_arguments(place)))
     return _FULL.get(int(full))
 
 
-async def give_back(client: redis.asyncio.Redis, place: Place) -> None:
-    for key in place.keys:
-        await client.zrem(key, place.number)
+def renew(places: Iterable[Place]) -> None:
+    """Hold on to all of them, in one exchange with Redis."""
+    with store().pipeline(transaction=False) as pipe:
+        for place in places:
+            pipe.eval(_TAKE, 2, *_arguments(place))
+        pipe.execute()
 
 
-def is_held(client: redis.Redis, place: Place) -> bool:
+def give_back(place: Place) -> None:
+    with store().pipeline() as pipe:
+        for key in place.keys:
+            pipe.zrem(key, place.number)
+        pipe.execute()
+
+
+def is_held(place: Place) -> bool:
     """Whether the session that took the place has renewed it lately, i.e. lives."""
-    score = client.zscore(place.keys[1], place.number)
+    score = store().zscore(place.keys[1], place.number)
     return score is not None and score > time.time()
+
+
+def _arguments(place: Place) -> list[str]:
+    limits = [settings.CONSOLE_MAX_SESSIONS_PER_USER, settings.CONSOLE_MAX_SESSIONS_PER_MACHINE]
+    return [*place.keys, place.number, str(LEASE_S), *map(str, limits)]
 
 
 @contextmanager

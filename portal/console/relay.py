@@ -76,12 +76,15 @@ class _Traffic:
 
 
 async def relay(
-    browser: Browser, display: Display, *, name: str, view_only: bool, stop: Awaitable[Ended] | None = None
+    browser: Browser, display: Display, stream: ClientStream, *, name: str, stop: Awaitable[Ended] | None = None
 ) -> Ended:
-    """Run one session until a side ends it or `stop` gives a verdict. Closes the display, never the browser."""
+    """Run one session until a side ends it or `stop` gives a verdict. Closes the display, never the browser.
+
+    `stream.view_only` may change at any time, and holds from the next message on.
+    """
     started = time.monotonic()
     traffic = _Traffic()
-    runs: list[asyncio.Future[Ended]] = [asyncio.ensure_future(_converse(browser, display, name, view_only, traffic))]
+    runs: list[asyncio.Future[Ended]] = [asyncio.ensure_future(_converse(browser, display, stream, name, traffic))]
     if stop is not None:
         runs.append(asyncio.ensure_future(stop))
     try:
@@ -102,7 +105,7 @@ async def _first_of(runs: Sequence[asyncio.Future[Ended]]) -> Ended:
     return next(run for run in runs if run in done).result()
 
 
-async def _converse(browser: Browser, display: Display, name: str, view_only: bool, traffic: _Traffic) -> Ended:
+async def _converse(browser: Browser, display: Display, stream: ClientStream, name: str, traffic: _Traffic) -> Ended:
     reader = HandshakeReader(browser.receive)
     try:
         async with asyncio.timeout(HANDSHAKE_DEADLINE):
@@ -113,7 +116,6 @@ async def _converse(browser: Browser, display: Display, name: str, view_only: bo
         return Ended(Step.ENDED, f"browser-{error.reason}")
     except BrowserGone:
         return Ended(Step.ENDED, "browser-gone")
-    stream = ClientStream(view_only)
     return await _first_of(
         [
             asyncio.ensure_future(_upstream(browser, display, stream, reader.rest(), traffic)),

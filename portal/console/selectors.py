@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
-from django.utils.module_loading import import_string
+from django.contrib.sessions.models import Session
+from django.utils import timezone
 
 from portal.accounts.models import User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in
 from portal.console.errors import HostSilentError, MachineOffError
 from portal.console.models import ConsoleSession
-from portal.console.relay import Ended, Step
-from portal.console.tickets import Claim, Mode
-from portal.errors import PortalError
+from portal.console.tickets import Mode
 from portal.lib.secrets import unseal
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
@@ -36,20 +36,24 @@ class Target:
     secret: str = field(repr=False)
 
 
-def user_of_session(session_key: str | None) -> User | None:
-    """Whose session this is at this moment: None after logout, expiry, a changed password, or a disabled account.
+def users_of_sessions(session_keys: Collection[str]) -> dict[str, User]:
+    """Whose sessions these are at this moment. Missing: logged out, expired, password changed, account disabled.
 
     Asked anew each time, since a WebSocket's own idea of its user is as old as the WebSocket.
     """
-    if not session_key:
-        return None
-    store = import_string(f"{settings.SESSION_ENGINE}.SessionStore")(session_key)
-    user = User.objects.filter(pk=store.get(SESSION_KEY), is_active=True).first()
-    if user is None:
-        return None
+    alive = Session.objects.filter(session_key__in=session_keys, expire_date__gt=timezone.now())
+    stores = {session.session_key: session.get_decoded() for session in alive}
+    users = User.objects.filter(is_active=True).in_bulk(
+        {store[SESSION_KEY] for store in stores.values() if SESSION_KEY in store}
+    )
+    found = {key: users.get(int(store.get(SESSION_KEY, 0))) for key, store in stores.items()}
+    return {key: user for key, user in found.items() if user is not None and _is_proven(stores[key], user)}
+
+
+def _is_proven(store: Mapping[str, Any], user: User) -> bool:
     proof = store.get(HASH_SESSION_KEY, "")
     accepted = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
-    return user if any(hmac.compare_digest(proof, good) for good in accepted) else None
+    return any(hmac.compare_digest(proof, good) for good in accepted)
 
 
 def mode_for(user: User, machine_id: UUID, wanted: Mode) -> Mode:
@@ -67,24 +71,6 @@ def target_for(user: User, machine_id: UUID, mode: Mode) -> Target:
     if not machine.has_screen:
         raise MachineOffError
     return Target(user, machine, machine.console_socket, unseal(machine.console_secret))
-
-
-def verdict(session_key: str | None, claim: Claim, socket_path: str) -> Ended | None:
-    """Why a running session must end now; None when it may go on."""
-    user = user_of_session(session_key)
-    if user is None or user.pk != claim.user_id:
-        return Ended(Step.REVOKED, "signed-out")
-    try:
-        target = target_for(user, claim.machine_id, claim.mode)
-    except MachineOffError:
-        return Ended(Step.MACHINE_OFF, "stopped")
-    except HostSilentError:
-        # The screen may well be alive while the host's management is not: its connection will tell.
-        return None
-    except PortalError as error:
-        return Ended(Step.REVOKED, error.code)
-    # Stopped and started again, or moved: another QEMU, which this connection has nothing to do with.
-    return None if target.socket_path == socket_path else Ended(Step.ENDED, "display-moved")
 
 
 def open_sessions(*, limit: int = 20) -> list[ConsoleSession]:

@@ -3,8 +3,6 @@
 import datetime as dt
 from uuid import UUID
 
-import redis
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -64,8 +62,7 @@ def end_lost_sessions() -> int:
     open_rows = ConsoleSession.objects.filter(ended_at=None, started_at__lt=settled).values_list(
         "pk", "user_id", "machine_id"
     )
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
-        lost = [pk for pk, user, machine in open_rows if not is_held(client, Place(str(pk), user, machine))]
+    lost = [pk for pk, user, machine in open_rows if not is_held(Place(str(pk), user, machine))]
     for pk in lost:
         end_session(pk, Ended(Step.ENDED, "portal-lost"))
     return len(lost)

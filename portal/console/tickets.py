@@ -14,13 +14,11 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
-from uuid import UUID
+from dataclasses import dataclass, field
+from typing import Final, cast
+from uuid import UUID, uuid4
 
-import redis
-import redis.asyncio
-from django.conf import settings
+from portal.lib.store import store
 
 TTL_S: Final = 30
 SUBPROTOCOL_PREFIX: Final = "casement.ticket."
@@ -36,12 +34,16 @@ class Mode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a ticket stands for. `session` is the hash of the session key of the browser that asked for it."""
+    """What a ticket stands for. `session` is the hash of the session key of the browser that asked for it.
+
+    `number` will be the console session's.
+    """
 
     user_id: int
     session: str
     machine_id: UUID
     mode: Mode
+    number: UUID = field(default_factory=uuid4)
 
 
 def session_hash(session_key: str | None) -> str:
@@ -52,19 +54,18 @@ def session_hash(session_key: str | None) -> str:
 def issue(claim: Claim) -> str:
     """Store the claim and give the ticket, which nobody can see again."""
     token = secrets.token_urlsafe(32)
-    value = json.dumps([claim.user_id, claim.session, str(claim.machine_id), claim.mode])
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
-        client.set(_key(token), value, ex=TTL_S)
+    value = json.dumps([claim.user_id, claim.session, str(claim.machine_id), claim.mode, str(claim.number)])
+    store().set(_key(token), value, ex=TTL_S)
     return token
 
 
-async def redeem(client: redis.asyncio.Redis, token: str) -> Claim | None:
+def redeem(token: str) -> Claim | None:
     """The claim behind a ticket, which is spent by this; None when it is unknown, too old or spent before."""
-    value = await client.getdel(_key(token))
+    value = cast(bytes | None, store().getdel(_key(token)))
     if value is None:
         return None
-    user_id, session, machine_id, mode = json.loads(value)
-    return Claim(user_id, session, UUID(machine_id), Mode(mode))
+    user_id, session, machine_id, mode, number = json.loads(value)
+    return Claim(user_id, session, UUID(machine_id), Mode(mode), UUID(number))
 
 
 def from_subprotocols(subprotocols: Sequence[str]) -> str | None:

@@ -22,7 +22,7 @@ from django.template.loader import render_to_string
 from django.test import RequestFactory
 
 from portal.console.relay import Ended, Step, relay
-from portal.console.rfb import open_display
+from portal.console.rfb import ClientStream, open_display
 from portal.console.tickets import from_subprotocols
 from portal.console.websocket import AsgiBrowser, Receive, Send
 
@@ -81,7 +81,7 @@ class PageServer:
         except OSError:
             await browser.close(Ended(Step.HOST, "unreachable"))
             return
-        ended = await relay(browser, display, name="beacon", view_only=self.mode == "view")
+        ended = await relay(browser, display, ClientStream(self.mode == "view"), name="beacon")
         self.ended.append(ended)
         await browser.close(self.verdict or ended)
 

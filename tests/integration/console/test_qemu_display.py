@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from portal.console.relay import relay
-from portal.console.rfb import DisplayError, open_display
+from portal.console.rfb import ClientStream, DisplayError, open_display
 from tests.integration.console.qemu import running_qemu
 from tests.portal.console.displays import MemoryBrowser
 
@@ -40,7 +40,7 @@ async def test_the_screen_of_a_real_qemu_comes_through_the_relay(
         display = await open_display(socket_path, SECRET)
         opened = time.monotonic()
         browser = MemoryBrowser()
-        session = asyncio.ensure_future(relay(browser, display, name="box", view_only=True))
+        session = asyncio.ensure_future(relay(browser, display, ClientStream(True), name="box"))
         pixels = await first_picture(browser)
         seen = time.monotonic()
         browser.leave()
@@ -65,7 +65,7 @@ async def test_two_real_viewers_share_the_screen_though_one_wants_it_alone(socke
         browsers = [MemoryBrowser(), MemoryBrowser()]
         displays = [await open_display(socket_path, SECRET) for _ in browsers]
         sessions = [
-            asyncio.ensure_future(relay(browser, display, name="box", view_only=False))
+            asyncio.ensure_future(relay(browser, display, ClientStream(False), name="box"))
             for browser, display in zip(browsers, displays, strict=True)
         ]
         browsers[0].greet(shared=0)

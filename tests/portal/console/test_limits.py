@@ -3,45 +3,42 @@
 from uuid import uuid4
 
 import pytest
-import redis.asyncio
 from pytest_django import Settings
 
 from portal.console import limits
 from portal.console.limits import Place
+from portal.lib.store import store
 
 BOX = uuid4()
 
 
-async def test_a_person_and_a_machine_have_so_many_places_and_no_more(redis_db: str, settings: Settings) -> None:
+def test_a_person_and_a_machine_have_so_many_places_and_no_more(redis_db: str, settings: Settings) -> None:
     settings.CONSOLE_MAX_SESSIONS_PER_USER = 2
     settings.CONSOLE_MAX_SESSIONS_PER_MACHINE = 3
-    async with redis.asyncio.Redis.from_url(redis_db) as client:
-        assert await limits.take(client, Place("a1", 1, BOX)) is None
-        assert await limits.take(client, Place("a2", 1, uuid4())) is None
-        assert await limits.take(client, Place("a3", 1, BOX)) == "user"
-        assert await limits.take(client, Place("b1", 2, BOX)) is None
-        assert await limits.take(client, Place("c1", 3, BOX)) is None
-        assert await limits.take(client, Place("d1", 4, BOX)) == "machine"
-        await limits.give_back(client, Place("b1", 2, BOX))
-        assert await limits.take(client, Place("d1", 4, BOX)) is None
+    assert limits.take(Place("a1", 1, BOX)) is None
+    assert limits.take(Place("a2", 1, uuid4())) is None
+    assert limits.take(Place("a3", 1, BOX)) == "user"
+    assert limits.take(Place("b1", 2, BOX)) is None
+    assert limits.take(Place("c1", 3, BOX)) is None
+    assert limits.take(Place("d1", 4, BOX)) == "machine"
+    limits.give_back(Place("b1", 2, BOX))
+    assert limits.take(Place("d1", 4, BOX)) is None
 
 
-async def test_renewing_takes_no_second_place(redis_db: str, settings: Settings) -> None:
+def test_renewing_takes_no_second_place(redis_db: str, settings: Settings) -> None:
     settings.CONSOLE_MAX_SESSIONS_PER_USER = 1
-    async with redis.asyncio.Redis.from_url(redis_db) as client:
-        assert [await limits.take(client, Place("a1", 1, BOX)) for _ in range(3)] == [None] * 3
+    assert [limits.take(Place("a1", 1, BOX)) for _ in range(3)] == [None] * 3
 
 
-async def test_the_places_of_a_process_that_died_come_back(
+def test_the_places_of_a_process_that_died_come_back(
     redis_db: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.CONSOLE_MAX_SESSIONS_PER_USER = 1
-    async with redis.asyncio.Redis.from_url(redis_db) as client:
-        dead = Place("dead", 1, BOX)
-        await limits.take(client, dead)
-        for key in dead.keys:
-            await client.zadd(key, {"dead": 1})  # Its lease ended long ago.
-        assert await limits.take(client, Place("new", 1, BOX)) is None
+    dead = Place("dead", 1, BOX)
+    limits.take(dead)
+    for key in dead.keys:
+        store().zadd(key, {"dead": 1})  # Its lease ended long ago.
+    assert limits.take(Place("new", 1, BOX)) is None
 
 
 def test_a_process_counts_its_own_sessions(settings: Settings) -> None:

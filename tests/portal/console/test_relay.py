@@ -8,7 +8,7 @@ import pytest
 
 from portal.console import relay as relay_module
 from portal.console.relay import Ended, Step, relay
-from portal.console.rfb import READ_SIZE, open_display
+from portal.console.rfb import READ_SIZE, ClientStream, open_display
 from tests.portal.console.displays import MemoryBrowser, display_at, greet, server_init
 from tests.portal.console.test_client_stream import KEY, UPDATE
 
@@ -29,7 +29,7 @@ async def test_both_directions_pass_and_the_name_is_ours(socket_path: str) -> No
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, "s3cr3t")
-        session = asyncio.ensure_future(relay(browser, display, name="box", view_only=False))
+        session = asyncio.ensure_future(relay(browser, display, ClientStream(False), name="box"))
         browser.greet(shared=0)
         browser.say(UPDATE[:3], UPDATE[3:] + KEY)
         everything = await browser.until(HANDSHAKE + NAMED_INIT + 7)
@@ -56,7 +56,7 @@ async def test_a_watchers_keys_never_reach_the_display(socket_path: str) -> None
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, "s3cr3t")
-        session = asyncio.ensure_future(relay(browser, display, name="box", view_only=True))
+        session = asyncio.ensure_future(relay(browser, display, ClientStream(True), name="box"))
         browser.greet()
         browser.say(KEY * 50 + UPDATE + KEY * 50)
         await browser.until(HANDSHAKE + NAMED_INIT + 4)
@@ -83,7 +83,7 @@ async def test_a_browser_that_stops_reading_stops_the_display_and_not_the_memory
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, "s3cr3t")
-        session = asyncio.ensure_future(relay(browser, display, name="box", view_only=False))
+        session = asyncio.ensure_future(relay(browser, display, ClientStream(False), name="box"))
         browser.greet()
         await browser.until(HANDSHAKE + NAMED_INIT)
         browser.gate.clear()
@@ -116,7 +116,7 @@ async def test_a_piece_that_nobody_takes_ends_the_session_in_the_end(
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, None)
-        session = asyncio.ensure_future(relay(browser, display, name="box", view_only=False))
+        session = asyncio.ensure_future(relay(browser, display, ClientStream(False), name="box"))
         browser.greet()
         await browser.until(HANDSHAKE + NAMED_INIT)
         browser.gate.clear()
@@ -136,7 +136,7 @@ async def test_a_display_that_takes_no_input_ends_the_session_in_the_end(
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, None)
-        session = asyncio.ensure_future(relay(browser, display, name="box", view_only=False))
+        session = asyncio.ensure_future(relay(browser, display, ClientStream(False), name="box"))
         browser.greet()
         browser.say(*[KEY * 10_000] * 60)
         ended = await session
@@ -154,7 +154,7 @@ async def test_the_verdict_from_outside_ends_the_session_at_once(socket_path: st
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, None)
-        session = asyncio.ensure_future(relay(browser, display, name="box", view_only=False, stop=verdict))
+        session = asyncio.ensure_future(relay(browser, display, ClientStream(False), name="box", stop=verdict))
         browser.greet()
         await browser.until(HANDSHAKE + NAMED_INIT)
         verdict.set_result(Ended(Step.REVOKED, "signed-out"))
@@ -192,4 +192,4 @@ async def _browser_says(socket_path: str, *said: bytes) -> Ended:
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, None)
         browser.say(*said)
-        return await relay(browser, display, name="box", view_only=False)
+        return await relay(browser, display, ClientStream(False), name="box")

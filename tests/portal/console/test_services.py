@@ -3,8 +3,6 @@
 import datetime as dt
 from uuid import uuid4
 
-import redis.asyncio
-from asgiref.sync import async_to_sync
 from django.utils import timezone
 
 from portal.accounts.models import User
@@ -29,12 +27,7 @@ def test_a_session_whose_process_died_is_ended_and_a_living_or_new_one_is_not(
 ) -> None:
     living, dead = begun(alice, machine, minutes_ago=9), begun(alice, machine, minutes_ago=9)
     begun(alice, machine, minutes_ago=0)
-
-    async def renew() -> None:
-        async with redis.asyncio.Redis.from_url(redis_db) as client:
-            await limits.take(client, Place(str(living.pk), alice.pk, machine.pk))
-
-    async_to_sync(renew)()
+    limits.take(Place(str(living.pk), alice.pk, machine.pk))
     assert services.end_lost_sessions() == 1
     ended = ConsoleSession.objects.exclude(ended_at=None).get()
     assert (ended, ended.ended_reason) == (dead, "portal-lost")

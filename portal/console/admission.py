@@ -1,0 +1,155 @@
+"""Who gets in to a screen, and whether those who are in may stay: what both doors ask, so that they cannot differ.
+
+All of it is synchronous; the web process calls it in a thread, the gateway's processes call it directly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import DatabaseError
+from redis.exceptions import RedisError
+
+from portal.accounts.models import User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import permissions_of
+from portal.console import limits, tickets
+from portal.console.errors import step_of
+from portal.console.limits import Place
+from portal.console.relay import Ended, Step
+from portal.console.selectors import PERMISSIONS, Target, target_for, users_of_sessions
+from portal.console.services import begin_session, end_session
+from portal.console.tickets import Claim, Mode
+from portal.errors import PortalError
+from portal.machines.models import Machine
+from portal.machines.states import PowerState
+
+logger = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """The session cannot begin; `ended` says where and why."""
+
+    def __init__(self, step: Step, reason: str) -> None:
+        super().__init__(f"{step}: {reason}")
+        self.ended = Ended(step, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A session that has begun: its row is written and its place is taken. It ends by `depart`."""
+
+    session_key: str
+    claim: Claim
+    target: Target
+
+    @property
+    def number(self) -> UUID:
+        return self.claim.number
+
+    @property
+    def place(self) -> Place:
+        return Place(str(self.number), self.claim.user_id, self.claim.machine_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What holds for a running session at this moment: why it must end (None while it may go on), and who may type."""
+
+    ended: Ended | None
+    view_only: bool
+
+
+def admit(token: str | None, session_key: str | None, *, request_ip: str | None) -> Admitted:
+    """Spend the ticket, ask for the live permission, take a place, write the row. Raises Refused, leaving nothing."""
+    try:
+        claim = _redeem(token, session_key)
+        target = _authorise(session_key, claim)
+        admitted = Admitted(session_key or "", claim, target)
+        full = limits.take(admitted.place)
+        if full:
+            raise Refused(Step.LIMIT, full)
+        try:
+            begin_session(target, number=claim.number, mode=claim.mode, request_ip=request_ip)
+        except BaseException:
+            limits.give_back(admitted.place)
+            raise
+    except RedisError as error:
+        logger.exception("console: Redis does not answer")
+        raise Refused(Step.TICKET, "unavailable") from error
+    except DatabaseError as error:
+        logger.exception("console: the database does not answer")
+        raise Refused(Step.PERMISSION, "unavailable") from error
+    return admitted
+
+
+def depart(admitted: Admitted, ended: Ended) -> None:
+    """The session's row gets its end, and its place is free. What cannot be written now is ended by the clock."""
+    try:
+        limits.give_back(admitted.place)
+        end_session(admitted.number, ended)
+    except (DatabaseError, RedisError):
+        logger.exception("console: the end of session %s could not be written", admitted.number)
+
+
+def renew(sessions: Iterable[Admitted]) -> None:
+    limits.renew(session.place for session in sessions)
+
+
+def standings(sessions: Sequence[Admitted]) -> dict[UUID, Standing]:
+    """How each of them stands now, by its number; the same few queries for one session and for five hundred."""
+    users = users_of_sessions({session.session_key for session in sessions})
+    machines = Machine.objects.live().in_bulk({session.claim.machine_id for session in sessions})
+    found = [(one, users.get(one.session_key), machines.get(one.claim.machine_id)) for one in sessions]
+    granted = permissions_of([(user, machine.project_id) for _one, user, machine in found if user and machine])
+
+    def standing(session: Admitted, user: User | None, machine: Machine | None) -> Standing:
+        if user is None or user.pk != session.claim.user_id:
+            return _over(Step.REVOKED, "signed-out")
+        if machine is None:
+            return _over(Step.REVOKED, "not-found")
+        return _standing(session, machine, granted[user.pk, machine.project_id])
+
+    return {session.number: standing(session, user, machine) for session, user, machine in found}
+
+
+def _standing(session: Admitted, machine: Machine, granted: frozenset[Permission]) -> Standing:
+    if PERMISSIONS[session.claim.mode] not in granted:
+        return _over(Step.REVOKED, "forbidden" if Permission.MACHINE_VIEW in granted else "not-found")
+    # The screen may well be alive while the host's management is not: its connection will tell.
+    if machine.power_state != PowerState.UNKNOWN:
+        if not machine.has_screen:
+            return _over(Step.MACHINE_OFF, "stopped")
+        # Stopped and started again, or moved: another QEMU, which this connection has nothing to do with.
+        if machine.console_socket != session.target.socket_path:
+            return _over(Step.ENDED, "display-moved")
+    return Standing(None, view_only=session.claim.mode is Mode.VIEW)
+
+
+def _over(step: Step, reason: str) -> Standing:
+    return Standing(Ended(step, reason), view_only=True)
+
+
+def _redeem(token: str | None, session_key: str | None) -> Claim:
+    """Spend the ticket. It must have been given to this very session: a stolen one is worth nothing without cookies."""
+    claim = tickets.redeem(token) if token else None
+    if claim is None:
+        raise Refused(Step.TICKET, "unknown" if token else "missing")
+    own = tickets.session_hash(session_key)
+    if not own or own != claim.session:
+        raise Refused(Step.TICKET, "foreign")
+    return claim
+
+
+def _authorise(session_key: str | None, claim: Claim) -> Target:
+    """The live permission of the session's user, who must be the ticket's user."""
+    user: User | None = users_of_sessions({session_key or ""}).get(session_key or "")
+    if user is None or user.pk != claim.user_id:
+        raise Refused(Step.REVOKED, "signed-out")
+    try:
+        return target_for(user, claim.machine_id, claim.mode)
+    except PortalError as error:
+        raise Refused(step_of(error), error.code) from error
