@@ -58,7 +58,7 @@ function plan(key, atOnce = false) {
   if (!dirty.has(key)) {
     dirty.set(
       key,
-      setTimeout(() => run(key), atOnce ? GATHER_MS : wait(key)),
+      setTimeout(() => run(key, atOnce), atOnce ? GATHER_MS : wait(key)),
     );
   }
 }
@@ -73,7 +73,16 @@ function setPace(event) {
   }
 }
 
-function run(key) {
+function run(key, atOnce) {
+  // Planned while the last answer was on its way, whose cost has since set a longer rest.
+  const rest = wait(key);
+  if (!atOnce && rest > GATHER_MS) {
+    dirty.set(
+      key,
+      setTimeout(() => run(key, false), rest),
+    );
+    return;
+  }
   // A tab that nobody sees catches up when it is looked at.
   if (document.hidden) {
     dirty.set(key, 0);
