@@ -68,7 +68,7 @@ def restart(context: Context[Machine]) -> None:
             return
         context.progress(WATCHING, _("It may have been asked before. Watching that it comes up again."))
     if common.is_off(context.target, driver):
-        common.start(context)
+        start_with_new_secret(context)
     elif _seconds_in_step(context) < WATCHED_S:
         raise Again(OFF_POLL_S)
 

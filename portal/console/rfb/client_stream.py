@@ -16,6 +16,7 @@ from portal.console.rfb.errors import ClientError
 MAX_CUT_TEXT: Final = 1024 * 1024  # QEMU's own limit; a client beyond it would be thrown out anyway.
 MAX_ENCODINGS: Final = 1024
 MAX_FENCE: Final = 64
+MAX_PRESSED: Final = 64  # Keys at once; nobody has that many fingers.
 
 SET_PIXEL_FORMAT: Final = 0
 SET_ENCODINGS: Final = 2
@@ -46,7 +47,7 @@ _WATCHING: Final = frozenset({SET_PIXEL_FORMAT, SET_ENCODINGS, UPDATE_REQUEST, C
 # bytes differently and view-only could be talked around. Desktop names (-307) are the guest's word. Power by xvp (-309)
 # would pass the portal's own permission, job and audit by.
 _PSEUDO_ENCODINGS: Final = frozenset(
-    {-223, -224, -232, -239, -240, -257, -258, -259, -260, -261, -308, -312, -313}
+    {-223, -224, -232, -239, -240, -257, -258, -259, -260, -261, -308, -312, -313, -314}
     | set(range(-32, -22))  # JPEG quality
     | set(range(-256, -246))  # compression level
     | set(range(-512, -411))  # fine-grained JPEG quality
@@ -132,16 +133,66 @@ def _known_encodings(message: bytes) -> bytes:
     return struct.pack(f">BxH{len(kept)}i", SET_ENCODINGS, len(kept), *kept)
 
 
+class _Pressed:
+    """The keys and buttons that the display believes to be down, in the order in which they went down.
+
+    A key is known by what releases it: QEMU goes by the scan code where there is one, else by the symbol.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, int], bytes] = {}
+        self._pointer = b""
+
+    def admits(self, message: bytes) -> bool:
+        """Take note of a key or pointer message. False for a press that could not be remembered: it must not go out."""
+        if message[0] == POINTER_EVENT:
+            self._pointer = message if message[1] else b""
+            return True
+        key, down = _key_of(message)
+        if not down:
+            self._keys.pop(key, None)
+        elif key not in self._keys:
+            if len(self._keys) >= MAX_PRESSED:
+                return False
+            self._keys[key] = message
+        return True
+
+    def release(self) -> bytes:
+        """The messages that let go of all of them, the last one first; nothing is down afterwards."""
+        keys = [_released(message) for message in reversed(self._keys.values())]
+        pointer = self._pointer[:1] + b"\0" + self._pointer[2:] if self._pointer else b""
+        self._keys.clear()
+        self._pointer = b""
+        return b"".join(keys) + pointer
+
+
+def _key_of(message: bytes) -> tuple[tuple[str, int], bool]:
+    if message[0] == KEY_EVENT:
+        down, symbol = struct.unpack(">xBxxI", message)
+        return ("symbol", symbol), down != 0
+    down, symbol, code = struct.unpack(">xxHII", message)
+    return (("code", code) if code else ("symbol", symbol)), down != 0
+
+
+def _released(message: bytes) -> bytes:
+    head = b"\x04\x00" if message[0] == KEY_EVENT else b"\xff\x00\x00\x00"
+    return head + message[len(head) :]
+
+
 @dataclass(slots=True)
 class ClientStream:
     """Takes the client's bytes in any chunking and gives back whole messages that may go to the display.
 
-    `inputs` counts key and pointer messages that were let through, so that an idle session can be told.
+    `view_only` may change at any time; what holds for a message is its value when the message's last byte comes.
+    Whoever sets it, or ends the session, sends the display what `release` gives: the client's own releases would come
+    too late to be let through. `inputs` counts key and pointer messages that were let through, so that an idle session
+    can be told.
     """
 
     view_only: bool
     inputs: int = 0
     _pending: bytearray = field(default_factory=bytearray)
+    _pressed: _Pressed = field(default_factory=_Pressed)
 
     def feed(self, data: bytes) -> bytes:
         """The bytes to forward. Raises ClientError for a message that is unknown, malformed or too big."""
@@ -157,6 +208,10 @@ class ClientStream:
         del self._pending[:at]
         return bytes(allowed)
 
+    def release(self) -> bytes:
+        """Messages for the display that let go of every key and button that this client still holds down."""
+        return self._pressed.release()
+
     def _filter(self, message: bytes) -> bytes:
         kind = message[0]
         if kind == SET_ENCODINGS:
@@ -164,5 +219,7 @@ class ClientStream:
         if kind == XVP or (self.view_only and kind not in _WATCHING):
             return b""
         if kind in _INPUT or (kind == QEMU and message[1] == 0):
+            if not self._pressed.admits(message):
+                return b""
             self.inputs += 1
         return message

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from portal.console.rfb.errors import DisplayError
 from portal.console.rfb.handshake import Handshake, ServerInit, display_handshake
@@ -134,8 +134,7 @@ class _Driver(asyncio.Protocol):
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells the type checker what a stream gets
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # A stream's; uvloop's are of no class of asyncio's.
 
     def secured(self, transport: asyncio.Transport | None) -> None:
         """The upgrade is through: the rest of the handshake goes by this transport. None: it was closed meanwhile."""
