@@ -92,7 +92,7 @@ def _place(folder: Path, *, name: str = "127.0.0.1", days: int = 30) -> Place:
 @contextmanager
 def _qemu(place: Place, *, password: bool = True) -> Iterator[None]:
     port = place.address.port
-    vnc = f"127.0.0.1:{port - 5900},tls-creds=tls" if port >= 5900 else ""
+    vnc = f"127.0.0.1:{port - 5900},tls-creds=tls"
     argv = ["qemu-system-x86_64", "-machine", "none", "-display", "none", "-nodefaults"]
     # QEMU looks at its own certificate when it starts; an expired one has to be offered all the same.
     argv += ["-object", f"tls-creds-x509,id=tls,endpoint=server,dir={place.folder},verify-peer=on,sanity-check=off"]
