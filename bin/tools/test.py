@@ -4,6 +4,7 @@ Two lanes of tests run beside each other: one has the machine's hypervisor to it
 """
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -102,6 +103,7 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
             _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS)),
             # They wait most of the time, for leases to run out and databases to come back.
             _tests("faults", FAULTS, "-n", "3"),
+            Stage("fuzz", _module("tests.fuzz"), missing=_no_fuzzer()),
         ),
         (
             # Guests take their time to boot, so two files of tests share libvirt, and one after the other stops it.
@@ -110,6 +112,10 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
             _tests("e2e", "tests/e2e"),
         ),
     )
+
+
+def _no_fuzzer() -> str:
+    return "" if importlib.util.find_spec("atheris") else "atheris, the fuzzer, has no wheel for this machine"
 
 
 def _ignored(*paths: str) -> list[str]:
