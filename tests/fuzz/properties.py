@@ -72,8 +72,13 @@ def _let_go(stream: ClientStream, display: Keyboard) -> None:
 
 
 def _holds_no_more_than_one_message(stream: ClientStream) -> None:
+    """Nor waits for more than one: a length beyond the cap is refused when it is read, not when it has come."""
     held = stream._pending
     assert len(held) < (8 + LARGEST if held[:1] == b"\x06" else MOST_ENCODINGS)
+    if held[:1] == b"\x06" and len(held) >= 8:
+        assert abs(int.from_bytes(held[4:8], signed=True)) <= LARGEST
+    if held[:1] == b"\x02" and len(held) >= 4:
+        assert 4 + 4 * int.from_bytes(held[2:4]) <= MOST_ENCODINGS
 
 
 def _is_the_same_in_one_piece(data: bytes) -> None:
@@ -114,6 +119,7 @@ def display(data: bytes) -> None:
             assert handshake.outcome is None
             return
         assert len(handshake._buffer) <= MAX_SERVER_NAME + len(piece)
+        assert (handshake._wanted or 0) <= MAX_SERVER_NAME
         # Ours are the version, the types that were chosen, the answer to the challenge, and "shared".
         assert len(said) <= 12 + 1 + 2 + 4 + 16 + 1
         assert not tls or upgraded or len(said) <= 12 + 1 + 2 + 4, "more was said than may be said without TLS"
