@@ -113,6 +113,7 @@ def display(data: bytes) -> None:
             if handshake.wants_tls:
                 assert tls
                 assert not upgraded
+                assert not handshake.rest(), "what came in the clear would be read as if it were secure"
                 upgraded = True
                 said += handshake.tls_started()
         except DisplayError:

@@ -193,24 +193,37 @@ class ClientStream:
     inputs: int = 0
     _pending: bytearray = field(default_factory=bytearray)
     _pressed: _Pressed = field(default_factory=_Pressed)
+    _unsent: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes to forward. Raises ClientError for a message that is unknown, malformed or too big."""
+        """The bytes to forward. Raises ClientError for a message that is unknown, malformed or too big.
+
+        After that the stream is over: what its next bytes would mean, nobody can tell.
+        """
         self._pending += data
         allowed = bytearray()
         at = 0
-        while at < len(self._pending):
-            size = message_size(self._pending, at)
-            if size is None or at + size > len(self._pending):
-                break
-            allowed += self._filter(bytes(self._pending[at : at + size]))
-            at += size
-        del self._pending[:at]
+        try:
+            while at < len(self._pending):
+                size = message_size(self._pending, at)
+                if size is None or at + size > len(self._pending):
+                    break
+                allowed += self._filter(bytes(self._pending[at : at + size]))
+                at += size
+        except ClientError:
+            self._unsent = bytes(allowed)
+            raise
+        finally:
+            del self._pending[:at]
         return bytes(allowed)
 
     def release(self) -> bytes:
-        """Messages for the display that let go of every key and button that this client still holds down."""
-        return self._pressed.release()
+        """Messages for the display that let go of every key and button that this client still holds down.
+
+        What came right before a fault goes first: `feed` could not give it back, and it may let go of something itself.
+        """
+        unsent, self._unsent = self._unsent, b""
+        return unsent + self._pressed.release()
 
     def _filter(self, message: bytes) -> bytes:
         kind = message[0]

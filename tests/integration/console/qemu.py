@@ -8,15 +8,17 @@ from pathlib import Path
 
 
 @contextmanager
-def running_qemu(socket_path: str, secret: str) -> Iterator[None]:
-    """SeaBIOS waits a minute for Escape, which opens its boot menu: a guest that answers keys within a second."""
+def running_qemu(socket_path: str, secret: str, *options: str) -> Iterator[int]:
+    """Gives its process id. SeaBIOS waits a minute for Escape, which opens its boot menu: a guest that answers keys
+    within a second.
+    """
     argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-nic", "none", "-display", "none"]
     argv += ["-boot", "menu=on,splash-time=60000"]
-    argv += ["-object", f"secret,id=vnc,data={secret}", "-vnc", f"unix:{socket_path},password-secret=vnc"]
+    argv += ["-object", f"secret,id=vnc,data={secret}", "-vnc", f"unix:{socket_path},password-secret=vnc", *options]
     process = subprocess.Popen(argv)
     try:
         _wait_for(process, Path(socket_path))
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait()
