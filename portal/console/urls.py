@@ -6,4 +6,6 @@ app_name = "console"
 urlpatterns = [
     path("<uuid:pk>/console/ticket", views.ticket, name="ticket"),
     path("<uuid:pk>/screen/", views.screen, name="screen"),
+    path("<uuid:pk>/screen/test/", views.selftest, name="selftest"),
+    path("<uuid:pk>/screen/test/steps", views.selftest_steps, name="selftest-steps"),
 ]
