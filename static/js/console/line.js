@@ -5,6 +5,7 @@ answers it at once (with its size), any other with its next picture. What is her
 with an underscore) is fixed by the version in package.json, and the tests in Chromium fail when it changes. */
 
 const PICTURE = 0; // Real encodings are not negative; the others (cursor, size, lights) paint nothing.
+const DESKTOP_SIZE = -223;
 const EXTENDED_DESKTOP_SIZE = -308;
 const GAP_MS = 40;
 const BURST_BYTES = 24 * 1024;
@@ -127,9 +128,15 @@ export class Line {
     return answer;
   }
 
-  /** Asks for the whole picture again, e.g. to see how fast it comes. */
-  repaint() {
-    this._messages.fbUpdateRequest(this._rfb._sock, false, 0, 0, this._rfb._fbWidth, this._rfb._fbHeight);
+  /** From now on nothing is packed, so that what comes has the size that was asked for. For measuring only. */
+  unpacked() {
+    this._messages.clientEncodings(this._rfb._sock, [0, DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE]);
+  }
+
+  /** Asks again for a corner of the picture, at most `side` pixels wide and high. */
+  repaint(side) {
+    const { _sock, _fbWidth, _fbHeight } = this._rfb;
+    this._messages.fbUpdateRequest(_sock, false, 0, 0, Math.min(side, _fbWidth), Math.min(side, _fbHeight));
   }
 
   /** Bytes per second while receiving, or null. Starts anew with each call. */

@@ -55,7 +55,7 @@ export function levelOf(choice) {
 
 export function rememberedChoice(storage) {
   const choice = storage.getItem(KEY);
-  return choice in HAND ? choice : "auto";
+  return Object.hasOwn(HAND, choice) ? choice : "auto";
 }
 
 export function rememberChoice(storage, choice) {

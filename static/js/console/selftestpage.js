@@ -1,6 +1,6 @@
 /* Runs the steps, writes each verdict where it belongs, and the whole of it as text to copy. */
 
-import { describe, rate } from "./texts.js";
+import { rate, remedyFor } from "./texts.js";
 import { askForTicket, post, Refusal } from "./ticket.js";
 import { Way } from "./way.js";
 
@@ -11,8 +11,6 @@ const WORDS = {
   ok: () => gettext("fine"),
   failed: () => gettext("fails here"),
 };
-const BLACK = () =>
-  gettext("The connection is fine, but the machine's screen is black. It may be asleep: click it and press a key.");
 
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
 
@@ -57,10 +55,12 @@ class Page {
     const { default: RFB } = await import("@novnc/novnc");
     const way = new Way(RFB, this._root.querySelector("[data-selftest-stage]"));
     let row = null;
+    let tried = 0;
     const next = (name) => {
       row = this._rows.get(name);
       show(row, "running");
-      return performance.now();
+      tried = performance.now();
+      return tried;
     };
     const measured = async (name, work) => {
       const started = next(name);
@@ -69,9 +69,13 @@ class Page {
       return found;
     };
     try {
-      const steps = await measured("portal", () => this._portal());
+      const started = next("portal");
+      const steps = await this._portal();
+      const inPortal = steps.reduce((sum, step) => sum + step.ms, 0);
+      show(row, "ok", { ms: Math.max(performance.now() - started - inPortal, 0) });
       for (const step of steps) {
         next(step.name);
+        tried -= step.ms;
         if (step.ok === false) {
           throw new Refusal(step.step, step.reason, { technical: step.detail });
         }
@@ -87,8 +91,7 @@ class Page {
         text: gettext("%1 (worst %2)").replace("%1", milliseconds(median)).replace("%2", milliseconds(worst)),
       });
       next("bandwidth");
-      const bandwidth = await way.bandwidth();
-      show(row, "ok", { text: gettext("at least %s").replace("%s", rate(bandwidth.rate)) });
+      show(row, "ok", { text: gettext("at least %s").replace("%s", rate(await way.bandwidth())) });
       return null;
     } catch (error) {
       if (!(error instanceof Refusal)) {
@@ -96,7 +99,8 @@ class Page {
       }
       const { step, reason, technical } = error.detail;
       show(row, "failed", {
-        remedy: reason === "black" ? BLACK() : describe("failed", error.detail),
+        text: milliseconds(performance.now() - tried),
+        remedy: remedyFor(error.detail),
         detail: [technical && `${step}/${reason}`, technical].filter(Boolean).join(" · "),
       });
       return row;

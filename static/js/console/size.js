@@ -12,13 +12,14 @@ export function guestSize({ w, h }, ratio) {
   return { w: even(w), h: even(h) };
 }
 
+/** `actual`: pixel by pixel instead of fitted. `css`: the guest gets the window's size, whatever the display's pixels. */
 export function remembered(storage) {
-  const known = JSON.parse(storage.getItem(KEY) ?? "{}");
-  return { actual: known.actual === true, css: known.css === true };
+  const words = (storage.getItem(KEY) ?? "").split(" ");
+  return { actual: words.includes("actual"), css: words.includes("css") };
 }
 
-export function remember(storage, choice) {
-  storage.setItem(KEY, JSON.stringify(choice));
+export function remember(storage, { actual, css }) {
+  storage.setItem(KEY, [actual && "actual", css && "css"].filter(Boolean).join(" "));
 }
 
 /** Makes the viewer ask the guest for device pixels; `ratio` gives how many there are to a CSS pixel.

@@ -33,6 +33,27 @@ const FAILURES = {
   ended: () => gettext("The connection was lost. The screen comes back by itself."),
 };
 
+// On the page that tests the way nothing comes back by itself, and somebody may be able to mend what is found.
+const REMEDIES = {
+  host: () =>
+    gettext(
+      "The machine's host does not answer. Test again in a minute; if it lasts, send this result to an operator.",
+    ),
+  display: () => gettext("The host answers, but the machine's screen does not. Shut the machine down and start it."),
+  "display/black": () =>
+    gettext(
+      "The connection is fine, but the screen is black. The machine may be asleep: click its screen and press a key.",
+    ),
+  network: () => gettext("The line broke while it was tested. Test again, from another network if it lasts."),
+  "network/no-websocket": () =>
+    gettext(
+      "Something between you and the portal, often a proxy, stops WebSockets. Ask its keeper to let them through.",
+    ),
+  "network/slow": () =>
+    gettext("The stream opens but carries nothing. Something on the way holds it back, often a proxy."),
+  "network/silent": () => gettext("The screen was there and then went silent. The line is very slow or broken."),
+};
+
 const STEPS = {
   "machine-off": () => gettext("the machine's power"),
   permission: () => gettext("your permission"),
@@ -60,6 +81,12 @@ export function describe(state, { step, reason, message } = {}) {
   const known = FAILURES[`${step}/${reason}`] ?? FAILURES[step] ?? FAILURES.ended;
   // The portal's own words for a refusal are the more exact ones; they are set as text, never as markup.
   return step === "permission" && message ? message : known();
+}
+
+/** What to do about a step that fails while the way is tested. */
+export function remedyFor(detail) {
+  const { step, reason } = detail;
+  return (REMEDIES[`${step}/${reason}`] ?? REMEDIES[step])?.() ?? describe("failed", detail);
 }
 
 /** Where it stopped, in words. */

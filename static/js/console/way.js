@@ -8,16 +8,18 @@ import { closeDetail, Refusal } from "./ticket.js";
 const STEP_MS = 8000;
 const PINGS = 8;
 const PAUSE_MS = 60;
-const REPAINTS = 5;
+const CORNER = 256;
+const BANDWIDTH_MS = 1500;
+const BANDWIDTH_STEP_MS = 20_000;
 
 const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Rejects with a Refusal of `step`/`reason` when `promise` takes too long. */
-function inTime(promise, step, reason) {
+function inTime(promise, step, reason, ms = STEP_MS) {
   let timer = 0;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Refusal(step, reason)), STEP_MS);
+    timer = setTimeout(() => reject(new Refusal(step, reason)), ms);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
@@ -75,20 +77,21 @@ export class Way {
     return { median: median(times), worst: Math.max(...times) };
   }
 
-  /** `{bytes, rate}`: the whole picture a few times, and bytes per second while it came. */
+  /** Bytes per second: a corner of the picture again and again, not packed, until that has taken long enough to tell. */
   async bandwidth() {
     const before = this._line.bytes;
     const started = performance.now();
+    this._line.unpacked();
     this._line.takeBandwidth();
-    for (let count = 0; count < REPAINTS; count += 1) {
+    do {
       const painted = new Promise((resolve) => this._line.onUpdate(resolve));
-      this._line.repaint();
-      await inTime(Promise.race([painted, this._gone]), "network", "silent");
-    }
+      this._line.repaint(CORNER);
+      await inTime(Promise.race([painted, this._gone]), "network", "silent", BANDWIDTH_STEP_MS);
+    } while (performance.now() - started < BANDWIDTH_MS);
     this._line.onUpdate(null);
-    const bytes = this._line.bytes - before;
-    // A small picture comes in one piece, which has no duration of its own: then the time with all waiting counts.
-    return { bytes, rate: this._line.takeBandwidth() ?? bytes / ((performance.now() - started) / 1000) };
+    // Pieces that come in one have no duration of their own: then the time with all its waiting counts.
+    const overall = (this._line.bytes - before) / ((performance.now() - started) / 1000);
+    return Math.max(this._line.takeBandwidth() ?? 0, overall);
   }
 
   close() {
