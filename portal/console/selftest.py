@@ -1,4 +1,4 @@
-"""The way to a screen, tried step by step, for the page that shows where it fails. The browser tries the rest itself."""
+"""The way to a screen, tried step by step, for the page that shows where it fails. The browser tries its own part."""
 
 from __future__ import annotations
 
@@ -145,4 +145,4 @@ async def _greeted(target: Target) -> str:
         raise _Failed(Step.HOST, "unreachable", f"{host}: {target.socket_path}: {error.strerror or error}") from error
     taken = 1000 * (time.perf_counter() - started)
     await display.close()
-    return f"{host}: {display.init.width} × {display.init.height}, {taken:.1f} ms"
+    return f"{host}: {display.init.width}x{display.init.height}, {taken:.1f} ms"

@@ -181,9 +181,9 @@ async def _answer(send: Send, status: int, kind: str, body: bytes) -> None:
 
 
 @contextmanager
-def served(page: PageServer) -> Iterator[PageServer]:
+def served(page: PageServer, *, port: int = 0) -> Iterator[PageServer]:
     """Serve in a thread with the settings that the portal's own web server has."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(
         page,
         ws="websockets-sansio",
