@@ -79,11 +79,19 @@ test("a choice by hand is remembered, and rubbish in the memory is automatic", (
 
 test("the bandwidth of a burst leaves out its first piece and the pauses around it", () => {
   const bursts = new Bursts();
-  for (let at = 0; at <= 1000; at += 20) {
+  for (let at = 0; at <= 1000; at += 5) {
     bursts.add(at, 10_000);
   }
   bursts.add(9000, 10);
-  assert.equal(bursts.take(), 500_000);
+  assert.equal(bursts.take(), 2_000_000);
+  assert.equal(bursts.take(), null);
+});
+
+test("small pictures that come at their own pace say nothing about the line", () => {
+  const bursts = new Bursts();
+  for (let at = 0; at <= 2000; at += 33) {
+    bursts.add(at, 30_000);
+  }
   assert.equal(bursts.take(), null);
 });
 

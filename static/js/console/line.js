@@ -7,7 +7,8 @@ with an underscore) is fixed by the version in package.json, and the tests in Ch
 const PICTURE = 0; // Real encodings are not negative; the others (cursor, size, lights) paint nothing.
 const DESKTOP_SIZE = -223;
 const EXTENDED_DESKTOP_SIZE = -308;
-const GAP_MS = 40;
+// Messages closer than this belong together; a display that paints thirty times a second leaves longer pauses.
+const GAP_MS = 8;
 const BURST_BYTES = 24 * 1024;
 const NAMES = {
   0: "Raw",

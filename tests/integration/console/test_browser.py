@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import string
 import struct
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +20,7 @@ from django.conf import settings
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from portal.console.relay import Ended, Step
-from portal.console.rfb import KEY_EVENT, QEMU, SET_DESKTOP_SIZE, SET_ENCODINGS, UPDATE_REQUEST
+from portal.console.rfb import KEY_EVENT, QEMU, SET_DESKTOP_SIZE, SET_ENCODINGS, UPDATE_REQUEST, open_display
 from tests.integration.console.page_server import MACHINE, TICKET, PageServer, served
 from tests.integration.console.qemu import running_qemu
 
@@ -171,6 +173,19 @@ def pings(server: PageServer) -> int:
     return sum(
         one[0] == UPDATE_REQUEST and one[1:] == bytes([0, 0, 0, 0, 0, 0, 1, 0, 1]) for one in server.line.messages()
     )
+
+
+def framebuffer(socket_path: str) -> tuple[int, int]:
+    """The display's size as it tells a newcomer."""
+
+    async def ask() -> tuple[int, int]:
+        display = await open_display(socket_path, SECRET)
+        await display.close()
+        return display.init.width, display.init.height
+
+    # Playwright's own loop runs in this thread.
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, ask()).result()
 
 
 @contextmanager
@@ -506,16 +521,17 @@ def test_quality_goes_down_on_a_slow_line_and_the_machine_is_told(
         page = live(tab())
         first = levels(server)
         assert first[-1] == (6, 2), "balanced, until the line has shown what it carries"
-        server.line.bytes_per_second = 1000
-        stop = time.monotonic() + 60
-        while time.monotonic() < stop and levels(server)[-1] == (6, 2):
-            # Something to paint, so that there is something to wait for.
-            page.evaluate("window.dispatchEvent(new Event('online'))")
-            page.keyboard.press("Tab")
-            page.wait_for_timeout(500)
+        server.line.bytes_per_second = 100
+        page.locator("[data-console-handle]").click()
+        page.get_by_text("Size and quality").click()
+        # Who looks at the figures has the line measured every second.
+        page.get_by_role("button", name="Statistics").click()
+        wait_until(page, lambda: levels(server)[-1] != (6, 2), seconds=60)
         quality, compression = levels(server)[-1]
         assert quality < 6
         assert compression > 2
+        expect(page.locator("[data-figure=level]")).to_contain_text("(automatic)")
+        expect(page.locator("[data-figure=level]")).not_to_contain_text("balanced")
 
 
 def test_a_quality_chosen_by_hand_is_sent_and_remembered(
@@ -747,3 +763,41 @@ def test_the_way_stops_at_the_step_that_fails_with_its_remedy(
     after = page.locator(f"[data-step={row}] ~ [data-step]")
     for step in after.all():
         expect(step.locator("[data-step-word]")).to_have_text("not tried")
+
+
+def test_the_result_of_the_test_is_copied_as_text(tab: Callable[..., Page], server: PageServer) -> None:
+    server.failing_step = ("display", "host", "unreachable")
+    server.operator = True
+    page = tab(path=TEST_PAGE, permissions=["clipboard-read", "clipboard-write"])
+    page.wait_for_selector("[data-selftest][data-state=failed]", timeout=40_000)
+    page.get_by_role("button", name="Copy the result").click()
+    expect(page.locator("[data-selftest-verdict]")).to_have_text("The result is on your clipboard.")
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert "beacon" in text
+    assert "fails here" in text
+    assert "host/unreachable · rack-7" in text
+    assert TICKET not in text
+
+
+def test_full_screen_says_where_the_keys_go_and_how_to_leave(tab: Callable[..., Page], socket_path: str) -> None:
+    with running_qemu(socket_path, SECRET):
+        page = live(tab())
+        page.locator("[data-console-handle]").click()
+        button = page.get_by_role("button", name="Full screen")
+        button.click()
+        expect(page.locator("[data-console-hint]")).to_contain_text("Full screen")
+        expect(button).to_have_attribute("aria-pressed", "true")
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "false")
+
+
+def test_the_canvas_has_the_framebuffers_size_after_each_restart(tab: Callable[..., Page], socket_path: str) -> None:
+    """F04: the firmware passes through more than one mode each time; no reload."""
+    with running_qemu(socket_path, SECRET):
+        page = live(tab())
+        page.locator("[data-console-handle]").click()
+        for _restart in range(3):
+            settled(page)
+            wait_until(page, lambda: (pixels(page)["width"], pixels(page)["height"]) == framebuffer(socket_path))
+            page.get_by_role("button", name="Ctrl+Alt+Del").click()
+        expect(page.locator("[data-console]")).to_have_attribute("data-state", "connected")
