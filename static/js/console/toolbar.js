@@ -63,6 +63,7 @@ class Toolbar {
     });
     this._root.addEventListener("change", ({ target }) => this._chosen(target));
     this._root.addEventListener("casement:prepared", ({ detail }) => offerInput(this._root, detail.mode));
+    this._root.addEventListener("casement:input", ({ detail }) => this._inputChanged(detail.mayType));
     this._root.addEventListener("casement:connected", () => this._connected());
     this._root.addEventListener("casement:released", () => this._released());
     document.addEventListener("fullscreenchange", () => showFullscreen(this._root));
@@ -77,6 +78,16 @@ class Toolbar {
     this._quality.connected(this._session);
     if (pressed(this._root.querySelector("[data-console-action=figures]"))) {
       this._showFigures();
+    }
+  }
+
+  /** What could only be sent in vain cannot be pressed; the way back from "watch without touching" can. */
+  _inputChanged(mayType) {
+    for (const button of this._root.querySelectorAll("[data-console-needs-input]")) {
+      button.disabled = !mayType;
+    }
+    if (!mayType) {
+      this._typing?.abort();
     }
   }
 

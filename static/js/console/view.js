@@ -201,6 +201,7 @@ export class View {
       this._rfb.viewOnly = !this.mayType;
     }
     this.root.dataset.input = this.mayType ? "on" : "off";
+    this.root.dispatchEvent(new CustomEvent("casement:input", { detail: { mayType: this.mayType } }));
   }
 
   _sharpen() {

@@ -9,10 +9,12 @@ import shutil
 import signal
 import string
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from portal.console.relay import Ended, Step
 from portal.console.rfb import KEY_EVENT, QEMU, SET_DESKTOP_SIZE, SET_ENCODINGS, UPDATE_REQUEST, open_display
 from tests.integration.console.page_server import MACHINE, TICKET, PageServer, served
 from tests.integration.console.qemu import running_qemu
+from tests.portal.console.displays import display_at, greet, server_init
 
 pytestmark = [
     pytest.mark.real,
@@ -173,6 +176,39 @@ def pings(server: PageServer) -> int:
     return sum(
         one[0] == UPDATE_REQUEST and one[1:] == bytes([0, 0, 0, 0, 0, 0, 1, 0, 1]) for one in server.line.messages()
     )
+
+
+@contextmanager
+def changing_display(socket_path: str, modes: SimpleQueue[tuple[int, int]]) -> Iterator[None]:
+    """A display that takes the size of each of `modes` as it comes, and paints a white block in it."""
+    stop = threading.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer, secret=SECRET)
+        writer.write(server_init(width=720, height=400) + white_block())
+        reading = asyncio.create_task(reader.read())
+        while not reading.done():
+            if not modes.empty():
+                resized = struct.pack(">BxHHHHHi", 0, 1, 0, 0, *modes.get(), -223)
+                writer.write(resized + white_block())
+            await asyncio.sleep(0.02)
+
+    async def run() -> None:
+        async with display_at(socket_path, talk):
+            while not stop.is_set():  # noqa: ASYNC110 - set by the test's thread
+                await asyncio.sleep(0.02)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=20)
+
+
+def white_block() -> bytes:
+    return struct.pack(">BxHHHHHi", 0, 1, 0, 0, 128, 128, 0) + b"\xff\xff\xff\x00" * 128 * 128
 
 
 def framebuffer(socket_path: str) -> tuple[int, int]:
@@ -604,6 +640,20 @@ def test_typing_is_cancelled_with_nothing_left_down_and_never_begins_with_a_fore
         assert 0 < len(typed(keys(server))) < 2000
 
 
+def test_typing_ends_when_somebody_else_takes_control(
+    tab: Callable[..., Page], server: PageServer, socket_path: str
+) -> None:
+    with running_qemu(socket_path, SECRET):
+        page = live(tab())
+        open_clipboard(page, "B" * 2000)
+        page.get_by_role("button", name="Type it on the machine").click()
+        wait_until(page, lambda: len(typed(keys(server))) > 10)
+        page.evaluate(CONTROL, {"controls": False, "holder": "bob"})
+        expect(page.locator("[data-console-typed]")).to_contain_text("Stopped.")
+        wait_until(page, lambda: not held(keys(server)))
+        assert len(typed(keys(server))) < 2000
+
+
 @pytest.mark.parametrize("way", ["blur", "hidden", "bar", "hands-off", "dead-line"])
 def test_no_key_stays_down_whichever_way_the_person_goes(
     tab: Callable[..., Page], server: PageServer, socket_path: str, way: str
@@ -655,9 +705,12 @@ def test_who_has_no_control_cannot_type_and_sees_who_has(
         page = live(tab())
         page.evaluate(CONTROL, {"controls": False, "holder": "<b>bob</b>"})
         expect(page.locator("[data-console-holder]")).to_have_text("<b>bob</b> controls this screen")
+        page.locator("[data-console-handle]").click()
+        expect(page.get_by_role("button", name="Ctrl+Alt+Del")).to_be_disabled()
         page.locator("[data-console-stage] canvas").focus()
         page.keyboard.press("x")
         page.evaluate(CONTROL, {"controls": True, "holder": ""})
+        expect(page.get_by_role("button", name="Ctrl+Alt+Del")).to_be_enabled()
         expect(page.locator("[data-console-holder]")).to_be_hidden()
         page.locator("[data-console-stage] canvas").focus()
         page.keyboard.press("y")
@@ -801,3 +854,17 @@ def test_the_canvas_has_the_framebuffers_size_after_each_restart(tab: Callable[.
             wait_until(page, lambda: (pixels(page)["width"], pixels(page)["height"]) == framebuffer(socket_path))
             page.get_by_role("button", name="Ctrl+Alt+Del").click()
         expect(page.locator("[data-console]")).to_have_attribute("data-state", "connected")
+
+
+def test_the_canvas_follows_every_change_of_mode(tab: Callable[..., Page], socket_path: str) -> None:
+    """F04 with a display that changes its size as a guest does from firmware to desktop and back."""
+    modes: SimpleQueue[tuple[int, int]] = SimpleQueue()
+    with changing_display(socket_path, modes):
+        page = live(tab())
+        for size in [(1280, 800), (720, 400), (1920, 1080), (640, 480)]:
+            modes.put(size)
+            wait_until(page, lambda size=size: (pixels(page)["width"], pixels(page)["height"]) == size)
+            box = page.locator("[data-console-stage] canvas").bounding_box()
+            assert box is not None
+            assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.02)
+            assert pixels(page)["lit"] > 0
