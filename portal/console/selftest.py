@@ -53,6 +53,7 @@ class _Run:
     mode: Mode = Mode.VIEW
     target: Target | None = None
     place: Place = field(init=False)
+    placed: bool = False
 
     def __post_init__(self) -> None:
         self.place = Place(f"selftest-{uuid4()}", self.user.pk, self.machine_id)
@@ -65,22 +66,22 @@ class _Failed(Exception):
 
 
 def run_steps(user: User, session_key: str | None, machine_id: UUID) -> list[Result]:
-    """All steps of the portal's side, bounded by DISPLAY_DEADLINE; after one that fails the others are not tried."""
+    """All steps of the portal's side, bounded by DISPLAY_DEADLINE; after one that fails the others are not tried.
+
+    It holds a place while it runs, so that no more displays can be opened by it than by looking at screens.
+    """
     run = _Run(user, session_key or "", machine_id)
-    tries: dict[Step, Callable[[_Run], str]] = {
-        Step.TICKET: _ticket,
-        Step.PERMISSION: _permission,
-        Step.MACHINE_OFF: _machine,
-        Step.LIMIT: _limit,
-        Step.DISPLAY: _display,
-    }
     results = [Result(step) for step in STEPS]
-    for result in results:
-        with _timed(result):
-            result.detail = tries[result.name](run)
-            result.ok = True
-        if not result.ok:
-            break
+    try:
+        for result in results:
+            with _timed(result):
+                result.detail = _TRIES[result.name](run)
+                result.ok = True
+            if not result.ok:
+                break
+    finally:
+        if run.placed:
+            limits.give_back(run.place)
     return results
 
 
@@ -120,11 +121,10 @@ def _machine(run: _Run) -> str:
 
 
 def _limit(run: _Run) -> str:
-    """The place is given back at once: the display is looked at for a moment only."""
     full = limits.take(run.place)
     if full:
         raise _Failed(Step.LIMIT, full)
-    limits.give_back(run.place)
+    run.placed = True
     return ""
 
 
@@ -146,3 +146,12 @@ async def _greeted(target: Target) -> str:
     taken = 1000 * (time.perf_counter() - started)
     await display.close()
     return f"{host}: {display.init.width}x{display.init.height}, {taken:.1f} ms"
+
+
+_TRIES: Final[dict[Step, Callable[[_Run], str]]] = {
+    Step.TICKET: _ticket,
+    Step.PERMISSION: _permission,
+    Step.MACHINE_OFF: _machine,
+    Step.LIMIT: _limit,
+    Step.DISPLAY: _display,
+}

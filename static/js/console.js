@@ -14,6 +14,7 @@ function startConsole(root) {
   // A page that comes back from the browser's memory has a dead line.
   window.addEventListener("pageshow", (event) => event.persisted && session.start());
   window.addEventListener("online", () => session.start());
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && session.hasten());
   sessions.add(session);
   session.start();
 }

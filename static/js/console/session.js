@@ -60,6 +60,13 @@ export class Session {
     }
   }
 
+  /** Somebody looks again: what would be tried in a while is tried now. */
+  hasten() {
+    if (this._state.name === "waiting") {
+      this.start();
+    }
+  }
+
   /** Let go of the screen, for a page that is left. */
   stop() {
     clearTimeout(this._timer);

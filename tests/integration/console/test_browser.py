@@ -550,6 +550,16 @@ def test_an_operator_sees_more_than_a_user(tab: Callable[..., Page], server: Pag
     expect(page.get_by_role("link", name="Why? Test each step")).to_have_attribute("href", re.compile("/screen/test/"))
 
 
+def test_an_operator_sees_the_host_and_the_sessions_number_of_a_stream_that_ended(
+    tab: Callable[..., Page], server: PageServer, socket_path: str
+) -> None:
+    server.operator = True
+    with running_qemu(socket_path, SECRET):
+        page = live(tab())
+    state(page, "waiting")
+    expect(page.locator("[data-console-technical]")).to_have_text(re.compile(r"^\w+/[\w-]+ · rack-7 · session 5e55$"))
+
+
 def test_quality_goes_down_on_a_slow_line_and_the_machine_is_told(
     tab: Callable[..., Page], server: PageServer, socket_path: str
 ) -> None:

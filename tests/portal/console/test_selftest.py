@@ -68,6 +68,7 @@ def test_every_step_is_fine_has_a_time_and_leaves_nothing_behind(client: Client,
     assert all(step["ms"] > 0 for step in found.values())
     assert not ConsoleSession.objects.exists()
     assert not cast(list[bytes], store().keys("casement:console:ticket:*"))
+    assert not cast(list[bytes], store().keys("casement:console:*:*")), "the place is given back"
 
 
 def test_only_an_operator_sees_the_host_and_nobody_the_guests_words(
