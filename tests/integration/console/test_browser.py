@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -271,6 +272,11 @@ def state(page: Page, name: str) -> None:
 def pixels(page: Page) -> dict[str, int]:
     found: dict[str, int] = page.evaluate(PIXELS)
     return found
+
+
+def canvas_is(page: Page, size: tuple[int, int]) -> bool:
+    found = pixels(page)
+    return (found["width"], found["height"]) == size
 
 
 def changes(page: Page, before: dict[str, int], *, seconds: float = 8) -> bool:
@@ -861,7 +867,7 @@ def test_the_canvas_has_the_framebuffers_size_after_each_restart(tab: Callable[.
         page.locator("[data-console-handle]").click()
         for _restart in range(3):
             settled(page)
-            wait_until(page, lambda: (pixels(page)["width"], pixels(page)["height"]) == framebuffer(socket_path))
+            wait_until(page, lambda: canvas_is(page, framebuffer(socket_path)))
             page.get_by_role("button", name="Ctrl+Alt+Del").click()
         expect(page.locator("[data-console]")).to_have_attribute("data-state", "connected")
 
@@ -873,7 +879,7 @@ def test_the_canvas_follows_every_change_of_mode(tab: Callable[..., Page], socke
         page = live(tab())
         for size in [(1280, 800), (720, 400), (1920, 1080), (640, 480)]:
             modes.put(size)
-            wait_until(page, lambda size=size: (pixels(page)["width"], pixels(page)["height"]) == size)
+            wait_until(page, partial(canvas_is, page, size))
             box = page.locator("[data-console-stage] canvas").bounding_box()
             assert box is not None
             assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.02)
