@@ -24,7 +24,8 @@ from django.template.loader import render_to_string
 from django.test import RequestFactory
 
 from portal.console.relay import Browser, Ended, Step, relay
-from portal.console.rfb import ClientStream, message_size, open_display
+from portal.console.rfb import ClientStream, open_display
+from portal.console.rfb.client_stream import message_size
 from portal.console.tickets import from_subprotocols
 from portal.console.websocket import AsgiBrowser, Receive, Send
 

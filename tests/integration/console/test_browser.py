@@ -23,7 +23,8 @@ from django.conf import settings
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from portal.console.relay import Ended, Step
-from portal.console.rfb import KEY_EVENT, QEMU, SET_DESKTOP_SIZE, SET_ENCODINGS, UPDATE_REQUEST, open_display
+from portal.console.rfb import open_display
+from portal.console.rfb.client_stream import KEY_EVENT, QEMU, SET_DESKTOP_SIZE, SET_ENCODINGS, UPDATE_REQUEST
 from tests.integration.console.page_server import MACHINE, TICKET, PageServer, served
 from tests.integration.console.qemu import running_qemu
 from tests.portal.console.displays import display_at, greet, server_init
