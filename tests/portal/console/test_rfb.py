@@ -217,6 +217,7 @@ async def test_what_the_display_says_right_after_the_handshake_is_left_for_the_r
         await display.close()
         assert await asyncio.to_thread(_read_blocking, socket_path) == picture
         assert await _read_by_protocol(socket_path) == picture
+        assert await _read_by_hand_over(socket_path) == picture
 
 
 def _read_blocking(path: str) -> bytes:
@@ -248,6 +249,17 @@ async def _read_by_protocol(path: str) -> bytes:
     connected.transport.resume_reading()
     await asyncio.wait_for(collector.ended, 5)
     return bytes(collector.heard)
+
+
+async def _read_by_hand_over(path: str) -> bytes:
+    """A part is in the reader's buffer already when the protocol takes over."""
+    display = await open_display(path, None)
+    heard = await display.reader.readexactly(10)
+    collector = _Collector()
+    early = display.hand_over(collector)
+    await asyncio.wait_for(collector.ended, 5)
+    await display.close()
+    return heard + early + bytes(collector.heard)
 
 
 async def test_no_connection_is_left_behind_by_a_refusal(socket_path: str, opens: Opens) -> None:
