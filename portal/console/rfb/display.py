@@ -19,6 +19,7 @@ from portal.console.rfb.handshake import Handshake, ServerInit, display_handshak
 
 READ_SIZE: Final = 256 * 1024
 HANDSHAKE_READ_SIZE: Final = 16 * 1024
+GOODBYE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,18 @@ class Display:
         transport.resume_reading()
         return early
 
-    async def close(self) -> None:
-        # Abort rather than close: what is still unsent is for a display that nobody looks at any more.
-        self.writer.transport.abort()
+    async def close(self, last_words: bytes = b"") -> None:
+        """Send the last words, which a display that takes nothing cannot hold up for longer than GOODBYE_S, and go.
+
+        Without any, what is still unsent is dropped: it is for a display that nobody looks at any more.
+        """
+        transport = self.writer.transport
+        if last_words and not transport.is_closing():
+            transport.write(last_words)
+            transport.close()
+            asyncio.get_running_loop().call_later(GOODBYE_S, transport.abort)
+        else:
+            transport.abort()
         if self._handed_over:
             return
         try:
