@@ -84,13 +84,15 @@ async def relay(
     """
     started = time.monotonic()
     traffic = _Traffic()
+    stream.let_go = display.writer.write
     runs: list[asyncio.Future[Ended]] = [asyncio.ensure_future(_converse(browser, display, stream, name, traffic))]
     if stop is not None:
         runs.append(asyncio.ensure_future(stop))
     try:
         verdict = await _first_of(runs)
     finally:
-        await display.close()
+        # A display keeps a button down whose viewer has gone.
+        await display.close(stream.release())
     return Ended(verdict.step, verdict.reason, traffic.up, traffic.down, time.monotonic() - started)
 
 

@@ -37,7 +37,7 @@ class _Watched:
     ended: asyncio.Future[Ended]
 
     def apply(self, standing: Standing) -> None:
-        self.stream.view_only = standing.view_only
+        self.stream.set_view_only(standing.view_only)
         if standing.ended is not None and not self.ended.done():
             self.ended.set_result(standing.ended)
 
