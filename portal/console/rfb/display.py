@@ -47,10 +47,30 @@ class Display:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     init: ServerInit
+    _handed_over: bool = False
+
+    def hand_over(self, protocol: asyncio.BufferedProtocol) -> bytes:
+        """Let the protocol hear everything from now on; gives what has come already. Still closed by `close`."""
+        self._handed_over = True
+        transport = cast(asyncio.Transport, self.writer.transport)  # It reads as well.
+        protocol.connection_made(transport)
+        # asyncio has no public way to ask a reader for no more than what is there.
+        buffer: bytearray = self.reader._buffer  # type: ignore[attr-defined]
+        early = bytes(buffer)
+        buffer.clear()
+        if self.reader.at_eof() or transport.is_closing():
+            asyncio.get_running_loop().call_soon(protocol.connection_lost, None)
+            return early
+        transport.pause_reading()
+        transport.set_protocol(protocol)
+        transport.resume_reading()
+        return early
 
     async def close(self) -> None:
         # Abort rather than close: what is still unsent is for a display that nobody looks at any more.
         self.writer.transport.abort()
+        if self._handed_over:
+            return
         try:
             await self.writer.wait_closed()
         except OSError:
