@@ -206,6 +206,7 @@ async def _downstream(browser: Browser, display: Display, traffic: _Traffic) -> 
 
 # Filled and emptied within one call of the event loop, which is one thread's; so all its sessions share it.
 _piece = memoryview(bytearray(HEADROOM + READ_SIZE))
+_payload = _piece[HEADROOM:]
 
 
 async def _bridged(
@@ -238,7 +239,7 @@ class _Bridge(asyncio.BufferedProtocol):
         assert self._display is not None  # noqa: S101 - hand_over calls connection_made
         for start in range(0, len(early), READ_SIZE):
             piece = early[start : start + READ_SIZE]
-            _piece[HEADROOM : HEADROOM + len(piece)] = piece
+            _payload[: len(piece)] = piece
             self.buffer_updated(len(piece))
         if data:
             self.browser_said(data)
@@ -256,7 +257,7 @@ class _Bridge(asyncio.BufferedProtocol):
         self._display = cast(asyncio.Transport, transport)
 
     def get_buffer(self, _size: int) -> memoryview:
-        return _piece[HEADROOM:]
+        return _payload
 
     def buffer_updated(self, size: int) -> None:
         self._traffic.down += size

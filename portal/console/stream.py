@@ -13,7 +13,7 @@ import contextlib
 import os
 import struct
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -322,15 +322,17 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._early or self.disconnected or self.transport.is_closing():
             raise BrowserGone
         self.stop_keepalive()
+        # uvicorn's shutdown asks of a connection nothing but `shutdown()`.
+        connections = cast(set[asyncio.BaseProtocol], self.connections)
         stream = Stream(
             self.transport,
             ping_interval=self.ping_interval,
             ping_timeout=self.ping_timeout,
-            forget=self.connections.discard,  # type: ignore[arg-type]
+            forget=connections.discard,
         )
         self.transport.set_protocol(stream)
-        self.connections.discard(self)
-        self.connections.add(stream)
+        connections.discard(self)
+        connections.add(stream)
         return stream
 
 
