@@ -1,8 +1,8 @@
 """The screen's WebSocket: `console_app`, an ASGI application that is mounted at `ws/console/`.
 
 It needs the session and user of Channels' AuthMiddlewareStack in its scope, and nothing else of Channels. With
-uvicorn's `--ws portal.console.stream:StreamProtocol` the relay gets the connection itself; elsewhere messages go straight from
-`receive` to the relay and from the relay to `send`, because a dispatch for each would halve the speed.
+uvicorn's `--ws portal.console.stream:StreamProtocol` the relay gets the connection itself; elsewhere messages go
+straight from `receive` to the relay and from the relay to `send`: a dispatch for each would halve the speed.
 
 uvicorn's settings that go with it: `--ws-per-message-deflate false` (the picture is packed already; packing it again
 was measured to take 1,400 MB/s down to 30), `--ws-max-size 2097152` (for the other WebSockets; a screen's frames have
