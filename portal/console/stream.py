@@ -112,7 +112,8 @@ class Stream(asyncio.BufferedProtocol):
         if listener is None:
             return
         early, self._inbox = self._inbox, []
-        self.resume_reading()
+        if not listener.is_full:
+            self.resume_reading()
         if self._room is not None:
             listener.browser_full()
         for piece in early:
@@ -202,9 +203,13 @@ class Stream(asyncio.BufferedProtocol):
             self._loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        # Whoever paused in the meantime, for lack of room, resumes it as well.
-        if self._listener is None or not self._listener.is_full:
+        # Whoever has no room in the meantime resumes it as well.
+        full = self._listener.is_full if self._listener is not None else self._is_inbox_full()
+        if not full:
             self.resume_reading()
+
+    def _is_inbox_full(self) -> bool:
+        return sum(map(len, self._inbox)) > INBOX_SIZE
 
     def _said(self, payload: bytes) -> None:
         if self._closing or self._fault is not None:
@@ -213,7 +218,7 @@ class Stream(asyncio.BufferedProtocol):
             self._listener.browser_said(payload)
             return
         self._inbox.append(payload)
-        if sum(map(len, self._inbox)) > INBOX_SIZE:
+        if self._is_inbox_full():
             self.pause_reading()
         self._wake()
 

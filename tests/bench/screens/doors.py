@@ -7,6 +7,7 @@ one joins by being put into `DOORS`.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import secrets
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -47,6 +48,8 @@ class Stage:
     program: Path
     display: Path
     redis_url: str
+    admissions: Callable[[int], list[str]] | None = None
+    """Header lines for so many connections to a whole door."""
 
 
 @dataclass(slots=True)
@@ -97,7 +100,7 @@ class Door:
 
 
 @contextlib.contextmanager
-def stage() -> Iterator[Stage]:
+def stage(admissions: Callable[[int], list[str]] | None = None) -> Iterator[Stage]:
     """Compile the program and start the display and Redis."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -108,7 +111,7 @@ def stage() -> Iterator[Stage]:
         subprocess.run([compiler, "-O2", "-o", str(program), str(SOURCE)], check=True)
         with running([str(program), "display", str(display)], CLIENT_CORE):
             _until(display.exists, "the display")
-            yield Stage(folder, program, display, redis_url)
+            yield Stage(folder, program, display, redis_url, admissions)
 
 
 @contextlib.contextmanager
@@ -118,6 +121,7 @@ def door_one(stage: Stage) -> Iterator[Door]:
         "REDIS_URL": stage.redis_url,
         "BENCH_DISPLAY": str(stage.display),
         "BENCH_SECRET": SECRET,
+        "LOG_LEVEL": "ERROR",
     }
     port = free_port()
     argv = [sys.executable, "-m", "uvicorn", "tests.bench.screens.door:application", "--port", str(port)]
@@ -150,12 +154,43 @@ DOORS: dict[str, Callable[[Stage], AbstractContextManager[Door]]] = {
 }
 
 
-def with_tickets(redis_url: str, count: int) -> list[str]:
+@contextlib.contextmanager
+def whole_door_one(stage: Stage) -> Iterator[Door]:
+    """The portal itself: the session's cookie, the live permission, the row and the audit row come with it."""
+    port = free_port()
+    argv = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--port", str(port)]
+    with running([*argv, *UVICORN, *QUIET], SERVER_CORE, _portal(stage)) as process:
+        _until(lambda: _answers(port), "the portal", 60)
+        yield Door(stage, port, process, stage.admissions)
+
+
+@contextlib.contextmanager
+def whole_door_two(stage: Stage) -> Iterator[Door]:
+    """The gateway, which has no other form than the whole one."""
+    port = free_port()
+    argv = [sys.executable, "manage.py", "gateway", "--port", str(port)]
+    with running(argv, SERVER_CORE, _portal(stage)) as process:
+        _until(lambda: _answers(port), "the gateway", 60)
+        yield Door(stage, port, process, stage.admissions)
+
+
+def _portal(stage: Stage) -> dict[str, str]:
+    limits = {f"CONSOLE_MAX_SESSIONS_PER_{name}": "10000" for name in ("USER", "MACHINE", "PROCESS")}
+    own = {"REDIS_URL": stage.redis_url, "CASEMENT_URL": "http://localhost", "LOG_LEVEL": "ERROR"}
+    return {**os.environ, **limits, **own}
+
+
+def has_gateway() -> bool:
+    return importlib.util.find_spec("portal.console.gateway") is not None
+
+
+def with_tickets(redis_url: str, count: int, claim: Claim | None = None) -> list[str]:
     """Header lines, each with a fresh ticket, made as the portal makes them."""
+    claim = claim or Claim(1, "session", uuid4(), Mode.CONTROL)
     with redis.Redis.from_url(redis_url) as client, client.pipeline(transaction=False) as pipe:
         found = []
         for _ in range(count):
-            token, key, value = tickets.prepare(Claim(1, "session", uuid4(), Mode.CONTROL))
+            token, key, value = tickets.prepare(replace(claim, number=uuid4()))
             pipe.set(key, value, ex=300)
             found.append(f"Sec-WebSocket-Protocol: binary, {SUBPROTOCOL_PREFIX}{token}")
         pipe.execute()

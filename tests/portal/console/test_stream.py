@@ -21,7 +21,7 @@ from portal.console import relay as relay_module
 from portal.console.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, PROTOCOL_ERROR, TEXT, TOO_BIG
 from portal.console.relay import MAX_FRAME, Ended, relay
 from portal.console.rfb import READ_SIZE, ClientStream, open_display
-from portal.console.stream import Stream, open_browser
+from portal.console.stream import INBOX_SIZE, Stream, open_browser
 from portal.console.websocket import Receive, Send
 from tests.portal.console.displays import display_at, greet, server_init
 from tests.portal.console.test_client_stream import KEY, UPDATE
@@ -260,6 +260,19 @@ async def test_a_flood_of_input_is_the_flooders_own_problem(socket_path: str) ->
             floods.cancel()
             listens.cancel()
         assert display.heard.count(UPDATE) == 200
+
+
+async def test_input_that_comes_before_the_screen_is_there_has_to_wait(socket_path: str) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with display_at(socket_path, talk), house(socket_path) as home, visit(home) as tab:
+        await until(lambda: bool(home.streams))
+        for _ in range(200):
+            tab.writer.write(said(BINARY, KEY * 4000))
+            await asyncio.sleep(0)
+        await until(lambda: home.streams[0]._paused)
+        assert sum(map(len, home.streams[0]._inbox)) < 2 * INBOX_SIZE
 
 
 async def test_whoever_asks_for_pongs_and_reads_none_makes_no_memory_grow(socket_path: str) -> None:
