@@ -123,20 +123,21 @@ class Stream(asyncio.BufferedProtocol):
 
     def send_in_place(self, buffer: memoryview, size: int) -> None:
         """Send the `size` bytes at HEADROOM, which must stay as they are only until this returns."""
-        if self._transport.is_closing():
-            return
-        start = put_header(buffer, size)
-        whole = buffer[start : HEADROOM + size]
+        whole = buffer[put_header(buffer, size) : HEADROOM + size]
         sent = 0
-        if self._fd >= 0 and not self._transport.get_write_buffer_size():
+        # No room is waited for, so nothing lies in the transport that would have to go first.
+        if self._room is None and self._fd >= 0:
             try:
                 sent = os.write(self._fd, whole)
             except BlockingIOError:
                 sent = 0
             except OSError:
+                self._fd = -1
                 self._transport.abort()
                 return
-        if sent < len(whole):
+            if sent == len(whole):
+                return
+        if not self._closing and not self._transport.is_closing():
             self._transport.write(bytes(whole[sent:]))
 
     def pause_reading(self) -> None:
@@ -175,7 +176,7 @@ class Stream(asyncio.BufferedProtocol):
             self._wake()
 
     def _say_close(self, payload: bytes) -> None:
-        self._closing = True
+        self._closing, self._fd = True, -1
         with contextlib.suppress(OSError, RuntimeError):
             self._transport.write(frame(CLOSE, payload))
 
