@@ -103,8 +103,9 @@ def _memory(door: Door, sessions: int) -> float:
 def many(door: Door, portal: Door, rounds: int, scale: float) -> list[Row]:
     """At the relay, and in the whole portal, where the watch over the sessions asks the database every second."""
     rows = []
-    for name, one in (("500 sessions", door), ("500 sessions, whole portal", portal)):
-        found = [ticking(one, max(50, int(500 * scale)), max(3, int(8 * scale))) for _ in range(max(1, rounds // 2))]
+    count = max(50, int(500 * scale))
+    for name, one in ((f"{count} sessions", door), (f"{count} sessions, whole portal", portal)):
+        found = [ticking(one, count, max(3, int(8 * scale))) for _ in range(max(1, rounds // 2))]
         shares, tails = [share for share, _ in found], [tail for _, tail in found]
         share, tail = median(shares), median(tails)
         rows += [
