@@ -26,8 +26,9 @@ from django.test import RequestFactory
 from portal.console.relay import Browser, Ended, Step, relay
 from portal.console.rfb import ClientStream, open_display
 from portal.console.rfb.client_stream import message_size
+from portal.console.stream import open_browser
 from portal.console.tickets import from_subprotocols
-from portal.console.websocket import AsgiBrowser, Receive, Send
+from portal.console.websocket import Receive, Send
 
 MACHINE = UUID("6c1c1a52-0a0e-4c5e-9a53-7b5f1d3c2a10")
 TICKET = "a-ticket-that-must-not-be-in-an-address"
@@ -131,8 +132,7 @@ class PageServer:
 
     async def _screen(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await receive()
-        browser = AsgiBrowser(receive, send)
-        await browser.accept("binary")
+        browser = await open_browser(scope, receive, send, "binary")
         if from_subprotocols(scope["subprotocols"]) != TICKET:
             await browser.close(Ended(Step.TICKET, "unknown"))
             return
@@ -187,7 +187,7 @@ def served(page: PageServer, *, port: int = 0) -> Iterator[PageServer]:
     listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(
         page,
-        ws="websockets-sansio",
+        ws="portal.console.stream:StreamProtocol",
         ws_per_message_deflate=False,
         ws_ping_interval=20,
         ws_ping_timeout=120,
