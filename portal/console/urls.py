@@ -1,9 +1,10 @@
 from django.urls import path
 
-from portal.console import views
+from portal.console import views, views_thumbnail
 
 app_name = "console"
 urlpatterns = [
     path("<uuid:pk>/console/ticket", views.ticket, name="ticket"),
     path("<uuid:pk>/screen/", views.screen, name="screen"),
+    path("<uuid:pk>/thumbnail", views_thumbnail.thumbnail, name="thumbnail"),
 ]
