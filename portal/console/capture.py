@@ -31,8 +31,8 @@ QUALITY: Final = 70
 _UPDATE, _BELL, _CUT_TEXT = 0, 2, 3
 _RAW, _DESKTOP_SIZE = 0, -223
 _BYTES_PER_PIXEL = 4
-# 32 bits, little endian, true colour, eight bits each: blue, green, red and one byte of nothing. It is how QEMU keeps its
-# screens, so that it only copies.
+# 32 bits, little endian, true colour, eight bits each: blue, green, red and one byte of nothing. QEMU keeps its screens
+# like this, so that it only copies.
 _PIXELS = struct.pack(">BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
 _SET_PIXELS = struct.pack(">Bxxx", 0) + _PIXELS
 _SET_ENCODINGS = struct.pack(">BxHii", 2, 2, _RAW, _DESKTOP_SIZE)

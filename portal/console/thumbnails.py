@@ -4,9 +4,9 @@ Who asks gets the picture that there is, at once; if it is old, another is on it
 who may take the next one, so that however many people look and however many web processes they ask, at most one
 picture of a machine is taken at a time, and one in CONSOLE_THUMBNAIL_EVERY_S.
 
-Pictures are taken in the web process, in an event loop of its own in a thread: the screens' sockets are here, as are the
-relay's code and limits, and a queue of jobs would make pictures wait for machines that are being built, and those for
-displays that do not answer. The work is mostly waiting, and Pillow works without the interpreter's lock.
+Pictures are taken in the web process, in an event loop of its own in a thread: the screens' sockets are here, as are
+the relay's code and limits, and a queue of jobs would make pictures wait for machines that are being built, and those
+for displays that do not answer. The work is mostly waiting, and Pillow works without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ if ARGV[2] == '1' and redis.call('SET', KEYS[2], ARGV[1], 'NX', 'EX', ARGV[3]) t
 local used = redis.call('ZCOUNT', KEYS[3], time[1], '+inf')
 return {found[2], found[3], found[4], claimed, used}
 """
+
+
+_Field = bytes | bytearray | memoryview | str | int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +143,9 @@ def _keys(machine_id: UUID) -> tuple[str, str]:
 def _keep(wish: Wish, picture: Picture) -> None:
     """Store the picture; the next may be taken CONSOLE_THUMBNAIL_EVERY_S after this one was asked for."""
     client = store()
-    seconds, microseconds = cast("tuple[int, int]", client.time())
+    seconds, microseconds = client.time()
     key, following = _keys(wish.machine_id)
-    values: dict[str | bytes, bytes | float | int | str] = {
+    values: dict[_Field, _Field] = {
         "run": wish.run,
         "etag": hashlib.sha256(picture.data).hexdigest()[:20],
         "at": f"{seconds}.{microseconds:06}",

@@ -34,4 +34,4 @@ def thumbnail(request: HttpRequest, pk: UUID) -> HttpResponseBase:
     taken, etag = int(found.taken_at.timestamp()), f'"{found.etag}"'
     headers = {"ETag": etag, "Last-Modified": http_date(taken)}
     response = HttpResponse(found.data, content_type="image/webp", headers=headers)
-    return get_conditional_response(request, etag=etag, last_modified=taken, response=response)
+    return get_conditional_response(request, etag=etag, last_modified=taken, response=response) or response
