@@ -248,7 +248,19 @@ class Captures:
             _give_up(wish, error)
 
     async def _picture_of(self, wish: Wish) -> Picture:
-        display = await self._open(wish)
+        """On the connection that was kept, if it lives, or on a new one."""
+        kept = self._kept.pop((wish.machine_id, wish.run), None)
+        if kept is not None:
+            try:
+                return await self._picture_on(kept, wish)
+            except DisplayError as error:
+                if error.reason != "closed-early":
+                    raise
+        if wish.in_use and len(self._kept) >= MOST:
+            raise DisplayError("too-many-kept")
+        return await self._picture_on(await open_display(wish.socket_path, wish.secret, deadline=OPEN_S), wish)
+
+    async def _picture_on(self, display: Display, wish: Wish) -> Picture:
         try:
             async with self._turns.turn(wish.since):
                 picture = await take_picture(display, deadline=PICTURE_S)
@@ -260,15 +272,6 @@ class Captures:
         else:
             await display.close()
         return picture
-
-    async def _open(self, wish: Wish) -> Display:
-        """The connection that was kept, or a new one."""
-        kept = self._kept.pop((wish.machine_id, wish.run), None)
-        if kept is not None and not kept.reader.at_eof():
-            return kept
-        if wish.in_use and len(self._kept) >= MOST:
-            raise DisplayError("too-many-kept")
-        return await open_display(wish.socket_path, wish.secret, deadline=OPEN_S)
 
     async def _let_go(self) -> None:
         """Of connections that were kept for a person who has gone."""
