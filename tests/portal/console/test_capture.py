@@ -16,7 +16,8 @@ from portal.console.capture import Picture, take_picture
 from portal.console.rfb import DisplayError, open_display
 from tests.portal.console.displays import display_at, greet, server_init
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
 Paint = Callable[[Reader, Writer], Awaitable[None]]
 
 RED, GREEN, BLUE, GREY = (200, 20, 30), (10, 180, 40), (30, 60, 220), (90, 90, 90)

@@ -20,6 +20,7 @@ from portal.accounts.models import Membership, User
 from portal.accounts.permissions import Role
 from portal.console import limits, thumbnails, views_thumbnail
 from portal.console.limits import Place
+from portal.console.rfb import DisplayError
 from portal.console.thumbnails import AT_ONCE, MOST, Captures, Wish, look_at
 from portal.lib.secrets import seal
 from portal.lib.store import store
@@ -148,7 +149,7 @@ def test_what_changed_has_another_etag_and_what_did_not_the_same(
         next_may_be_taken(machine)
         look_at(machine)
         until("another picture", lambda painted=painted: screen.painted > painted)  # type: ignore[misc]  # A lambda in a loop.
-        until("it is kept", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) <= 10)  # type: ignore[arg-type]  # redis-py types both of its clients as one.
+        until("it is kept", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) <= 10)
         after = client.get(url_of(machine.pk), headers={"If-None-Match": before["ETag"]})
         assert after.status_code == (304 if colour != GREEN else 200)
     assert after["ETag"] != before["ETag"]
@@ -239,7 +240,7 @@ def test_nobody_looks_nothing_is_taken(machine: Machine, screen: Screen, setting
 
 def test_the_picture_is_not_kept_for_long(machine: Machine, screen: Screen) -> None:
     first_picture(machine)
-    assert 0 < int(store().ttl(f"casement:thumbnail:{machine.pk}")) <= 60  # type: ignore[arg-type]  # As above.
+    assert 0 < int(store().ttl(f"casement:thumbnail:{machine.pk}")) <= 60
 
 
 @pytest.mark.parametrize("is_there", [False, True])
@@ -251,7 +252,7 @@ def test_a_display_that_fails_is_left_in_peace(
     screen = Screen(socket_path)
     with shown(*[screen] if is_there else []):
         look_at(machine)
-        until("it has failed", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) > 15)  # type: ignore[arg-type]  # As above.
+        until("it has failed", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) > 15)
         for _ in range(20):
             assert look_at(machine).thumbnail is None
     assert screen.opened == int(is_there)
@@ -318,7 +319,7 @@ async def test_a_turn_that_does_not_come_is_given_up_and_the_next_comes_all_the_
     monkeypatch.setattr(thumbnails, "WAIT_S", 0.01)
     turns = thumbnails._Turns(1)
     async with turns.turn(0):
-        with pytest.raises(thumbnails.DisplayError, match="no-turn"):
+        with pytest.raises(DisplayError, match="no-turn"):
             async with turns.turn(1):
                 raise AssertionError("two at once")
     async with turns.turn(2):
@@ -332,7 +333,7 @@ def test_more_than_can_wait_are_asked_for_again_later(captures: Captures, folder
         late = wish(silent)
         store().set(f"casement:thumbnail:{late.machine_id}:next", "run", ex=15)
         assert captures.ask(late) is None
-        assert int(store().ttl(f"casement:thumbnail:{late.machine_id}:next")) <= 1  # type: ignore[arg-type]  # As above.
+        assert int(store().ttl(f"casement:thumbnail:{late.machine_id}:next")) <= 1
         captures.close()
 
 
@@ -350,7 +351,7 @@ def test_while_a_person_is_at_the_screen_no_viewer_leaves_it(
         next_may_be_taken(machine)
         look_at(machine)
         until("a picture", lambda round_=round_: screen.painted > round_)  # type: ignore[misc]  # A lambda in a loop.
-        until("it is kept", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) <= 10)  # type: ignore[arg-type]  # As above.
+        until("it is kept", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) <= 10)
     assert (screen.opened, screen.open_now) == (1, 1)
     limits.give_back(place)
     until("the connection is let go", lambda: screen.open_now == 0)
@@ -367,7 +368,7 @@ def test_a_connection_that_was_kept_and_died_is_made_anew(
             next_may_be_taken(machine)
             look_at(machine)
             until("a picture", lambda screen=screen: screen.painted)  # type: ignore[misc]  # A lambda in a loop.
-            until("it is kept", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) <= 10)  # type: ignore[arg-type]  # As above.
+            until("it is kept", lambda: int(store().ttl(f"casement:thumbnail:{machine.pk}:next")) <= 10)
         Path(socket_path).unlink(missing_ok=True)
     found = look_at(machine).thumbnail
     assert found is not None
