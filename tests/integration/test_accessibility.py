@@ -216,7 +216,7 @@ def pages_among(site: Site, who: str, paths: Sequence[str]) -> list[str]:
 
 def check(site: Site, who: str, paths: Sequence[str]) -> dict[str, list[Finding]]:
     """What is wrong with which page."""
-    wrong = defaultdict(list)
+    wrong: dict[str, list[Finding]] = defaultdict(list)
     for look in LOOKS[who]:
         page = site.page(who, look)
         for path in paths:
@@ -228,7 +228,7 @@ def check(site: Site, who: str, paths: Sequence[str]) -> dict[str, list[Finding]
 
 def check_forms(site: Site, who: str, names: Sequence[str]) -> dict[str, list[Finding]]:
     """Sent empty, past the browser's own checks: the page that comes back says what is missing."""
-    wrong = defaultdict(list)
+    wrong: dict[str, list[Finding]] = defaultdict(list)
     for look in LOOKS[who][:2]:
         page = site.page(who, look)
         for name in names:
