@@ -232,6 +232,7 @@ UNFOLD = {
     "SITE_HEADER": "Casement",
     "SITE_URL": reverse_lazy("machines:list"),
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("css/admin.css")],
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("img/casement.svg")}],
 }
 

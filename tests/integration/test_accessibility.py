@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,9 @@ ASKED: dict[str, list[str]] = {
     "jobs:list": ["?state=failed", "?q=nothing-is-called-so"],
     "audit:list": ["?q=nothing-is-called-so"],
 }
+# What Django's admin brings and we cannot change, by rule and page. The box that filters a person's groups is made by
+# Django's SelectFilter2.js, which gives its icon's <span> a label.
+OF_DJANGO = {("aria-prohibited-attr", f"{OPERATOR} /admin/accounts/user/{{pk}}/change/")}
 # Forms that say what is wrong when they are sent empty.
 FORMS = [
     "accounts:login",
@@ -265,7 +269,11 @@ def test_no_page_has_a_serious_or_critical_finding(site: Site) -> None:
 def test_no_page_of_the_admin_has_one_that_is_ours(site: Site) -> None:
     pages = pages_among(site, OPERATOR, site.admin_paths)
     assert len(pages) > 40
-    wrong = check(site, OPERATOR, pages, [LIGHT_DESK, DARK_PHONE])
+    wrong = {
+        path: [one for one in found if (one.rule, re.sub(r"/\d+/", "/{pk}/", path)) not in OF_DJANGO]
+        for path, found in check(site, OPERATOR, pages, [LIGHT_DESK, DARK_PHONE]).items()
+    }
+    wrong = {path: found for path, found in wrong.items() if found}
     assert not wrong, told(wrong)
 
 
