@@ -24,7 +24,7 @@ from portal.console import limits
 from portal.console.capture import take_picture
 from portal.console.limits import Place
 from portal.console.relay import relay
-from portal.console.rfb import KEY_EVENT, ClientStream, Display, open_display
+from portal.console.rfb import ClientStream, Display, open_display
 from portal.console.thumbnails import Captures, Wish
 from portal.lib.secrets import seal
 from portal.lib.store import store
@@ -89,7 +89,7 @@ def held_keys(trace: Path) -> list[str]:
 
 async def hold_shift(socket_path: str) -> Display:
     display = await open_display(socket_path, SECRET)
-    display.writer.write(struct.pack(">BBxxI", KEY_EVENT, 1, 0xFFE1))
+    display.writer.write(struct.pack(">BBxxI", 4, 1, 0xFFE1))
     await display.writer.drain()
     return display
 
