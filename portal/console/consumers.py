@@ -23,7 +23,6 @@ from portal.console import limits, tickets
 from portal.console.admission import Admitted, Refused, admit, depart
 from portal.console.relay import Ended, Step, relay
 from portal.console.rfb import ClientStream, Display, DisplayError, open_display
-from portal.console.tickets import Mode
 from portal.console.watch import watch
 from portal.console.websocket import AsgiBrowser, Receive, Send
 from portal.lib import log
@@ -97,7 +96,7 @@ async def _serve(scope: Scope, browser: AsgiBrowser) -> Ended:
 
 async def _relayed(browser: AsgiBrowser, admitted: Admitted) -> Ended:
     display = await _connect(admitted)
-    stream = ClientStream(admitted.claim.mode is Mode.VIEW)
+    stream = ClientStream(admitted.view_only)
     with watch().over(admitted, stream) as stop:
         return await relay(browser, display, stream, name=admitted.target.machine.name, stop=stop)
 
