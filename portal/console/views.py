@@ -24,7 +24,7 @@ from portal.machines.selectors import machine_for
 @require_POST
 @never_cache
 def ticket(request: HttpRequest, pk: UUID) -> JsonResponse:
-    """`{"ticket", "path", "mode"}`; with `mode=view` a watching one. A refusal says the step, for the page's remedy."""
+    """`{"ticket", "path", "mode", "session"}`; with `mode=view` a watching one. A refusal says the step, for the page's remedy."""
     try:
         return JsonResponse(_ticket(request, pk))
     except PortalError as error:
@@ -39,13 +39,22 @@ def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
     mode = mode_for(user, pk, wanted)
     target_for(user, pk, mode)
     claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode)
-    return {"ticket": tickets.issue(claim), "path": f"{get_script_prefix()}ws/console/", "mode": mode}
+    return {
+        "ticket": tickets.issue(claim),
+        "path": f"{get_script_prefix()}ws/console/",
+        "mode": mode,
+        "session": str(claim.number),
+    }
 
 
 @require_GET
 def screen(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself."""
+    """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself.
+
+    `?watch=1` is for those who may do more and only want to look.
+    """
     machine = machine_for(request.user, pk, Permission.MACHINE_CONSOLE_VIEW)
     may_start = Permission.MACHINE_OPERATE in permissions_in(request.user, machine.project_id)
     start_url = reverse("machines:start", args=[pk]) if may_start else ""
-    return render(request, "console/screen.html", {"machine": machine, "start_url": start_url})
+    mode = Mode.VIEW if request.GET.get("watch") else Mode.CONTROL
+    return render(request, "console/screen.html", {"machine": machine, "start_url": start_url, "mode": mode.value})

@@ -10,6 +10,8 @@ const FAILURES = {
   "ticket/unavailable": () => gettext("The portal is short of a part that it needs. The screen comes back by itself."),
   revoked: () => gettext("Your access to this screen has ended. Ask the project's owner if you still need it."),
   "revoked/signed-out": () => gettext("You are signed out. Sign in again to see the screen."),
+  "revoked/kicked": () => gettext("You were removed from this screen. Who did so can let you back in."),
+  "revoked/ended-by-operator": () => gettext("An operator ended this session. Try again if you still need the screen."),
   "limit/user": () => gettext("You have too many screens open. Close one, then try again."),
   "limit/machine": () => gettext("Too many people have this screen open. Try again when one has left."),
   limit: () => gettext("The portal has too many screens open. Try again in a while."),
@@ -39,7 +41,7 @@ export function describe(state, { step, reason, message } = {}) {
   }
   const known = FAILURES[`${step}/${reason}`] ?? FAILURES[step] ?? FAILURES.ended;
   // The portal's own words for a refusal are the more exact ones; they are set as text, never as markup.
-  return step === "permission" && message ? message : known();
+  return (step === "permission" || reason === "kicked") && message ? message : known();
 }
 
 export function screenLabel(machine) {
