@@ -24,7 +24,10 @@ from portal.machines.selectors import machine_for
 @require_POST
 @never_cache
 def ticket(request: HttpRequest, pk: UUID) -> JsonResponse:
-    """`{"ticket", "path", "mode", "session"}`; with `mode=view` a watching one. A refusal says the step, for the page's remedy."""
+    """`{"ticket", "path", "mode", "session"}`; with `mode=view` a watching one.
+
+    A refusal says the step, for the page's remedy.
+    """
     try:
         return JsonResponse(_ticket(request, pk))
     except PortalError as error:
