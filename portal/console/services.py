@@ -20,7 +20,7 @@ from portal.console.events import people_changed
 from portal.console.limits import LEASE_S, Place, is_held
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan
 from portal.console.relay import Ended, Step
-from portal.console.selectors import Target, may_moderate, may_remove
+from portal.console.selectors import Target, bans_of, may_moderate, may_remove
 from portal.console.tickets import Mode
 from portal.errors import ForbiddenError, NotFoundError
 from portal.machines.models import Machine
@@ -106,6 +106,8 @@ def remove_person(machine: Machine, *, actor: User, person: User, request_ip: st
     persons = permissions_in(person, machine.project_id)
     if not may_moderate(actor, machine) or not may_remove(actor, person, persons):
         raise ForbiddenError(_("You may not remove this person from the screen."))
+    if (person.pk, machine.pk) in bans_of([person.pk], [machine.pk]):
+        return
     until = timezone.now() + KEPT_OUT
     ScreenBan.objects.update_or_create(
         machine=machine, user=person, defaults={"by_name": actor.get_username(), "until": until}

@@ -126,7 +126,7 @@ def _people_at(estate: Estate, machine: Machine) -> None:
         machine=machine, user=user, defaults={"until": timezone.now() + dt.timedelta(days=1)}
     )
     ended = ConsoleSession.objects.filter(ended_at__lt=timezone.now())[:60].values("pk")
-    ConsoleSession.objects.filter(pk__in=list(row["pk"] for row in ended)).update(ended_at=timezone.now())
+    ConsoleSession.objects.filter(pk__in=[row["pk"] for row in ended]).update(ended_at=timezone.now())
 
 
 def _cost(estate: Estate, who: str, path: str) -> int:
