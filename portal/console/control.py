@@ -81,6 +81,8 @@ def give(machine: Machine, *, actor: User, person: User, request_ip: str | None 
 @transaction.atomic
 def release(machine: Machine, *, actor: User) -> None:
     """Let go: to who asked first, else to nobody. Nothing happens when it is somebody else's already."""
+    if not holds(machine.pk, actor.pk):
+        return
     control = _locked(machine.pk)
     if control.user_id != actor.pk:
         return

@@ -15,8 +15,15 @@ function readPanel(root) {
   if (panel?.dataset.known !== "true") {
     return null;
   }
-  const { controls, holder, mayControl, asked, operators, asking, removedBy } = panel.dataset;
-  return { controls: controls === "true", holder, mayControl: mayControl === "true", asked: asked === "true", operators, asking, removedBy };
+  const { controls, holder, mayControl, asked, operators, asking } = panel.dataset;
+  return {
+    controls: controls === "true",
+    holder,
+    mayControl: mayControl === "true",
+    asked: asked === "true",
+    operators,
+    asking,
+  };
 }
 
 /** One line over the picture; empty when there is nothing to say. */

@@ -382,7 +382,7 @@ def test_a_live_session_ends_within_two_seconds_when_somebody_says_so(
             await tab.greet()
             told_at = time.monotonic()
             await in_db(lambda: give(screen, alice, bob))
-            assert await tab.closed() == {"step": "revoked", "reason": reason, "code": 4403}
+            assert await tab.closed() == {"step": "revoked", "reason": reason, "code": 4408}
             assert time.monotonic() - told_at < 2
 
     play(scene)
