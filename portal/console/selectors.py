@@ -169,18 +169,19 @@ class People:
 
 def people_on(machine: Machine, viewer: User) -> People:
     """The number of queries does not depend on how many they are."""
-    open_here = ConsoleSession.objects.filter(machine=machine, ended_at=None, end_ordered_by="").exclude(user=None)
+    bans = ScreenBan.objects.filter(machine=machine, until__gt=timezone.now())
+    banned = list(bans.select_related("user").order_by("until"))
+    # Whoever was removed a moment ago is on the way out.
+    gone = {ban.user_id for ban in banned}
+    open_here = ConsoleSession.objects.filter(machine=machine, ended_at=None, end_ordered_by="")
     tabs: dict[int, list[ConsoleSession]] = {}
     for session in open_here.select_related("user").order_by("started_at"):
-        assert session.user is not None  # noqa: S101 - excluded above
-        tabs.setdefault(session.user.pk, []).append(session)
+        if session.user is not None and session.user_id not in gone:
+            tabs.setdefault(session.user.pk, []).append(session)
     holder = ScreenControl.objects.filter(machine=machine).values_list("user_id", flat=True).first()
     users = {session.user for sessions in tabs.values() for session in sessions if session.user}
     granted = permissions_of([(user, machine.project_id) for user in users | {viewer}])
     moderates = may_moderate(viewer, machine)
-    banned = list(
-        ScreenBan.objects.filter(machine=machine, until__gt=timezone.now()).select_related("user").order_by("until")
-    )
 
     def present(user: User, sessions: list[ConsoleSession]) -> Present:
         return Present(

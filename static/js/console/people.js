@@ -3,6 +3,7 @@
 import htmx from "htmx.org";
 import "../base/morph.js";
 import { follow } from "../base/live.js";
+import { keepTimesRight, showTimes } from "../base/times.js";
 
 const gettext = window.gettext ?? ((text) => text);
 const fill = (text, name) => text.replace("%s", () => name);
@@ -135,6 +136,8 @@ export function wirePeople(root, session) {
     // A page with nothing but the screen follows no changes by itself. Who is signed out hears it from the screen.
     following = true;
     follow(panel.dataset.liveUrl, () => {});
+    keepTimesRight();
+    document.addEventListener("htmx:afterSwap", () => showTimes());
   }
   let known = announce(root, "");
   const renew = () => {

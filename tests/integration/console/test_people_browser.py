@@ -156,6 +156,7 @@ def test_a_link_is_made_and_opened_and_an_operator_s_watching_is_said(
     assert veras.url.endswith(f"/machines/{place.machine.pk}/screen/")
     veras.wait_for_selector("[data-console][data-granted-mode=control][data-first-frame]")
     expect(people(alices)).to_contain_text("vera")
+    assert people(alices).locator("[data-people-link]").input_value() == link, "it stays until the page is left"
 
     olgas = place.context(operator, color_scheme="dark").new_page()
     olgas.goto(f"{place.url}/sessions/")
@@ -170,6 +171,7 @@ def test_a_link_is_made_and_opened_and_an_operator_s_watching_is_said(
     list_page.wait_for_selector("html[data-line=up]", state="attached")
     snap(list_page, "sessions-phone")
     list_page.get_by_role("link", name="End the session of vera on beacon").click()
+    expect(list_page.get_by_role("dialog")).to_be_visible()
     snap(list_page, "sessions-end")
     list_page.get_by_role("button", name="End it").click()
     expect(veras.locator("[data-console]")).to_have_attribute("data-reason", "ended-by-operator")
