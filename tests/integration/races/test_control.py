@@ -81,8 +81,8 @@ def test_control_is_never_left_lying_when_its_holder_goes_as_another_comes(
     team: list[User], machine: Machine, _round: int
 ) -> None:
     first = come(team[0], machine)
-    arrivals: list[Callable[[], object]] = [partial(come, user, machine) for user in team[1:]]
-    at_once([partial(go, first), *arrivals])
+    works: list[Callable[[], object]] = [partial(go, first), *(partial(come, user, machine) for user in team[1:])]
+    at_once(works)
     assert holder() in team[1:]
 
 

@@ -216,7 +216,8 @@ def test_names_are_text(client: Client, operator: User, alice: User, machine: Ma
 
 def test_a_ticket_names_its_session(client: Client, redis_db: str, alice: User, machine: Machine) -> None:
     client.force_login(alice)
-    assert UUID(client.post(reverse("console:ticket", args=[machine.pk])).json()["session"])
+    named = UUID(client.post(reverse("console:ticket", args=[machine.pk])).json()["session"])
+    assert named.version == 4
 
 
 # --- removing people -----------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def test_a_removal_passes(alice: User, bob: User, machine: Machine) -> None:
     with pytest.raises(KickedError):
         target_for(bob, machine.pk, Mode.CONTROL)
     ScreenBan.objects.update(until=timezone.now())
-    assert target_for(bob, machine.pk, Mode.CONTROL)
+    assert target_for(bob, machine.pk, Mode.CONTROL).user == bob
 
 
 @pytest.mark.parametrize(
