@@ -136,6 +136,10 @@ def test_two_people_share_a_screen_hand_it_over_and_one_is_removed(place: Place,
     people(alices).get_by_role("button", name="Let bob back in").click()
     bobs.get_by_role("button", name="Try again").click()
     expect(bobs.locator("[data-console]")).to_have_attribute("data-state", "connected")
+    phone = place.sit_down(bob, viewport={"width": 390, "height": 800}, color_scheme="dark", reduced_motion="reduce")
+    expect(people(phone)).to_contain_text("2 tabs")
+    people(phone).scroll_into_view_if_needed()
+    snap(phone, "people-phone-dark")
     # What the browser itself says of the refused ticket.
     assert [text for text in place.complaints if "409" not in text] == []
 

@@ -340,7 +340,7 @@ def test_for_others_a_link_is_like_one_that_never_was(
     assert client.get(real)["Location"].startswith("/login/")
 
 
-@pytest.mark.parametrize("end", ["expired", "revoked", "left and came back"])
+@pytest.mark.parametrize("end", ["expired", "revoked", "left and came back", "maker left", "maker disabled"])
 def test_what_a_link_gave_ends_with_it(
     client: Client, alice: User, vera: User, machine: Machine, share: Callable[..., str], end: str
 ) -> None:
@@ -351,6 +351,10 @@ def test_what_a_link_gave_ends_with_it(
         ConsoleLink.objects.update(expires_at=timezone.now())
     elif end == "revoked":
         services.revoke_link(machine, ConsoleLink.objects.get().pk, actor=alice)
+    elif end == "maker left":
+        Membership.objects.filter(user=alice).update(role=Role.VIEWER)
+    elif end == "maker disabled":
+        User.objects.filter(pk=alice.pk).update(is_active=False)
     else:
         membership = Membership.objects.get(user=vera)
         membership.delete()
