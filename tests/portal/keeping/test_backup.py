@@ -21,7 +21,7 @@ from tests.portal.keeping.conftest import Make, Saved
 from tests.portal.keeping.installation import ROOT, Installation, rows_in
 
 # A restore adds to the trail that it was done, and ends what cannot hold.
-CHANGED_BY_RESTORE = {"audit.event", "jobs.job", "console.consolesession"}
+CHANGED_BY_RESTORE = {"audit.event", "jobs.job", "console.consolesession", "console.screencontrol"}
 OLD_KEY, NEW_KEY = "old-key-" + "0123456789abcdef" * 4, "new-key-" + "fedcba9876543210" * 4
 
 
