@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("portal.projects.urls")),
     path("machines/", include("portal.machines.urls")),
     path("machines/", include("portal.console.urls")),
+    path("sessions/", include("portal.console.session_urls")),
     path("images/", include("portal.images.urls")),
     path("jobs/", include("portal.jobs.urls")),
     path("hosts/", include("portal.overview.urls")),

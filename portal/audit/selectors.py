@@ -45,12 +45,12 @@ def _matches(search: str) -> Q:
         | Q(action__in=[action for action in ACTIONS if search.lower() in action])
         | Q(project__in=projects.values("pk"))
     )
-    if _is_address(search):
+    if is_address(search):
         match |= Q(request_ip=search)
     return match
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     """PostgreSQL refuses to compare an address with anything else."""
     try:
         ipaddress.ip_address(text)

@@ -36,6 +36,15 @@ ACTIONS: dict[str, Words] = {
     "machine.repair": _("had the machine defined again"),
     "machine.secret": _("looked at the first password"),
     "console.open": _("opened the screen"),
+    "console.control": _("passed on control of the screen"),
+    "console.ask": _("asked for control of the screen"),
+    "console.kick": _("removed somebody from the screen"),
+    "console.let_in": _("let somebody back on to the screen"),
+    "console.end": _("ended somebody's session"),
+    "console.watch": _("watched somebody's screen"),
+    "console.share": _("made a share link"),
+    "console.unshare": _("revoked a share link"),
+    "console.link_opened": _("opened a share link"),
     "image.registered": _("added the image"),
     "image.build": _("had a version built"),
     "image.uploaded": _("uploaded the image"),
@@ -103,5 +112,5 @@ def _detail(event: Event) -> str:
         return ", ".join(parts)
     if "person" in detail:
         roles = [str(detail[name]) for name in ("before", "after", "role") if name in detail]
-        return f"{detail['person']} ({' → '.join(roles)})"
+        return f"{detail['person']} ({' → '.join(roles)})" if roles else str(detail["person"])
     return ", ".join(f"{name}: {value}" for name, value in detail.items())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from django.db import DatabaseError
@@ -17,11 +17,21 @@ from portal.accounts.models import User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_of
 from portal.console import limits, tickets
+from portal.console.control import holds
 from portal.console.errors import step_of
 from portal.console.limits import Place
+from portal.console.models import ConsoleSession, ScreenBan
 from portal.console.relay import Ended, Step
-from portal.console.selectors import PERMISSIONS, Target, target_for, users_of_sessions
-from portal.console.services import begin_session, end_session
+from portal.console.selectors import (
+    PERMISSIONS,
+    Target,
+    bans_of,
+    control_grants,
+    holder_of,
+    target_for,
+    users_of_sessions,
+)
+from portal.console.services import begin_session, end_session, lower_sessions
 from portal.console.tickets import Claim, Mode
 from portal.errors import PortalError
 from portal.machines.models import Machine
@@ -45,6 +55,8 @@ class Admitted:
     session_key: str
     claim: Claim
     target: Target
+    # What holds until the watch looks for the first time: nobody types who does not control the screen.
+    view_only: bool = True
 
     @property
     def number(self) -> UUID:
@@ -63,7 +75,9 @@ class Standing:
     view_only: bool
 
 
-def admit(token: str | None, session_key: str | None, *, request_ip: str | None) -> Admitted:
+def admit(
+    token: str | None, session_key: str | None, *, request_ip: str | None, door: str = ConsoleSession.Door.PORTAL
+) -> Admitted:
     """Spend the ticket, ask for the live permission, take a place, write the row. Raises Refused, leaving nothing."""
     try:
         claim = _redeem(token, session_key)
@@ -73,7 +87,8 @@ def admit(token: str | None, session_key: str | None, *, request_ip: str | None)
         if full:
             raise Refused(Step.LIMIT, full)
         try:
-            begin_session(target, number=claim.number, mode=claim.mode, request_ip=request_ip)
+            begin_session(target, number=claim.number, mode=claim.mode, request_ip=request_ip, door=door)
+            view_only = claim.mode is Mode.VIEW or not holds(claim.machine_id, claim.user_id)
         except BaseException:
             limits.give_back(admitted.place)
             raise
@@ -83,7 +98,7 @@ def admit(token: str | None, session_key: str | None, *, request_ip: str | None)
     except DatabaseError as error:
         logger.exception("console: the database does not answer")
         raise Refused(Step.PERMISSION, "unavailable") from error
-    return admitted
+    return replace(admitted, view_only=view_only)
 
 
 def depart(admitted: Admitted, ended: Ended) -> None:
@@ -101,32 +116,100 @@ def renew(sessions: Iterable[Admitted]) -> None:
 
 def standings(sessions: Sequence[Admitted]) -> dict[UUID, Standing]:
     """How each of them stands now, by its number; the same few queries for one session and for five hundred."""
+    facts = _facts_of(sessions)
+    lowered = [one.number for one in sessions if facts.has_lost_its_grant(one)]
+    if lowered:
+        lower_sessions(lowered)
+    return {session.number: _standing(session, facts) for session in sessions}
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the database says at one moment about some sessions. `rows` has mode and who ended it, by number."""
+
+    users: dict[str, User]
+    machines: dict[UUID, Machine]
+    granted: dict[tuple[int, UUID], frozenset[Permission]]
+    grants: set[tuple[int, UUID]]
+    bans: dict[tuple[int, UUID], ScreenBan]
+    rows: dict[UUID, tuple[str, str]]
+
+    def permissions(self, session: Admitted) -> frozenset[Permission]:
+        """By role, and by a share link where there is one."""
+        claim = session.claim
+        by_role = self.granted.get((claim.user_id, session.target.machine.project_id), frozenset())
+        linked = (claim.user_id, claim.machine_id) in self.grants
+        return by_role | {Permission.MACHINE_CONSOLE} if linked else by_role
+
+    def has_lost_its_grant(self, session: Admitted) -> bool:
+        """It came to control by a link that has ended, and its role lets it watch."""
+        mode, _by = self.rows.get(session.number, (session.claim.mode, ""))
+        granted = self.permissions(session)
+        return (
+            session.target.by_grant
+            and mode == Mode.CONTROL
+            and Permission.MACHINE_CONSOLE not in granted
+            and Permission.MACHINE_CONSOLE_VIEW in granted
+        )
+
+
+def _facts_of(sessions: Sequence[Admitted]) -> _Facts:
     users = users_of_sessions({session.session_key for session in sessions})
-    machines = Machine.objects.live().in_bulk({session.claim.machine_id for session in sessions})
-    found = [(one, users.get(one.session_key), machines.get(one.claim.machine_id)) for one in sessions]
-    granted = permissions_of([(user, machine.project_id) for _one, user, machine in found if user and machine])
+    people = {session.claim.user_id for session in sessions}
+    live = Machine.objects.live().select_related("screen_control")
+    machines = live.in_bulk({session.claim.machine_id for session in sessions})
+    found = [(users.get(one.session_key), machines.get(one.claim.machine_id)) for one in sessions]
+    granted = permissions_of([(user, machine.project_id) for user, machine in found if user and machine])
+    rows = ConsoleSession.objects.filter(pk__in=[session.number for session in sessions])
+    by_grant = [(one.claim.user_id, one.claim.machine_id) for one in sessions if one.target.by_grant]
+    return _Facts(
+        users,
+        machines,
+        granted,
+        control_grants(by_grant),
+        bans_of(people, machines),
+        {pk: (mode, by) for pk, mode, by in rows.values_list("pk", "mode", "end_ordered_by")},
+    )
 
-    def standing(session: Admitted, user: User | None, machine: Machine | None) -> Standing:
-        if user is None or user.pk != session.claim.user_id:
-            return _over(Step.REVOKED, "signed-out")
-        if machine is None:
-            return _over(Step.REVOKED, "not-found")
-        return _standing(session, machine, granted[user.pk, machine.project_id])
 
-    return {session.number: standing(session, user, machine) for session, user, machine in found}
+def _standing(session: Admitted, facts: _Facts) -> Standing:
+    machine = facts.machines.get(session.claim.machine_id)
+    user = facts.users.get(session.session_key)
+    if user is None or user.pk != session.claim.user_id:
+        return _over(Step.REVOKED, "signed-out")
+    if machine is None:
+        return _over(Step.REVOKED, "not-found")
+    mode, _by = facts.rows.get(session.number, (session.claim.mode, ""))
+    if facts.has_lost_its_grant(session):
+        mode = Mode.VIEW
+    over = _revoked(session, facts, Mode(mode)) or _cut_off(session, machine)
+    if over is not None:
+        return over
+    return Standing(None, view_only=mode != Mode.CONTROL or holder_of(machine) != user.pk)
 
 
-def _standing(session: Admitted, machine: Machine, granted: frozenset[Permission]) -> Standing:
-    if PERMISSIONS[session.claim.mode] not in granted:
+def _revoked(session: Admitted, facts: _Facts, mode: Mode) -> Standing | None:
+    """Somebody took the right to see this away."""
+    claim = session.claim
+    granted = facts.permissions(session)
+    _mode, ended_by = facts.rows.get(session.number, ("", ""))
+    if PERMISSIONS[mode] not in granted:
         return _over(Step.REVOKED, "forbidden" if Permission.MACHINE_VIEW in granted else "not-found")
+    if (claim.user_id, claim.machine_id) in facts.bans:
+        return _over(Step.REVOKED, "kicked")
+    return _over(Step.REVOKED, "ended-by-operator") if ended_by else None
+
+
+def _cut_off(session: Admitted, machine: Machine) -> Standing | None:
+    """The display behind it is not there any more."""
     # The screen may well be alive while the host's management is not: its connection will tell.
-    if machine.power_state != PowerState.UNKNOWN:
-        if not machine.has_screen:
-            return _over(Step.MACHINE_OFF, "stopped")
-        # Stopped and started again, or moved: another QEMU, which this connection has nothing to do with.
-        if machine.console_socket != session.target.socket_path:
-            return _over(Step.ENDED, "display-moved")
-    return Standing(None, view_only=session.claim.mode is Mode.VIEW)
+    if machine.power_state == PowerState.UNKNOWN:
+        return None
+    if not machine.has_screen:
+        return _over(Step.MACHINE_OFF, "stopped")
+    # Stopped and started again, or moved: another QEMU, which this connection has nothing to do with.
+    moved = machine.console_socket != session.target.socket_path
+    return _over(Step.ENDED, "display-moved") if moved else None
 
 
 def _over(step: Step, reason: str) -> Standing:

@@ -25,7 +25,6 @@ from portal.console.admission import Admitted, Refused, admit, depart
 from portal.console.relay import BrowserGone, Ended, Step, relay
 from portal.console.rfb import ClientStream, Display, DisplayError, open_display
 from portal.console.stream import Door, open_browser
-from portal.console.tickets import Mode
 from portal.console.watch import watch
 from portal.console.websocket import Receive, Send
 from portal.lib import log
@@ -102,7 +101,7 @@ async def _serve(scope: Scope, browser: Door) -> Ended:
 
 async def _relayed(browser: Door, admitted: Admitted) -> Ended:
     display = await _connect(admitted)
-    stream = ClientStream(admitted.claim.mode is Mode.VIEW)
+    stream = ClientStream(admitted.view_only)
     with watch().over(admitted, stream) as stop:
         return await relay(browser, display, stream, name=admitted.target.machine.name, stop=stop)
 

@@ -1,6 +1,11 @@
 """A console's refusal: as every PortalError, plus the step at which it failed, so that the page can name the remedy."""
 
+import datetime as dt
+import math
+
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from portal.console.relay import Step
 from portal.errors import ConflictError, ForbiddenError, NotFoundError, PortalError, Text
@@ -27,6 +32,23 @@ class HostSilentError(ConsoleError):
             _("The machine's host does not answer, so its screen cannot be reached."),
             step=Step.HOST,
             code="host-silent",
+        )
+
+
+class KickedError(ConsoleError):
+    """Somebody with the right to do so removed the person from this screen, for a while."""
+
+    def __init__(self, by_name: str, until: dt.datetime) -> None:
+        minutes = max(1, math.ceil((until - timezone.now()).total_seconds() / 60))
+        super().__init__(
+            ngettext(
+                "%(person)s removed you from this screen. Try again in %(minutes)s minute, or ask to be let back in.",
+                "%(person)s removed you from this screen. Try again in %(minutes)s minutes, or ask to be let back in.",
+                minutes,
+            )
+            % {"person": by_name, "minutes": minutes},
+            step=Step.REVOKED,
+            code="kicked",
         )
 
 

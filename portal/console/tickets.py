@@ -23,6 +23,7 @@ from portal.lib.store import store
 TTL_S: Final = 30
 SUBPROTOCOL_PREFIX: Final = "casement.ticket."
 _TICKET_IN_TEXT: Final = re.compile(re.escape(SUBPROTOCOL_PREFIX) + r"[A-Za-z0-9_-]+")
+_SHARED_IN_TEXT: Final = re.compile(r"(shared(?:/|%(?:25)*2F))[A-Za-z0-9_-]{8,}", re.IGNORECASE)
 
 
 class Mode(enum.StrEnum):
@@ -81,12 +82,15 @@ def from_subprotocols(subprotocols: Sequence[str]) -> str | None:
 
 
 class TicketScrubber(logging.Filter):
-    """Blots tickets out of log records: web servers print all headers of a WebSocket when they log in detail."""
+    """Blots secrets out of log records: tickets, since web servers print all headers of a WebSocket when they log in
+    detail, and the tokens of share links, which stand in requested addresses and in those to go to after signing in.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        if SUBPROTOCOL_PREFIX in text:
-            record.msg, record.args = _TICKET_IN_TEXT.sub(f"{SUBPROTOCOL_PREFIX}***", text), None
+        clean = _SHARED_IN_TEXT.sub(r"\1***", _TICKET_IN_TEXT.sub(f"{SUBPROTOCOL_PREFIX}***", text))
+        if clean != text:
+            record.msg, record.args = clean, None
         return True
 
 

@@ -59,11 +59,15 @@ def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
 
 @require_GET
 def screen(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself."""
+    """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself.
+
+    `?watch=1` is for those who may do more and only want to look.
+    """
     machine = machine_for(request.user, pk, Permission.MACHINE_CONSOLE_VIEW)
     may_start = Permission.MACHINE_OPERATE in permissions_in(request.user, machine.project_id)
     start_url = reverse("machines:start", args=[pk]) if may_start else ""
-    return render(request, "console/screen.html", {"machine": machine, "start_url": start_url})
+    mode = Mode.VIEW if request.GET.get("watch") else Mode.CONTROL
+    return render(request, "console/screen.html", {"machine": machine, "start_url": start_url, "mode": mode.value})
 
 
 @require_GET

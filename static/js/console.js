@@ -1,5 +1,6 @@
 /* Brings every screen on the page to life: `<div data-console data-ticket-url=…>`, see templates/console/_console.html. */
 
+import { wirePeople } from "./console/people.js";
 import { Session } from "./console/session.js";
 import { wireToolbar } from "./console/toolbar.js";
 import { View } from "./console/view.js";
@@ -10,6 +11,7 @@ function startConsole(root) {
   const view = new View(root);
   const session = new Session(view);
   wireToolbar(root, session, view);
+  wirePeople(root);
   window.addEventListener("pagehide", () => session.stop());
   // A page that comes back from the browser's memory has a dead line.
   window.addEventListener("pageshow", (event) => event.persisted && session.start());

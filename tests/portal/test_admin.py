@@ -13,11 +13,12 @@ from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import ResolverMatch, reverse
+from django.utils import timezone
 
 from portal.accounts.models import SshKey, User
 from portal.audit import services as audit
 from portal.audit.models import Event
-from portal.console.models import ConsoleSession
+from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
@@ -43,6 +44,12 @@ def everything(machine: Machine, alice: User) -> None:
     ConsoleSession.objects.create(
         user=alice, user_name="alice", machine=machine, machine_name="beacon", mode=ConsoleSession.Mode.VIEW
     )
+    ScreenControl.objects.create(machine=machine, user=alice, since=timezone.now())
+    ScreenBan.objects.create(machine=machine, user=alice, by_name="olga", until=timezone.now())
+    link = ConsoleLink.objects.create(
+        machine=machine, created_by=alice, created_by_name="alice", mode="view", expires_at=timezone.now()
+    )
+    ConsoleGrant.objects.create(link=link, membership=alice.memberships.get())
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
 
 

@@ -1,6 +1,7 @@
 """Every address there is, tried by people it is not for. An address that is added later is in here at once."""
 
 from collections.abc import Callable, Iterator
+from uuid import uuid4
 
 import pytest
 from django.db.models import Model
@@ -9,6 +10,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
+from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
@@ -43,7 +45,9 @@ def _walk(resolver: URLResolver, namespace: str) -> Iterator[tuple[str, frozense
 
 ALL = sorted(addresses())
 OF_OBJECTS = [name for name, parameters in ALL if parameters]
-OPERATORS_ONLY = [name for name, parameters in ALL if not parameters and name.split(":")[0] in ("hosts", "audit")]
+OPERATORS_ONLY = [
+    name for name, parameters in ALL if not parameters and name.split(":")[0] in ("hosts", "audit", "sessions")
+]
 
 
 @pytest.fixture
@@ -52,6 +56,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
     job = jobs.enqueue(JobName.MACHINE_STOP, machine, queue="host.local", actor=alice)
     Image.objects.update(project=project)
     membership = alice.memberships.get()
+    session = ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon")
 
     def of(name: str) -> Model:
         namespace, _, view = name.partition(":")
@@ -59,9 +64,13 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             return image_version
         if namespace == "accounts":
             return membership if "member" in view else project
-        return {"machines": machine, "console": machine, "images": image_version.image, "jobs": job}.get(
-            namespace, machine.host
-        )
+        return {
+            "machines": machine,
+            "console": machine,
+            "images": image_version.image,
+            "jobs": job,
+            "sessions": session,
+        }.get(namespace, machine.host)
 
     return of
 
@@ -90,6 +99,7 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "images",
         "jobs",
         "machines",
+        "sessions",
     }
 
 
@@ -116,7 +126,24 @@ def test_pages_of_operators_are_not_there_for_others(client: Client, alice: User
     assert answers(client, reverse(name)) <= UNSEEN, name
 
 
-@pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in ("machines", "images", "jobs")])
+# A viewer gets a ticket, to watch: tests/portal/console/test_views.py.
+ON_SCREENS = [name for name in OF_OBJECTS if name.startswith("console:") and name != "console:ticket"]
+
+
+@pytest.mark.parametrize("name", ON_SCREENS)
+def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Target, vera: User, name: str) -> None:
+    """Letting go of what she does not hold is answered like any other, and changes nothing."""
+    client.force_login(vera)
+    before = state()
+    values = {"person": str(vera.pk), "link": str(uuid4()), "mode": "control", "lifetime": "1w"}
+    answer = client.post(path_of(name, target), values)
+    assert answer.status_code in ({302} if name == "console:release" else {403, 404, 405, 409}), name
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in OF_OBJECTS if name.split(":")[0] in ("machines", "images", "jobs", "sessions")]
+)
 def test_a_viewer_changes_nothing(client: Client, target: Target, vera: User, name: str) -> None:
     client.force_login(vera)
     before = state()
@@ -134,5 +161,9 @@ def state() -> tuple[object, ...]:
         list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines")),
         list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),
         list(Host.objects.values_list("pk", "enabled")),
+        list(ConsoleSession.objects.values_list("pk", "mode", "end_ordered_by", "ended_at", "asked_at")),
+        list(ScreenControl.objects.values_list("machine", "user")),
+        list(ScreenBan.objects.values_list("machine", "user", "until")),
+        list(ConsoleLink.objects.values_list("pk", "revoked_at")),
         Event.objects.count(),
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from portal.accounts.models import User
+from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.jobs.models import Job
 from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status, Task
@@ -44,6 +48,10 @@ PAGES = [
     ("operator", "/audit/"),
     ("operator", "/audit/?q=person"),
     ("operator", "/audit/?area=machine"),
+    ("operator", "/sessions/"),
+    ("operator", "/sessions/?state=ended"),
+    ("operator", "/sessions/?q=person&mode=control"),
+    ("operator", "/machines/{machine}/screen/people/"),
     ("operator", "/projects/"),
     ("operator", "/projects/{project}/"),
     ("operator", "/images/"),
@@ -52,6 +60,7 @@ PAGES = [
     ("member", "/machines/?status=running"),
     ("member", "/machines/{machine}/"),
     ("member", "/machines/new/"),
+    ("member", "/machines/{machine}/screen/people/"),
     ("member", "/jobs/"),
     ("member", "/projects/"),
     ("member", "/projects/{project}/"),
@@ -97,8 +106,32 @@ def _one_of_each(estate: Estate) -> None:
     Job.objects.filter(pk=done[0]).update(status="failed")
 
 
+def _people_at(estate: Estate, machine: Machine) -> None:
+    """More of them where there is more of everything: at least one who controls, one who asks, one link."""
+    ConsoleSession.objects.filter(machine=machine).delete()
+    for user in [*estate.people[machine.project_id], estate.operator]:
+        for _tab in range(1 + len(estate.machines) // 100):
+            ConsoleSession.objects.create(
+                user=user, user_name=user.username, machine=machine, machine_name=machine.name, mode="control"
+            )
+            ConsoleLink.objects.create(
+                machine=machine,
+                created_by=user,
+                mode="view",
+                token_hash=uuid4().hex,
+                expires_at=timezone.now() + dt.timedelta(days=1),
+            )
+    ScreenControl.objects.update_or_create(machine=machine, defaults={"user": user, "since": timezone.now()})
+    ScreenBan.objects.update_or_create(
+        machine=machine, user=user, defaults={"until": timezone.now() + dt.timedelta(days=1)}
+    )
+    ended = ConsoleSession.objects.filter(ended_at__lt=timezone.now())[:60].values("pk")
+    ConsoleSession.objects.filter(pk__in=[row["pk"] for row in ended]).update(ended_at=timezone.now())
+
+
 def _cost(estate: Estate, who: str, path: str) -> int:
     machine = estate.machines[0]
+    _people_at(estate, machine)
     client = Client()
     client.force_login(User.objects.get(pk=getattr(estate, who).pk))
     path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk)

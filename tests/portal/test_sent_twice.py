@@ -5,6 +5,7 @@ An address that takes POST and is not told of here fails the first test.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from django.urls import reverse
 
 from portal.accounts.models import Membership, Project, SshKey, User
 from portal.accounts.permissions import Role
+from portal.console.models import ConsoleSession
+from portal.console.selectors import Target
+from portal.console.services import begin_session, remove_person, share
+from portal.console.tickets import Mode
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.images.models import ImageVersion
 from portal.jobs import services as jobs
@@ -31,7 +36,12 @@ from tests.portal.test_every_url import ALL
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
 PORTAL = ("accounts", "audit", "console", "hosts", "images", "jobs", "machines")
 # Asking for these is itself what is done: each look is written down, each ticket is for one use.
-EACH_COUNTS = {"machines:secret": {"audit.Event"}, "console:ticket": set[str]()}
+EACH_COUNTS = {
+    "machines:secret": {"audit.Event"},
+    "console:ticket": set[str](),
+    "console:link-new": {"audit.Event", "console.ConsoleLink"},
+    "sessions:watch": {"audit.Event"},
+}
 
 
 @dataclass
@@ -137,6 +147,34 @@ def _image(scene: Scene) -> object:
     return scene.version.image_id
 
 
+def _at_the_screen(*people: str) -> Callable[[Scene], object]:
+    """The first of them controls it."""
+
+    def come(scene: Scene) -> object:
+        for name in people:
+            begin_session(
+                Target(getattr(scene, name), scene.machine, "", ""), number=uuid4(), mode=Mode.CONTROL, request_ip=None
+            )
+        return scene.machine.pk
+
+    return come
+
+
+def _removed(scene: Scene) -> object:
+    remove_person(scene.machine, actor=scene.operator, person=scene.bob)
+    return scene.machine.pk
+
+
+def _link(scene: Scene) -> dict[str, object]:
+    link, _token = share(scene.machine, actor=scene.alice, mode=Mode.VIEW, lifetime=dt.timedelta(hours=1))
+    return {"link": link.pk}
+
+
+def _session(scene: Scene) -> object:
+    _at_the_screen("bob")(scene)
+    return ConsoleSession.objects.get().pk
+
+
 OFF = PowerState.SHUT_OFF
 REQUESTS: dict[str, Request] = {
     "accounts:logout": Request(),
@@ -152,6 +190,14 @@ REQUESTS: dict[str, Request] = {
     ),
     "accounts:member-role": Request(_membership, lambda _: {"role": Role.OWNER}),
     "accounts:member-remove": Request(_membership),
+    "console:take": Request(_at_the_screen("bob", "operator"), by="operator"),
+    "console:ask": Request(_at_the_screen("bob", "alice")),
+    "console:give": Request(_at_the_screen("alice", "bob"), lambda scene: {"person": scene.bob.pk}, by="operator"),
+    "console:release": Request(_at_the_screen("alice")),
+    "console:remove": Request(_at_the_screen("bob"), lambda scene: {"person": scene.bob.pk}),
+    "console:let-in": Request(_removed, lambda scene: {"person": scene.bob.pk}),
+    "console:link-new": Request(_machine(), lambda _: {"mode": "control", "lifetime": "1h"}),
+    "console:link-revoke": Request(_machine(), _link),
     "console:ticket": Request(_machine(console_secret=seal("secret12"))),
     "console:selftest-steps": Request(_machine(console_secret=seal("secret12"))),
     "hosts:enable": Request(lambda scene: scene.host.pk, lambda _: {"enabled": "no"}, by="operator"),
@@ -164,6 +210,8 @@ REQUESTS: dict[str, Request] = {
     "hosts:remove-copy": Request(
         lambda scene: scene.difference(DifferenceKind.ELSEWHERE, of_machine=True), by="operator"
     ),
+    "sessions:end": Request(_session, by="operator"),
+    "sessions:watch": Request(_session, by="operator"),
     "images:upload": Request(form=_upload, by="operator"),
     "images:build": Request(_image, by="operator"),
     "images:delete-version": Request(_unused_version, by="operator"),

@@ -30,6 +30,12 @@ function concerns(element, topics) {
   return element.dataset.live.split(/\s+/).some((topic) => topics.has(topic));
 }
 
+/** What a morph leaves alone (data-keep, base/morph.js) does not come along with what is around it. */
+function comesWith(outer, element) {
+  const kept = element.closest("[data-keep]");
+  return outer.contains(element) && !(kept && kept !== outer && outer.contains(kept));
+}
+
 /** How long until the element may be refreshed again. */
 function wait(key) {
   const rested = (lastRefresh.get(key) ?? -LONGEST_REST_MS) + (rests.get(key) ?? REST_MS);
@@ -44,7 +50,7 @@ export function refresh(topics, atOnce = false) {
   const hit = [...document.querySelectorAll("[data-live][hx-get]")].filter((element) => concerns(element, wanted));
   const soon = hit.filter((element) => wait(keyOf(element)) <= SOON_MS);
   for (const element of hit) {
-    if (!soon.some((other) => other !== element && other.contains(element))) {
+    if (!soon.some((other) => other !== element && comesWith(other, element))) {
       plan(keyOf(element), atOnce);
     }
   }

@@ -25,6 +25,8 @@ Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => {
   }
   return !(name === "checked" && node.matches("input[type=radio], input[type=checkbox]"));
 };
+// What is shown only once stays until the page is left.
+Idiomorph.defaults.callbacks.beforeNodeRemoved = (node) => !(node instanceof Element && "stay" in node.dataset);
 Idiomorph.defaults.callbacks.beforeNodeMorphed = (old, fresh) => {
   if (!(old instanceof Element) || !(fresh instanceof Element)) {
     return true;

@@ -10,6 +10,8 @@ const FAILURES = {
   "ticket/unavailable": () => gettext("The portal is short of a part that it needs. The screen comes back by itself."),
   revoked: () => gettext("Your access to this screen has ended. Ask the project's owner if you still need it."),
   "revoked/signed-out": () => gettext("You are signed out. Sign in again to see the screen."),
+  "revoked/kicked": () => gettext("You were removed from this screen. Who did so can let you back in."),
+  "revoked/ended-by-operator": () => gettext("An operator ended this session. Try again if you still need the screen."),
   "limit/user": () => gettext("You have too many screens open. Close one, then try again."),
   "limit/machine": () => gettext("Too many people have this screen open. Try again when one has left."),
   limit: () => gettext("The portal has too many screens open. Try again in a while."),
@@ -80,7 +82,7 @@ export function describe(state, { step, reason, message } = {}) {
   }
   const known = FAILURES[`${step}/${reason}`] ?? FAILURES[step] ?? FAILURES.ended;
   // The portal's own words for a refusal are the more exact ones; they are set as text, never as markup.
-  return step === "permission" && message ? message : known();
+  return (step === "permission" || reason === "kicked") && message ? message : known();
 }
 
 /** What to do about a step that fails while the way is tested. */
@@ -106,7 +108,6 @@ export function screenLabel(machine) {
 export const actionRefused = () => gettext("The machine could not be started. Look at its page for the reason.");
 export const starting = () => gettext("The machine is starting. The screen comes by itself.");
 export const lineIsSlow = () => gettext("No answer from the machine's screen…");
-export const othersControl = (holder) => gettext("%s controls this screen").replace("%s", () => holder);
 export const keysGoThere = () =>
   gettext("Full screen: Alt+Tab, Esc and the like go to the machine. Hold Esc to leave.");
 export const keysStayHere = () =>

@@ -6,7 +6,6 @@ import {
   actionRefused,
   describe,
   lineIsSlow,
-  othersControl,
   starting,
   technicalDetail,
   whereItStopped,
@@ -187,9 +186,9 @@ export class View {
   }
 
   /** Somebody else has taken or given back the keyboard; `holder` is a person's name, so it is set as text. */
-  _controlChanged({ controls, holder }) {
+  /** Who controls instead is said by the list of people, which sends this. */
+  _controlChanged({ controls }) {
     this._othersControl = !controls;
-    this._write("[data-console-holder]", !controls && holder ? othersControl(holder) : "");
     this._applyInput();
   }
 

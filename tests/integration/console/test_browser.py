@@ -727,20 +727,16 @@ def test_a_held_modifier_goes_with_the_next_key_and_is_let_go_after_it(
         expect(ctrl).to_have_attribute("aria-pressed", "false")
 
 
-def test_who_has_no_control_cannot_type_and_sees_who_has(
-    tab: Callable[..., Page], server: PageServer, socket_path: str
-) -> None:
+def test_who_has_no_control_cannot_type(tab: Callable[..., Page], server: PageServer, socket_path: str) -> None:
     with running_qemu(socket_path, SECRET):
         page = live(tab())
         page.evaluate(CONTROL, {"controls": False, "holder": "<b>bob</b>"})
-        expect(page.locator("[data-console-holder]")).to_have_text("<b>bob</b> controls this screen")
         page.locator("[data-console-handle]").click()
         expect(page.get_by_role("button", name="Ctrl+Alt+Del")).to_be_disabled()
         page.locator("[data-console-stage] canvas").focus()
         page.keyboard.press("x")
         page.evaluate(CONTROL, {"controls": True, "holder": ""})
         expect(page.get_by_role("button", name="Ctrl+Alt+Del")).to_be_enabled()
-        expect(page.locator("[data-console-holder]")).to_be_hidden()
         page.locator("[data-console-stage] canvas").focus()
         page.keyboard.press("y")
         wait_until(page, lambda: bool(keys(server)))

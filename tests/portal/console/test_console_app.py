@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import logging
 import time
@@ -17,14 +18,15 @@ from asgiref.sync import async_to_sync
 from channels.db import database_sync_to_async
 from django.contrib.sessions.models import Session
 from django.test import Client
+from django.utils import timezone
 from pytest_django import Settings
 
 from portal.accounts.models import Membership, User
 from portal.accounts.permissions import Role
 from portal.audit.models import Event
-from portal.console import tickets
+from portal.console import control, services, tickets
 from portal.console.consumers import console_app
-from portal.console.models import ConsoleSession
+from portal.console.models import ConsoleLink, ConsoleSession, ScreenControl
 from portal.console.tickets import SUBPROTOCOL_PREFIX, Claim, Mode
 from portal.lib.secrets import seal
 from portal.machines.models import Machine
@@ -352,6 +354,115 @@ def test_a_live_session_ends_within_two_seconds_of_the_loss(
 
     play(scene)
     assert ConsoleSession.objects.get().ended_at is not None
+
+
+ORDERS: dict[str, tuple[Callable[[Machine, User, User], object], str]] = {
+    "removed by an owner": (
+        lambda machine, alice, bob: services.remove_person(machine, actor=alice, person=bob),
+        "kicked",
+    ),
+    "ended by an operator": (
+        lambda _machine, alice, _bob: services.order_end(ConsoleSession.objects.get(), actor=alice),
+        "ended-by-operator",
+    ),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_live_session_ends_within_two_seconds_when_somebody_says_so(
+    alice: User, bob: User, screen: Machine, sit_down: Callable[[User], Person], order: str
+) -> None:
+    person = sit_down(bob)
+    give, reason = ORDERS[order]
+
+    async def scene() -> None:
+        async with qemu(screen.console_socket):
+            tab = Tab(person, SUBPROTOCOL_PREFIX + person.ticket(screen))
+            await tab.open()
+            await tab.greet()
+            told_at = time.monotonic()
+            await in_db(lambda: give(screen, alice, bob))
+            assert await tab.closed() == {"step": "revoked", "reason": reason, "code": 4408}
+            assert time.monotonic() - told_at < 2
+
+    play(scene)
+    assert ConsoleSession.objects.get().ended_reason == reason
+
+
+# What ends a link's grant, and what then becomes of a viewer who controls by it: the reason, or None for watching on.
+GRANT_ENDS: dict[str, tuple[Callable[[User], object], str | None]] = {
+    "revoked": (lambda _vera: ConsoleLink.objects.update(revoked_at=timezone.now()), None),
+    "expired": (lambda _vera: ConsoleLink.objects.update(expires_at=timezone.now()), None),
+    "membership lost": (lambda vera: Membership.objects.filter(user=vera).delete(), "not-found"),
+}
+
+
+@pytest.mark.parametrize("end", GRANT_ENDS)
+def test_who_controls_by_a_link_types_no_more_within_two_seconds_of_its_end(
+    alice: User, vera: User, screen: Machine, sit_down: Callable[[User], Person], end: str
+) -> None:
+    person = sit_down(vera)
+    end_it, reason = GRANT_ENDS[end]
+    _link, token = services.share(screen, actor=alice, mode=Mode.CONTROL, lifetime=dt.timedelta(hours=1))
+    services.open_link(token, actor=vera)
+
+    async def scene() -> None:
+        async with qemu(screen.console_socket) as heard:
+            tab = Tab(person, SUBPROTOCOL_PREFIX + person.ticket(screen))
+            await tab.open()
+            await tab.greet()
+            await tab.socket.send_to(bytes_data=KEY)
+            await tab.until(HANDSHAKE + 1)
+            assert bytes(heard) == KEY
+            ended_at = time.monotonic()
+            await in_db(lambda: end_it(vera))
+            if reason:
+                assert (await tab.closed())["reason"] == reason
+            else:
+                while await in_db(lambda: ConsoleSession.objects.get().mode) != Mode.VIEW:
+                    assert time.monotonic() - ended_at < 2
+                    await asyncio.sleep(0.05)
+                typed = len(heard)
+                await tab.socket.send_to(bytes_data=KEY * 20 + UPDATE)
+                await tab.until(HANDSHAKE + 2)
+                assert bytes(heard[typed:]) == UPDATE
+                await tab.leave()
+            assert time.monotonic() - ended_at < 2
+
+    play(scene)
+    assert ScreenControl.objects.get().user is None
+
+
+def test_of_two_people_only_who_controls_types_and_handing_over_turns_it_round(
+    alice: User, bob: User, screen: Machine, sit_down: Callable[[User], Person]
+) -> None:
+    """From the first message on: the second person's keys never reach the machine, not even in the first second."""
+    first, second = sit_down(alice), sit_down(bob)
+
+    async def scene() -> None:
+        async with qemu(screen.console_socket) as heard:
+            alices, bobs = (Tab(one, SUBPROTOCOL_PREFIX + one.ticket(screen)) for one in (first, second))
+            for tab in (alices, bobs):
+                await tab.open()
+                await tab.greet()
+            await bobs.socket.send_to(bytes_data=KEY * 20 + UPDATE)
+            await bobs.until(HANDSHAKE + 1)
+            assert bytes(heard) == UPDATE
+            handed_at = time.monotonic()
+            await in_db(lambda: control.give(screen, actor=alice, person=bob))
+            while KEY not in bytes(heard):
+                assert time.monotonic() - handed_at < 2
+                await bobs.socket.send_to(bytes_data=KEY)
+                await asyncio.sleep(0.05)
+            heard.clear()
+            await alices.socket.send_to(bytes_data=KEY * 20 + UPDATE)
+            await alices.until(HANDSHAKE + 1)
+            assert UPDATE in bytes(heard)
+            assert heard.count(KEY) < 20, "only bob's last keys may be among them"
+            await alices.leave()
+            await bobs.leave()
+
+    play(scene)
 
 
 def test_a_machine_that_was_stopped_and_started_has_another_display(

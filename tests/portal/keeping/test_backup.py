@@ -21,7 +21,7 @@ from tests.portal.keeping.conftest import Make, Saved
 from tests.portal.keeping.installation import ROOT, Installation, rows_in
 
 # A restore adds to the trail that it was done, and ends what cannot hold.
-CHANGED_BY_RESTORE = {"audit.event", "jobs.job", "console.consolesession"}
+CHANGED_BY_RESTORE = {"audit.event", "jobs.job", "console.consolesession", "console.screencontrol"}
 OLD_KEY, NEW_KEY = "old-key-" + "0123456789abcdef" * 4, "new-key-" + "fedcba9876543210" * 4
 
 
@@ -74,12 +74,14 @@ def test_what_was_going_on_then_ends(make: Make, engine: str, tmp_path: Path) ->
     there.manage("restore", str(tmp_path / "casement.zip"))
     state = there.shell(
         "from portal.jobs.models import Job\nfrom portal.jobs.services import seconds_left, take_lease\n"
-        "from portal.console.models import ConsoleSession\nfrom django.contrib.sessions.models import Session\n"
+        "from portal.console.models import ConsoleSession, ScreenControl\n"
+        "from django.contrib.sessions.models import Session\n"
         "print(set(Job.objects.values_list('status', 'lease_owner')), take_lease(Job.objects.first().pk, owner='me') "
         "is not None, min(map(seconds_left, Job.objects.all())) > 0, "
-        "ConsoleSession.objects.filter(ended_at=None).count(), Session.objects.count())"
+        "ConsoleSession.objects.filter(ended_at=None).count(), Session.objects.count(), "
+        "ScreenControl.objects.exclude(user=None).count())"
     )
-    assert state == "{('waiting', '')} True True 0 0"
+    assert state == "{('waiting', '')} True True 0 0 0"
 
 
 def test_an_older_backup_is_migrated_forward(make: Make, engine: str, tmp_path: Path) -> None:
