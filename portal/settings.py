@@ -50,6 +50,7 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[f"{_url.scheme}
 FORCE_SCRIPT_NAME = _url.path or None
 # Only set where a proxy in front is known to overwrite the header: a header that anyone can send is no proof.
 TRUST_PROXY = env.bool("TRUST_PROXY", default=False)
+FORWARDED_ALLOW_IPS = env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1"])
 if TRUST_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
@@ -58,8 +59,8 @@ SESSION_COOKIE_NAME = "casement_session"
 CSRF_COOKIE_NAME = "casement_csrf"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = False  # htmx and the console send the token in a header, so scripts of ours must read it.
-# Only for a gateway on another host than the portal's: the parent domain of both, so that the browser brings the session
-# there, too. Every other host below that domain then gets the session as well, so it must hold nobody else's.
+# Only for a gateway on another host than the portal's: the parent domain of both, so that the browser brings the
+# session there, too. Every other host below that domain then gets it as well, so there must be nobody else's.
 SESSION_COOKIE_DOMAIN = env.str("SESSION_COOKIE_DOMAIN", default="") or None
 SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=0)
 SECURE_REFERRER_POLICY = "same-origin"
@@ -227,11 +228,10 @@ CONSOLE_MAX_SESSIONS_PER_USER = env.int("CONSOLE_MAX_SESSIONS_PER_USER", default
 CONSOLE_MAX_SESSIONS_PER_MACHINE = env.int("CONSOLE_MAX_SESSIONS_PER_MACHINE", default=20)
 CONSOLE_MAX_SESSIONS_PER_PROCESS = env.int("CONSOLE_MAX_SESSIONS_PER_PROCESS", default=500)
 
-# Where browsers open a screen's WebSocket. Empty: here, on the portal's own port. Else the gateway's whole address, such as
-# wss://desktops.example.org:8443/. The gateway lets in by the session cookie. A browser brings that to the very host that
-# set it, on any port; SameSite=Lax does not stop it, since a site has no port and takes in all hosts of a domain.
+# Where browsers open a screen's WebSocket. Empty: here, on the portal's own port. Else the gateway's whole address, as
+# in wss://desktops.example.org:8443/. The gateway lets in by the session cookie. A browser brings that to the very host
+# that set it, on any port; SameSite=Lax does not stop it, since a site has no port and takes in all hosts of a domain.
 CONSOLE_GATEWAY_URL = env.str("CONSOLE_GATEWAY_URL", default="")
-FORWARDED_ALLOW_IPS = env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1"])
 if CONSOLE_GATEWAY_URL:
     _gateway = urlsplit(CONSOLE_GATEWAY_URL)
     if _gateway.scheme not in {"ws", "wss"} or not _gateway.hostname or _gateway.username or _gateway.query:
@@ -248,8 +248,8 @@ if CONSOLE_GATEWAY_URL:
         _domain and all(f".{host}".endswith(f".{_domain}") for host in (_gateway.hostname, _url.hostname))
     ):
         raise ImproperlyConfigured(
-            f"The session never gets from {_url.hostname} to the gateway on {_gateway.hostname}: put CONSOLE_GATEWAY_URL on "
-            f"another port of {_url.hostname}, or set SESSION_COOKIE_DOMAIN to the domain that both belong to."
+            f"The session never gets from {_url.hostname} to {_gateway.hostname}: put CONSOLE_GATEWAY_URL on another "
+            f"port of {_url.hostname}, or set SESSION_COOKIE_DOMAIN to the domain that both belong to."
         )
     CONTENT_SECURITY_POLICY["DIRECTIVES"]["connect-src"].append(f"{_gateway.scheme}://{_gateway.netloc}")
 

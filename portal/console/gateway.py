@@ -178,10 +178,9 @@ class Door(ProxyRequestHandler):  # type: ignore[misc]  # websockify has no anno
     def _client_ip(self) -> str | None:
         """The peer's; that of the browser behind it where the peer is a proxy whose word counts."""
         peer = str(self.client_address[0])
-        trusted = settings.FORWARDED_ALLOW_IPS
         seen = [part.strip() for line in self._all("X-Forwarded-For") for part in line.split(",")]
         for address in [peer, *reversed(seen)] if settings.TRUST_PROXY else [peer]:
-            if address not in trusted:
+            if not _is_proxy(address):
                 return _address(address)
         return _address(peer)
 
@@ -191,6 +190,16 @@ def _address(text: str) -> str | None:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return None
+
+
+def _is_proxy(address: str) -> bool:
+    """Whether it is one of those that the settings name: addresses, networks, or "*" for whoever connects."""
+    named = settings.FORWARDED_ALLOW_IPS
+    try:
+        one = ipaddress.ip_address(address)
+        return "*" in named or any(one in ipaddress.ip_network(network, strict=False) for network in named)
+    except ValueError:
+        return False
 
 
 class Session:
