@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 from django.conf import settings as django_settings
 
 from portal.accounts.models import User
+from portal.console.models import ConsoleSession
 from portal.console.tickets import SUBPROTOCOL_PREFIX
 from portal.lib.secrets import seal
 from portal.machines.models import Machine
@@ -54,10 +55,16 @@ class Door:
     webs: list[Web]
     pid: int
     log_dir: Path
+    wires: list[Wire] = field(default_factory=list)
 
     @property
-    def origin(self) -> str:
-        return f"http://localhost:{self.webs[0].port}"
+    def ports(self) -> list[int]:
+        """All that may be knocked at."""
+        return [web.port for web in self.webs] if self.name == "portal" else [self.port]
+
+    def origin(self, port: int) -> str:
+        """That of the pages that open this port."""
+        return f"http://localhost:{port if self.name == 'portal' else self.webs[0].port}"
 
     def grant(self, person: Person, machine: Machine, *, mode: str = "control", web: int = 0) -> dict[str, str]:
         """What the ticket's page answers, which must be good."""
@@ -72,6 +79,11 @@ class Door:
         with contextlib.closing(connection):
             return request(connection, path, cookie=person.cookie, form=form)
 
+    def wire(self, port: int | None = None) -> Wire:
+        """A bare connection, which is closed with the test at the latest."""
+        self.wires.append(Wire(port or self.port))
+        return self.wires[-1]
+
     def knock(
         self,
         cookie: str = "",
@@ -82,11 +94,12 @@ class Door:
         target: str | None = None,
     ) -> Wire:
         """A WebSocket request; its answer is in `status`."""
-        wire = Wire(port or self.port)
-        headers = [("Host", f"localhost:{self.port}"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        port = port or self.port
+        wire = self.wire(port)
+        headers = [("Host", f"localhost:{port}"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
         headers += [("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("Sec-WebSocket-Version", "13")]
         headers += [("Sec-WebSocket-Protocol", ", ".join(["binary", *subprotocols]))]
-        headers += [("Origin", origin) for origin in (origins if origins is not None else (self.origin,))]
+        headers += [("Origin", origin) for origin in (origins if origins is not None else (self.origin(port),))]
         headers += [("Cookie", cookie)] if cookie else []
         wire.ask(target or self.path, headers, behind=behind)
         return wire
@@ -183,9 +196,13 @@ def _wait_for_gateway(port: int) -> None:
 
 
 @pytest.fixture(params=["portal", "gateway"])
-def door(request: pytest.FixtureRequest, transactional_db: None, redis_db: str) -> Door:
+def door(request: pytest.FixtureRequest, transactional_db: None, redis_db: str) -> Iterator[Door]:
     chosen: Door = request.getfixturevalue(f"{request.param}_door")
-    return chosen
+    yield chosen
+    while chosen.wires:
+        chosen.wires.pop().socket.close()
+    # The next test begins with empty tables and an empty Redis, so nothing of this one may still be on its way there.
+    eventually(lambda: not ConsoleSession.objects.filter(ended_at=None).exists())
 
 
 @pytest.fixture

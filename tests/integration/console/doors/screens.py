@@ -42,7 +42,9 @@ class Heard(bytearray):
 
 
 @contextmanager
-def qemu(path: str, after: Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]] | None = None) -> Iterator[Heard]:
+def qemu(
+    path: str, after: Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]] | None = None
+) -> Iterator[Heard]:
     """A display that answers each piece with one byte; `after` is done once its handshake is over."""
     heard = Heard()
 

@@ -1,4 +1,4 @@
-"""A WebSocket of the tests' own, down to the bytes: half frames, huge frames, unmasked ones, and a reader that stops."""
+"""A WebSocket of the tests' own, down to the bytes: half frames, huge ones, unmasked ones, and a reader that stops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ GREETING: Final = b"RFB 003.008\n\x01\x01"
 PATIENCE_S: Final = 20.0
 
 
-def frame(data: bytes, opcode: int = BINARY, *, fin: bool = True, masked: bool = True, length: int | None = None) -> bytes:
+def frame(
+    data: bytes, opcode: int = BINARY, *, fin: bool = True, masked: bool = True, length: int | None = None
+) -> bytes:
     """One frame. `length` is what its header says, when that is not the truth."""
     size = len(data) if length is None else length
     bit = 0x80 if masked else 0
