@@ -30,11 +30,10 @@ from websockify.websocketproxy import ProxyRequestHandler, WebSocketProxy
 
 from portal.console import limits, tickets
 from portal.console.admission import Admitted, Refused, admit, depart, renew, standings
-from portal.console.gateway_display import Display, open_display_blocking
 from portal.console.gateway_stream import BrowserSocket, Conversation
 from portal.console.origins import is_ours
 from portal.console.relay import HANDSHAKE_DEADLINE, Ended, Step
-from portal.console.rfb import ClientStream, DisplayError, HandshakeReader, greet_browser
+from portal.console.rfb import ClientStream, DisplayError, ServerInit, open_display_blocking
 from portal.console.tickets import Mode
 from portal.console.watch import UNCHECKED, WATCH_S
 from portal.lib import log
@@ -237,23 +236,19 @@ class Session:
         return ended
 
     def _relayed(self, admitted: Admitted) -> Ended:
-        display = _connect(admitted)
+        display, init, said = _connect(admitted)
         stream = ClientStream(admitted.claim.mode is Mode.VIEW)
         self._watch = Watch(admitted, stream, self._server.parent, self._waker)
         self._watch.start()
         started = time.monotonic()
         talk = Conversation(self._browser, stream, self._wake, self._verdict)
         try:
-            ended = self._talk(talk, display, admitted.target.machine.name)
+            failed = talk.greet(init, admitted.target.machine.name, deadline_s=HANDSHAKE_DEADLINE)
+            ended = failed or talk.stream(display, said)
         finally:
             self._watch.stop()
-            display.socket.close()
+            display.close()
         return Ended(ended.step, ended.reason, talk.up, talk.down, time.monotonic() - started)
-
-    def _talk(self, talk: Conversation, display: Display, name: str) -> Ended:
-        reader = HandshakeReader(talk.receive)
-        failed = talk.play(greet_browser(reader, talk.send, display.init, name), HANDSHAKE_DEADLINE)
-        return failed or talk.stream(display.socket, reader.rest())
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Only noted here: the signal may come in the middle of anything."""
@@ -265,7 +260,7 @@ class Session:
         return self._watch.ended if self._watch else None
 
 
-def _connect(admitted: Admitted) -> Display:
+def _connect(admitted: Admitted) -> tuple[Listener, ServerInit, bytes]:
     try:
         return open_display_blocking(admitted.target.socket_path, admitted.target.secret)
     except DisplayError as error:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 from websockify.websocket import WebSocketWantReadError, WebSocketWantWriteError
 from websockify.websockifyserver import CompatibleWebSocket
 
 from portal.console.relay import MAX_FRAME, STALL_DEADLINE, BrowserGone, Ended, Step
-from portal.console.rfb import READ_SIZE, ClientError, ClientStream
+from portal.console.rfb import READ_SIZE, ClientError, ClientStream, ServerInit, greet_browser_blocking
 from portal.console.websocket import CLOSE_CODES, CLOSE_DEADLINE
 
 SUBPROTOCOL: Final = "binary"
@@ -29,6 +30,7 @@ PING_S: Final = 20.0
 PING_DEADLINE: Final = 140.0  # 20 s until the ping goes out and 120 s for its answer, as at the other door.
 LOOK_S: Final = 1.0
 MAX_CONTROL: Final = 125
+_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _TEXT: Final = 0x1
 _BINARY: Final = 0x2
 _CLOSE: Final = 0x8
@@ -172,24 +174,28 @@ class Conversation:
         self._heard_at = self._moved_at = time.monotonic()
         self._ping_at = self._moved_at + PING_S
         self._deadline = 0.0
+        self._early = b""
         self._for_display = b""
+        self._held: Callable[[], int] = int
         self.up = 0
         self.down = 0
 
-    # --- the handshake, for `greet_browser`: each waits by itself, so the coroutine is never suspended ---
+    # --- the handshake ---
 
-    def play(self, handshake: Coroutine[Any, Any, None], deadline_s: float) -> Ended | None:
-        """Run the browser's handshake; an Ended when it fails or is cut off."""
+    def greet(self, init: ServerInit, name: str, *, deadline_s: float) -> Ended | None:
+        """Play the server's part; an Ended when the browser fails in its own, or is too slow."""
         self._deadline = time.monotonic() + deadline_s
         try:
-            handshake.send(None)
-        except StopIteration:
-            return None
+            self._early = greet_browser_blocking(self._receive, self._send, init, name)
         except _CutOff as cut:
             return cut.ended
-        raise RuntimeError("a handshake that blocks does not suspend")
+        except ClientError as error:
+            return Ended(Step.ENDED, f"browser-{error.reason}")
+        except BrowserGone:
+            return Ended(Step.ENDED, "browser-gone")
+        return None
 
-    async def receive(self) -> bytes | None:
+    def _receive(self) -> bytes | None:
         while True:
             if not self._browser.early:
                 self._await_browser(writing=False)
@@ -199,7 +205,7 @@ class Conversation:
             if self._browser.has_left:
                 return None
 
-    async def send(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         self._browser.offer(data)
         while self._browser.is_waiting:
             self._await_browser(writing=True)
@@ -220,10 +226,14 @@ class Conversation:
 
     # --- the stream ---
 
-    def stream(self, display: socket.socket, early: bytes) -> Ended:
-        """Both directions until one ends. `early` is what the browser said behind its handshake."""
+    def stream(self, display: socket.socket, said: bytes) -> Ended:
+        """Both directions until one ends. `said` is what the display has said behind its handshake."""
+        display.setblocking(False)
+        self._held = getattr(display, "pending", int)  # TLS holds bytes that the kernel knows nothing of any more.
         try:
-            self._towards_display(display, early)
+            if said:
+                self._to_browser(said)
+            self._towards_display(display, self._early)
             while True:
                 ended = self._turn(display)
                 if ended is not None:
@@ -243,8 +253,8 @@ class Conversation:
         # A side is read only while nothing waits for the other one: that is the back-pressure.
         (writes if browser.is_waiting else reads).append(browser if browser.is_waiting else display)
         (writes if self._for_display else reads).append(display if self._for_display else browser)
-        ins, outs, _ = select.select(reads, writes, [], LOOK_S)
-        if display in ins and not self._towards_browser(display):
+        ins, outs, _ = select.select(reads, writes, [], 0 if self._held() else LOOK_S)
+        if (display in ins or (display in reads and self._held())) and not self._towards_browser(display):
             return Ended(Step.ENDED, "display-closed")
         if browser in outs:
             browser.push()
@@ -265,12 +275,15 @@ class Conversation:
         """Untouched, as much as has come, one message for each read. False when there will be no more."""
         try:
             data = display.recv(READ_SIZE)
-        except BlockingIOError:
+        except _NOT_NOW:
             return True
         if data:
-            self.down += len(data)
-            self._browser.offer(data)
+            self._to_browser(data)
         return bool(data)
+
+    def _to_browser(self, data: bytes) -> None:
+        self.down += len(data)
+        self._browser.offer(data)
 
     def _towards_display(self, display: socket.socket, data: bytes) -> None:
         """Filter what the browser said; send as much as there is room for."""
@@ -279,7 +292,7 @@ class Conversation:
         if self._for_display:
             try:
                 sent = display.send(self._for_display)
-            except BlockingIOError:
+            except _NOT_NOW:
                 return
             self._for_display = self._for_display[sent:]
 

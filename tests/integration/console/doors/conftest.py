@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.conf import settings as django_settings
@@ -231,6 +232,17 @@ def eventually(condition: Callable[[], object], patience: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
+
+
+def copy_of(machine: Machine, number: int, **values: object) -> Machine:
+    """Another machine like it, on the same display unless `values` name one."""
+    row = Machine.objects.get(pk=machine.pk)
+    row.pk, row.request_key, row._state.adding = uuid4(), uuid4(), True
+    own = {"name": f"copy-{number}", "mac": f"52:54:00:00:01:{number:02x}", **values}
+    for name, value in own.items():
+        setattr(row, name, value)
+    row.save()
+    return row
 
 
 def session_key(person: Person) -> str:

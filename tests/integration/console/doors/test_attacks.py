@@ -24,7 +24,7 @@ from portal.lib.secrets import seal
 from portal.machines.models import Machine
 from tests.conftest import Membership
 from tests.integration.console.doors.causes import LOSSES
-from tests.integration.console.doors.conftest import HANDSHAKE, LIMITS, Door, Person, eventually, session_key
+from tests.integration.console.doors.conftest import HANDSHAKE, LIMITS, Door, Person, copy_of, eventually, session_key
 from tests.integration.console.doors.screens import SECRET, display, qemu
 from tests.integration.console.doors.wire import GREETING, Closed, Wire
 from tests.portal.console.displays import PIXEL_FORMAT
@@ -209,22 +209,11 @@ def test_a_display_that_is_not_there_is_the_hosts_fault(
 # --- row 8: how many -----------------------------------------------------------------------------------------------
 
 
-def copies(machine: Machine, count: int, **values: Any) -> list[Machine]:
-    """More machines like it, on the same display."""
-    made = []
-    for number in range(count):
-        row = Machine.objects.get(pk=machine.pk)
-        row.pk, row.name, row.mac, row._state.adding = uuid4(), f"copy-{number}", f"52:54:00:00:01:{number:02x}", True
-        row.save()
-        made.append(row)
-    return made
-
-
 @pytest.mark.parametrize("limit", LIMITS)
 def test_one_screen_too_many_is_refused_in_words(
     door: Door, alice: User, make_user: Callable[..., User], screen: Machine, sit_down: SitDown, limit: str
 ) -> None:
-    machines = [screen, *copies(screen, 9)]
+    machines = [screen, *(copy_of(screen, number) for number in range(9))]
     people = [alice]
     for number in range(9):
         people.append(make_user(f"person-{number}"))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from uuid import uuid4
 
 import pytest
 
@@ -14,7 +13,7 @@ from portal.accounts.models import User
 from portal.console.models import ConsoleSession
 from portal.console.tickets import SUBPROTOCOL_PREFIX
 from portal.machines.models import Machine
-from tests.integration.console.doors.conftest import HANDSHAKE, Door, Person, eventually
+from tests.integration.console.doors.conftest import HANDSHAKE, Door, Person, copy_of, eventually
 from tests.integration.console.doors.screens import SECRET, display, flood, qemu
 from tests.integration.console.doors.wire import GREETING, PING, TEXT, Closed, Wire, frame
 from tests.portal.console.displays import greet, server_init
@@ -31,11 +30,7 @@ HEADROOM_KIB = 16 * MIB_KIB
 @pytest.fixture
 def other(screen: Machine, socket_paths: Callable[[], str]) -> Machine:
     """A second machine of Alice's with a display of its own."""
-    row = Machine.objects.get(pk=screen.pk)
-    row.pk, row._state.adding = uuid4(), True
-    row.name, row.mac, row.console_socket = "beakon", "52:54:00:00:02:01", socket_paths()
-    row.save()
-    return row
+    return copy_of(screen, 1, name="beakon", console_socket=socket_paths())
 
 
 def ended(machine: Machine) -> str:
@@ -65,18 +60,6 @@ def test_messages_in_pieces_of_every_kind(door: Door, alice: User, screen: Machi
         wire.until(HANDSHAKE + 1)
         wire.leave()
     assert wire.pongs == 1
-
-
-def test_what_comes_in_one_packet_with_the_request_is_not_lost(
-    door: Door, alice: User, screen: Machine, sit_down: SitDown
-) -> None:
-    person = sit_down(alice)
-    ticket = SUBPROTOCOL_PREFIX + door.grant(person, screen)["ticket"]
-    with qemu(screen.console_socket) as heard:
-        wire = door.knock(person.cookie, ticket, behind=frame(GREETING) + frame(KEY))
-        wire.until(HANDSHAKE + 1)
-        assert bytes(heard) == KEY
-        wire.leave()
 
 
 BREACHES = {
