@@ -230,6 +230,10 @@ class Session:
             ended = self._relayed(admitted)
         except Refused as refusal:
             ended = refusal.ended
+        except Exception:
+            # websockify would swallow it.
+            logger.exception("console: session %s failed", admitted.number)
+            raise
         finally:
             depart(admitted, ended)
             connections.close_all()
