@@ -17,11 +17,18 @@ from tests.integration.console.doors.conftest import Door, Person
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """`happen` brings it about; `at_the_door` and `inside` are the steps at which a session fails then."""
+    """`happen` brings it about; `at_the_door` and `inside` are the steps at which a session fails then.
+
+    A ticket that was given to a session which is no more is nobody's, or its person is signed out: doors say either.
+    """
 
     happen: Callable[[Door, Person, Machine], object]
-    at_the_door: str
+    at_the_door: frozenset[str]
     inside: str
+
+
+_NO_SESSION = frozenset({"revoked", "ticket"})
+_NO_PERMISSION = frozenset({"permission"})
 
 
 def _sign_out(door: Door, person: Person, _machine: Machine) -> None:
@@ -59,12 +66,12 @@ def _move(_door: Door, _person: Person, machine: Machine) -> None:
 
 
 LOSSES = {
-    "signed out": Loss(_sign_out, "revoked", "revoked"),
-    "disabled": Loss(_disable, "revoked", "revoked"),
-    "given another password": Loss(_change_password, "revoked", "revoked"),
-    "put out of the project": Loss(_leave_project, "permission", "revoked"),
-    "made a viewer": Loss(_become_viewer, "permission", "revoked"),
-    "left with a stopped machine": Loss(_stop, "machine-off", "machine-off"),
-    "left with a deleted machine": Loss(_delete, "permission", "revoked"),
-    "left with a machine that moved": Loss(_move, "host", "ended"),
+    "signed out": Loss(_sign_out, _NO_SESSION, "revoked"),
+    "disabled": Loss(_disable, _NO_SESSION, "revoked"),
+    "given another password": Loss(_change_password, _NO_SESSION, "revoked"),
+    "put out of the project": Loss(_leave_project, _NO_PERMISSION, "revoked"),
+    "made a viewer": Loss(_become_viewer, _NO_PERMISSION, "revoked"),
+    "left with a stopped machine": Loss(_stop, frozenset({"machine-off"}), "machine-off"),
+    "left with a deleted machine": Loss(_delete, _NO_PERMISSION, "revoked"),
+    "left with a machine that moved": Loss(_move, frozenset({"host"}), "ended"),
 }

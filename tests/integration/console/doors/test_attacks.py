@@ -144,7 +144,7 @@ def test_what_was_lost_since_the_ticket_was_given_counts(
     person = sit_down(bob)
     ticket = door.grant(person, screen)["ticket"]
     LOSSES[loss].happen(door, person, screen)
-    assert door.refused(person, SUBPROTOCOL_PREFIX + ticket).step == LOSSES[loss].at_the_door
+    assert door.refused(person, SUBPROTOCOL_PREFIX + ticket).step in LOSSES[loss].at_the_door
 
 
 def test_a_stolen_ticket_is_worth_nothing_in_another_session(
