@@ -240,9 +240,7 @@ if CONSOLE_GATEWAY_URL:
             f"without a name or a query, not {CONSOLE_GATEWAY_URL!r}."
         )
     if HTTPS and _gateway.scheme != "wss":
-        raise ImproperlyConfigured(
-            "CONSOLE_GATEWAY_URL must begin with wss://: browsers open no ws:// from https pages."
-        )
+        raise ImproperlyConfigured("CONSOLE_GATEWAY_URL must be wss://…: browsers open no ws:// from https pages.")
     _domain = (SESSION_COOKIE_DOMAIN or "").lstrip(".")
     if _gateway.hostname != _url.hostname and not (
         _domain and all(f".{host}".endswith(f".{_domain}") for host in (_gateway.hostname, _url.hostname))

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from django.urls import reverse
 
-from portal.accounts.models import User
+from portal.accounts.models import Membership, User
 from portal.accounts.permissions import Role
 from portal.audit.models import Event
 from portal.console import tickets, urls
@@ -22,7 +22,6 @@ from portal.console.models import ConsoleSession
 from portal.console.tickets import SUBPROTOCOL_PREFIX, Claim, Mode
 from portal.lib.secrets import seal
 from portal.machines.models import Machine
-from tests.conftest import Membership
 from tests.integration.console.doors.causes import LOSSES
 from tests.integration.console.doors.conftest import HANDSHAKE, LIMITS, Door, Person, copy_of, eventually, session_key
 from tests.integration.console.doors.screens import SECRET, display, qemu
@@ -62,6 +61,9 @@ def test_where_the_page_is_sent_to(door: Door, alice: User, screen: Machine, sit
     person = sit_down(alice)
     path = door.grant(person, screen)["path"]
     assert path == {"portal": "/ws/console/", "gateway": f"ws://localhost:{door.port}/screens"}[door.name]
+    policy = door.ask(person, reverse("console:screen", args=[screen.pk])).policy
+    (allowed,) = [part.split()[1:] for part in policy.split("; ") if part.startswith("connect-src ")]
+    assert allowed == {"portal": ["'self'"], "gateway": ["'self'", f"ws://localhost:{door.port}"]}[door.name]
 
 
 # --- rows 1 to 4: tickets ------------------------------------------------------------------------------------------
@@ -369,7 +371,8 @@ def test_who_may_not_see_the_machine_gets_nothing_from_any_address_of_the_consol
 ) -> None:
     address = _address(name, screen)
     nobody = Person(charlie, "")
-    for form in (None, {}):
+    forms: tuple[dict[str, object] | None, ...] = (None, {})
+    for form in forms:
         assert door.ask(sit_down(charlie), address, form).status in {403, 404, 405}
         answer = door.ask(nobody, address, form)
         assert answer.status in {401, 403, 404, 405} or answer.location.startswith("/login/")

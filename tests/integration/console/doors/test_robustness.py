@@ -124,7 +124,7 @@ def test_a_flood_of_input_waits_for_the_machine(
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await greet(reader, writer, secret=SECRET)
         writer.write(server_init())
-        reader._transport.pause_reading()  # type: ignore[attr-defined]  # the only way to stop a StreamReader
+        reader._transport.pause_reading()  # The only way to stop a StreamReader.
         await asyncio.sleep(3600)
 
     with display(screen.console_socket, deaf), qemu(other.console_socket):
