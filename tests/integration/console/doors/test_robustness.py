@@ -124,7 +124,8 @@ def test_a_flood_of_input_waits_for_the_machine(
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await greet(reader, writer, secret=SECRET)
         writer.write(server_init())
-        reader._transport.pause_reading()  # The only way to stop a StreamReader.
+        assert isinstance(writer.transport, asyncio.ReadTransport)
+        writer.transport.pause_reading()
         await asyncio.sleep(3600)
 
     with display(screen.console_socket, deaf), qemu(other.console_socket):
@@ -214,7 +215,7 @@ def test_a_display_that_says_nothing_is_given_up_and_holds_up_nobody(
         assert stuck.closed() == Closed(4503, "display", "timeout")
 
 
-def _begin(door: Door, person: Person, machine: Machine) -> Wire:  # type: ignore[no-untyped-def]
+def _begin(door: Door, person: Person, machine: Machine) -> Wire:
     wire = door.knock(person.cookie, SUBPROTOCOL_PREFIX + door.grant(person, machine)["ticket"])
     wire.send(GREETING)
     wire.until(HANDSHAKE)
