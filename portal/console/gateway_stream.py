@@ -16,16 +16,18 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from websockify.websocket import WebSocketWantReadError, WebSocketWantWriteError
+from websockify.websocket import WebSocketWantReadError
 from websockify.websockifyserver import CompatibleWebSocket
 
 from portal.console.relay import MAX_FRAME, STALL_DEADLINE, BrowserGone, Ended, Step
-from portal.console.rfb import READ_SIZE, ClientError, ClientStream, ServerInit, greet_browser_blocking
+from portal.console.rfb import ClientError, ClientStream, ServerInit, greet_browser_blocking
 from portal.console.websocket import CLOSE_CODES, CLOSE_DEADLINE
 
 SUBPROTOCOL: Final = "binary"
 # websockify copies the rest of a piece for every message in it, so small messages by the thousand want small pieces.
 RECEIVE_SIZE: Final = 16 * 1024
+# As websockify has it. Four times as much costs twice the time: such a piece is mapped anew for every read.
+DISPLAY_SIZE: Final = 64 * 1024
 PING_S: Final = 20.0
 PING_DEADLINE: Final = 140.0  # 20 s until the ping goes out and 120 s for its answer, as at the other door.
 LOOK_S: Final = 1.0
@@ -44,6 +46,7 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
     _recv_buffer: bytes  # The base class's.
     early: bytes = b""  # What came in one packet with the request.
     has_left: bool = False
+    _waiting: memoryview = memoryview(b"")
 
     def select_subprotocol(self, protocols: list[str]) -> str:
         """As offered, so that websockify finds it in its list. The ticket is never among what we may choose."""
@@ -52,7 +55,7 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
     @property
     def is_waiting(self) -> bool:
         """Whether something waits for room on the way to the browser."""
-        return bool(self._send_buffer)
+        return bool(self._waiting)
 
     def pieces(self) -> list[bytes]:
         """The whole messages that have come, after which it may have left. ClientError for what is no protocol."""
@@ -74,7 +77,12 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
 
     def push(self) -> None:
         """Send what waits, as far as there is room."""
-        self._put_encoded(b"")
+        try:
+            self._waiting = self._waiting[self.socket.send(self._waiting) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise BrowserGone from error
 
     def ping_if_idle(self) -> None:
         if not self.is_waiting:
@@ -90,7 +98,7 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
                 self.push()
             # A socket that is closed with something unread is reset, and the browser would lose what we said.
             self.socket.shutdown(socket.SHUT_WR)
-            while _ready(self.socket, deadline, writing=False) and self.socket.recv(READ_SIZE):
+            while _ready(self.socket, deadline, writing=False) and self.socket.recv(RECEIVE_SIZE):
                 pass
         except (BrowserGone, OSError):
             return
@@ -99,7 +107,7 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
 
     def handle_ping(self, data: bytes) -> None:
         """Its own way of answering fails while something waits. A browser that takes nothing gets no answers either."""
-        if len(self._send_buffer) <= RECEIVE_SIZE:
+        if len(self._waiting) <= RECEIVE_SIZE:
             self._put(_PONG, data)
 
     def shutdown(self, how: int | None, code: int = 1000, reason: str | None = None) -> None:
@@ -132,15 +140,10 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
         return frame
 
     def _put(self, opcode: int, data: bytes) -> None:
-        self._put_encoded(self._encode_hybi(opcode, data))
-
-    def _put_encoded(self, frame: bytes) -> None:
-        try:
-            self._send(frame)
-        except WebSocketWantWriteError:
-            return
-        except OSError as error:
-            raise BrowserGone from error
+        """Behind what waits. A view of it is cut, not the bytes: websockify copies the rest of a piece at each turn."""
+        frame = self._encode_hybi(opcode, data)
+        self._waiting = memoryview(b"".join((self._waiting, frame)) if self._waiting else frame)
+        self.push()
 
 
 def announced(buf: bytes) -> int:
@@ -274,7 +277,7 @@ class Conversation:
     def _towards_browser(self, display: socket.socket) -> bool:
         """Untouched, as much as has come, one message for each read. False when there will be no more."""
         try:
-            data = display.recv(READ_SIZE)
+            data = display.recv(DISPLAY_SIZE)
         except _NOT_NOW:
             return True
         if data:
