@@ -26,7 +26,7 @@ from portal.console.websocket import CLOSE_CODES, CLOSE_DEADLINE
 SUBPROTOCOL: Final = "binary"
 # websockify copies the rest of a piece for every message in it, so small messages by the thousand want small pieces.
 RECEIVE_SIZE: Final = 16 * 1024
-# As websockify has it. Four times as much costs twice the time: such a piece is mapped anew for every read.
+# As websockify has it. Four times as much was measured to cost twice the CPU time.
 DISPLAY_SIZE: Final = 64 * 1024
 PING_S: Final = 20.0
 PING_DEADLINE: Final = 140.0  # 20 s until the ping goes out and 120 s for its answer, as at the other door.

@@ -84,7 +84,9 @@ class Wire:
 
     def until(self, size: int) -> bytes:
         """Read on until this much has come in all."""
+        deadline = time.monotonic() + 3 * PATIENCE_S
         while len(self.received) < size:
+            assert time.monotonic() < deadline, f"only {len(self.received)} bytes of {size} have come"
             closed = self._take()
             assert closed is None, f"{closed} after {bytes(self.received[-80:])!r}"
         return bytes(self.received)
