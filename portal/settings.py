@@ -227,6 +227,10 @@ GUEST_SHUTDOWN_TIMEOUT_S = env.int("GUEST_SHUTDOWN_TIMEOUT_S", default=120)
 CONSOLE_MAX_SESSIONS_PER_USER = env.int("CONSOLE_MAX_SESSIONS_PER_USER", default=20)
 CONSOLE_MAX_SESSIONS_PER_MACHINE = env.int("CONSOLE_MAX_SESSIONS_PER_MACHINE", default=20)
 CONSOLE_MAX_SESSIONS_PER_PROCESS = env.int("CONSOLE_MAX_SESSIONS_PER_PROCESS", default=500)
+# How old a machine's small picture gets while somebody looks at it; 0 takes none.
+CONSOLE_THUMBNAIL_EVERY_S = env.int("CONSOLE_THUMBNAIL_EVERY_S", default=10)
+if CONSOLE_THUMBNAIL_EVERY_S < 0:
+    raise ImproperlyConfigured("CONSOLE_THUMBNAIL_EVERY_S must be seconds, or 0 for no thumbnails.")
 
 # Where browsers open a screen's WebSocket. Empty: here, on the portal's own port. Else the gateway's whole address, as
 # in wss://desktops.example.org:8443/. The gateway lets in by the session cookie. A browser brings that to the very host
@@ -256,6 +260,7 @@ UNFOLD = {
     "SITE_HEADER": "Casement",
     "SITE_URL": reverse_lazy("machines:list"),
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("css/admin.css")],
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("img/casement.svg")}],
 }
 

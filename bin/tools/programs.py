@@ -61,9 +61,9 @@ def _web(options: Options) -> tuple[str, ...]:
     # Uploads are spooled where there is room for disks; /tmp often lies in memory.
     spool = ("env", f"TMPDIR={options.home / 'uploads'}")
     argv = (*spool, *_python("uvicorn", "portal.asgi:application", "--host", options.bind, "--port", str(options.port)))
-    # A screen's stream is compressed already: compressing it again costs most of its speed.
-    frames = ("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-max-size", str(2 * 1024**2))
-    sockets = (*frames, "--ws-ping-interval", "20", "--ws-ping-timeout", "120")
+    # Screens go their own way, past ASGI messages. They are compressed already: again would cost most of the speed.
+    frames = ("--ws", "portal.console.stream:StreamProtocol", "--ws-per-message-deflate", "false")
+    sockets = (*frames, "--ws-max-size", str(2 * 1024**2), "--ws-ping-interval", "20", "--ws-ping-timeout", "120")
     # uvicorn would believe forwarding headers of anyone on this machine, unless it is told not to.
     proxy: tuple[str, ...] = ("--no-proxy-headers",)
     if options.setting("TRUST_PROXY").lower() in {"1", "true", "yes", "on"}:

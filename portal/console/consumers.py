@@ -1,12 +1,13 @@
 """The screen's WebSocket: `console_app`, an ASGI application that is mounted at `ws/console/`.
 
-It needs the session and user of Channels' AuthMiddlewareStack in its scope, and nothing else of Channels: messages go
-straight from `receive` to the relay and from the relay to `send`, because a dispatch for each would halve the speed.
+It needs the session and user of Channels' AuthMiddlewareStack in its scope, and nothing else of Channels. With
+uvicorn's `--ws portal.console.stream:StreamProtocol` the relay gets the connection itself; elsewhere messages go
+straight from `receive` to the relay and from the relay to `send`: a dispatch for each would halve the speed.
 
-uvicorn's settings that go with it: `--ws websockets-sansio`, `--ws-per-message-deflate false` (the picture is packed
-already; packing it again was measured to take 1,400 MB/s down to 30), `--ws-max-size 2097152` (the largest clipboard
-and its company), `--ws-ping-interval 20` (a still screen outlives a proxy's 60 s) and `--ws-ping-timeout 120` (who is
-busy with a big picture answers late; the default of 20 s would kill the session, as STALL_DEADLINE does after 120 s).
+uvicorn's settings that go with it: `--ws-per-message-deflate false` (the picture is packed already; packing it again
+was measured to take 1,400 MB/s down to 30), `--ws-max-size 2097152` (for the other WebSockets; a screen's frames have
+the relay's own limit), `--ws-ping-interval 20` (a still screen outlives a proxy's 60 s) and `--ws-ping-timeout 120`
+(who is busy with a big picture answers late; the default of 20 s would kill the session, as STALL_DEADLINE does).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from channels.db import database_sync_to_async
 from portal.console import limits, tickets
 from portal.console.admission import Admitted, Refused, admit, depart
 from portal.console.origins import is_ours
-from portal.console.relay import Ended, Step, relay
+from portal.console.relay import BrowserGone, Ended, Step, relay
 from portal.console.rfb import ClientStream, Display, DisplayError, open_display
+from portal.console.stream import Door, open_browser
 from portal.console.tickets import Mode
 from portal.console.watch import watch
-from portal.console.websocket import AsgiBrowser, Receive, Send
+from portal.console.websocket import Receive, Send
 from portal.lib import log
 
 Scope = dict[str, Any]
@@ -39,8 +41,11 @@ async def console_app(scope: Scope, receive: Receive, send: Send) -> None:
         logger.warning("console refused: the request comes from another site")
         await send({"type": "websocket.close", "code": 4403})
         return
-    browser = AsgiBrowser(receive, send)
-    await browser.accept(SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None)
+    try:
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+        browser = await open_browser(scope, receive, send, chosen)
+    except BrowserGone:
+        return
     ended = await _serve(scope, browser)
     logger.info("console ended: step=%s reason=%s", ended.step, ended.reason)
     await browser.close(ended)
@@ -54,7 +59,7 @@ def origin_allowed(scope: Scope) -> bool:
     return is_ours(origins, hosts, secure=scope.get("scheme") == "wss")
 
 
-async def _serve(scope: Scope, browser: AsgiBrowser) -> Ended:
+async def _serve(scope: Scope, browser: Door) -> Ended:
     """Everything between accept and close. Whatever fails becomes an `Ended` that the browser can explain."""
     with limits.process_place() as free:
         if not free:
@@ -78,7 +83,7 @@ async def _serve(scope: Scope, browser: AsgiBrowser) -> Ended:
         return ended
 
 
-async def _relayed(browser: AsgiBrowser, admitted: Admitted) -> Ended:
+async def _relayed(browser: Door, admitted: Admitted) -> Ended:
     display = await _connect(admitted)
     stream = ClientStream(admitted.claim.mode is Mode.VIEW)
     with watch().over(admitted, stream) as stop:

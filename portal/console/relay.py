@@ -1,9 +1,12 @@
-"""The relay between one browser and one display: two loops, bounded memory, one typed outcome. No Django here.
+"""The relay between one browser and one display: both directions, bounded memory, one typed outcome. No Django here.
 
 What the display says is passed on as it comes, in large pieces; what the browser says is parsed and filtered first.
-Each loop waits for the other side to take a piece before it reads the next, so a side that stops reading stops the
-other one and memory stays at the size of the buffers (about 1 MiB a session). A silent session is fine for hours:
-only the handshake and a piece that nobody takes have deadlines.
+Nothing is read from a side before the other one has taken the last piece, so a side that stops reading stops the other
+and memory stays at the size of one piece (256 KiB; nothing at all in a silent session). A silent session is fine for
+hours: only the handshake and a piece that nobody takes have deadlines.
+
+A `DirectBrowser` is served by callbacks (`_Bridge`): one read, one write, no task that must be woken in between. Any
+other `Browser` is served by two loops, with the same promises.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import enum
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast, runtime_checkable
 
+from portal.console.frames import HEADROOM
 from portal.console.rfb import (
     MAX_CUT_TEXT,
     READ_SIZE,
@@ -69,6 +73,38 @@ class Browser(Protocol):
         """Hand over one piece and wait until there is room for more. Raises BrowserGone."""
 
 
+class Listener(Protocol):
+    """What a `DirectBrowser` calls, always from the event loop."""
+
+    is_full: bool
+    """The display takes nothing at the moment, so nothing should be read from the browser."""
+
+    def browser_said(self, data: bytes) -> None: ...
+
+    def browser_full(self) -> None:
+        """What was sent last is still here, because the browser does not take it."""
+
+    def browser_ready(self) -> None:
+        """It has been taken."""
+
+    def browser_ended(self, reason: str) -> None:
+        """Nothing more will come, and nothing can be said but goodbye."""
+
+
+@runtime_checkable
+class DirectBrowser(Browser, Protocol):
+    """A browser whose connection may be used without waiting. `attach` ends the use of `receive` and `send`."""
+
+    def attach(self, listener: Listener | None) -> None: ...
+
+    def send_in_place(self, buffer: memoryview, size: int) -> None:
+        """Send the `size` bytes at HEADROOM of the buffer, which is free again when this returns."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
 @dataclass(slots=True)
 class _Traffic:
     up: int = 0
@@ -84,13 +120,15 @@ async def relay(
     """
     started = time.monotonic()
     traffic = _Traffic()
+    stream.let_go = display.writer.write
     runs: list[asyncio.Future[Ended]] = [asyncio.ensure_future(_converse(browser, display, stream, name, traffic))]
     if stop is not None:
         runs.append(asyncio.ensure_future(stop))
     try:
         verdict = await _first_of(runs)
     finally:
-        await display.close()
+        # A display keeps a button down whose viewer has gone.
+        await display.close(stream.release())
     return Ended(verdict.step, verdict.reason, traffic.up, traffic.down, time.monotonic() - started)
 
 
@@ -116,6 +154,8 @@ async def _converse(browser: Browser, display: Display, stream: ClientStream, na
         return Ended(Step.ENDED, f"browser-{error.reason}")
     except BrowserGone:
         return Ended(Step.ENDED, "browser-gone")
+    if isinstance(browser, DirectBrowser):
+        return await _bridged(browser, display, stream, reader.rest(), traffic)
     return await _first_of(
         [
             asyncio.ensure_future(_upstream(browser, display, stream, reader.rest(), traffic)),
@@ -162,3 +202,130 @@ async def _downstream(browser: Browser, display: Display, traffic: _Traffic) -> 
     except OSError:
         return Ended(Step.ENDED, "display-closed")
     return Ended(Step.ENDED, "display-closed")
+
+
+# --- a browser whose connection we may use ---------------------------------------------------------------------------
+
+# Filled and emptied within one call of the event loop, which is one thread's; so all its sessions share it.
+_piece = memoryview(bytearray(HEADROOM + READ_SIZE))
+_payload = _piece[HEADROOM:]
+
+
+async def _bridged(
+    browser: DirectBrowser, display: Display, stream: ClientStream, data: bytes, traffic: _Traffic
+) -> Ended:
+    bridge = _Bridge(browser, stream, traffic)
+    early = display.hand_over(bridge)
+    try:
+        bridge.begin(early, data)
+        return await bridge.done
+    finally:
+        bridge.end()
+
+
+class _Bridge(asyncio.BufferedProtocol):
+    """The display's protocol and the browser's listener in one."""
+
+    __slots__ = ("_browser", "_display", "_stall", "_stalls", "_stream", "_traffic", "done", "is_full")
+
+    def __init__(self, browser: DirectBrowser, stream: ClientStream, traffic: _Traffic) -> None:
+        self._browser, self._stream, self._traffic = browser, stream, traffic
+        self._display: asyncio.Transport | None = None
+        self.done: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.is_full = False
+        self._stalls: dict[Step, float] = {}
+        self._stall: asyncio.TimerHandle | None = None
+
+    def begin(self, early: bytes, data: bytes) -> None:
+        """Pass on what was read together with the handshakes, then listen."""
+        assert self._display is not None  # noqa: S101 - hand_over calls connection_made
+        for start in range(0, len(early), READ_SIZE):
+            piece = early[start : start + READ_SIZE]
+            _payload[: len(piece)] = piece
+            self.buffer_updated(len(piece))
+        if data:
+            self.browser_said(data)
+        if not self.done.done():
+            self._browser.attach(self)
+
+    def end(self) -> None:
+        self._browser.attach(None)
+        if self._stall is not None:
+            self._stall.cancel()
+
+    # --- from the display ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._display = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, _size: int) -> memoryview:
+        return _payload
+
+    def buffer_updated(self, size: int) -> None:
+        self._traffic.down += size
+        self._browser.send_in_place(_piece, size)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._finish(Ended(Step.ENDED, "display-closed"))
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        self._browser.pause_reading()
+        self._stalled(Step.DISPLAY)
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._stalls.pop(Step.DISPLAY, None)
+        self._browser.resume_reading()
+
+    # --- from the browser ---
+
+    def browser_said(self, data: bytes) -> None:
+        self._traffic.up += len(data)
+        try:
+            allowed = self._stream.feed(data)
+        except ClientError as error:
+            self._finish(Ended(Step.ENDED, f"browser-{error.reason}"))
+            return
+        if allowed and self._display is not None:
+            self._display.write(allowed)
+
+    def browser_full(self) -> None:
+        if self._display is not None and not self._display.is_closing():
+            self._display.pause_reading()
+        self._stalled(Step.ENDED)
+
+    def browser_ready(self) -> None:
+        self._stalls.pop(Step.ENDED, None)
+        if self._display is not None and not self._display.is_closing():
+            self._display.resume_reading()
+
+    def browser_ended(self, reason: str) -> None:
+        self._finish(Ended(Step.ENDED, reason))
+
+    # --- both ---
+
+    def _finish(self, ended: Ended) -> None:
+        if not self.done.done():
+            self.done.set_result(ended)
+
+    def _stalled(self, side: Step) -> None:
+        """A big picture stops and starts a side thousands of times, so one timer looks after all of them."""
+        loop = self.done.get_loop()
+        self._stalls[side] = loop.time()
+        if self._stall is None:
+            self._stall = loop.call_later(STALL_DEADLINE, self._check_stalls)
+
+    def _check_stalls(self) -> None:
+        self._stall = None
+        if not self._stalls:
+            return
+        side, since = min(self._stalls.items(), key=lambda stall: stall[1])
+        loop = self.done.get_loop()
+        left = since + STALL_DEADLINE - loop.time()
+        if left > 0:
+            self._stall = loop.call_later(left, self._check_stalls)
+        elif side is Step.DISPLAY:
+            self._finish(Ended(Step.DISPLAY, "stalled"))
+        else:
+            self._finish(Ended(Step.ENDED, "browser-stalled"))

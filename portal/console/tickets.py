@@ -53,10 +53,16 @@ def session_hash(session_key: str | None) -> str:
 
 def issue(claim: Claim) -> str:
     """Store the claim and give the ticket, which nobody can see again."""
+    token, key, value = prepare(claim)
+    store().set(key, value, ex=TTL_S)
+    return token
+
+
+def prepare(claim: Claim) -> tuple[str, str, str]:
+    """A ticket, and under which key Redis must hold which value for it to be good."""
     token = secrets.token_urlsafe(32)
     value = json.dumps([claim.user_id, claim.session, str(claim.machine_id), claim.mode, str(claim.number)])
-    store().set(_key(token), value, ex=TTL_S)
-    return token
+    return token, _key(token), value
 
 
 def redeem(token: str) -> Claim | None:

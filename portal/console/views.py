@@ -1,4 +1,4 @@
-"""Two doors: a ticket for the screen's WebSocket, and the screen in a tab of its own."""
+"""Doors: a ticket for the screen's WebSocket, the screen in a tab of its own, and the test of the way to it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,34 @@ from portal.accounts.selectors import permissions_in
 from portal.console import tickets
 from portal.console.errors import step_of
 from portal.console.selectors import mode_for, target_for
+from portal.console.selftest import run_steps
 from portal.console.tickets import Claim, Mode
 from portal.errors import PortalError
+from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
 
 @require_POST
 @never_cache
 def ticket(request: HttpRequest, pk: UUID) -> JsonResponse:
-    """`{"ticket", "path", "mode"}`; with `mode=view` a watching one. A refusal says the step, for the page's remedy."""
+    """`{"ticket", "path", "mode", "session"}`; with `mode=view` a watching one.
+
+    A refusal says the step, for the page's remedy, and to an operator where it is to be looked for.
+    """
     try:
         return JsonResponse(_ticket(request, pk))
     except PortalError as error:
         body = {"code": error.code, "message": str(error.message), "step": step_of(error)}
-        return JsonResponse(body, status=error.status)
+        return JsonResponse(body | _for_operators(request, pk), status=error.status)
+
+
+def _for_operators(request: HttpRequest, pk: UUID) -> dict[str, str]:
+    """Which host has the machine and what it said last. No address and no secret; nothing to anybody else."""
+    user = request.user
+    if not (isinstance(user, User) and user.is_staff):
+        return {}
+    machine = Machine.objects.visible_to(user).select_related("host").filter(pk=pk).first()
+    return {"detail": f"{machine.host.name}: {machine.power_state or '?'}"} if machine else {}
 
 
 def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
@@ -40,7 +54,7 @@ def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
     mode = mode_for(user, pk, wanted)
     target_for(user, pk, mode)
     claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode)
-    return {"ticket": tickets.issue(claim), "path": _door(), "mode": mode}
+    return {"ticket": tickets.issue(claim), "path": _door(), "mode": mode, "session": str(claim.number)}
 
 
 def _door() -> str:
@@ -55,3 +69,24 @@ def screen(request: HttpRequest, pk: UUID) -> HttpResponse:
     may_start = Permission.MACHINE_OPERATE in permissions_in(request.user, machine.project_id)
     start_url = reverse("machines:start", args=[pk]) if may_start else ""
     return render(request, "console/screen.html", {"machine": machine, "start_url": start_url})
+
+
+@require_GET
+def selftest(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The steps of the way to a screen; the page's script tries them. It is there for a machine that is off, too."""
+    machine = machine_for(request.user, pk, Permission.MACHINE_CONSOLE_VIEW)
+    return render(request, "console/selftest.html", {"machine": machine})
+
+
+@require_POST
+@never_cache
+def selftest_steps(request: HttpRequest, pk: UUID) -> JsonResponse:
+    """`{"steps": [{"name", "ok", "ms", "step", "reason", "detail"}]}`: the portal's own part, tried now.
+
+    Who may not know of the machine gets 404. A lost right to its screen is a step that fails.
+    """
+    user = request.user
+    assert isinstance(user, User)  # noqa: S101 - LoginRequiredMiddleware lets nobody else through
+    machine_for(user, pk, Permission.MACHINE_VIEW)
+    results = run_steps(user, request.session.session_key, pk)
+    return JsonResponse({"steps": [result.as_json(operator=user.is_staff) for result in results]})

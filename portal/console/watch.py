@@ -1,6 +1,6 @@
 """Looks after the running sessions of one event loop: once a second it asks how all of them stand, in a few queries.
 
-The database is asked rather than told of, so no event can be lost on the way; a hint (`hurry`) makes it ask at once.
+The database is asked rather than told of, so no event can be lost on the way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -37,7 +37,7 @@ class _Watched:
     ended: asyncio.Future[Ended]
 
     def apply(self, standing: Standing) -> None:
-        self.stream.view_only = standing.view_only
+        self.stream.set_view_only(standing.view_only)
         if standing.ended is not None and not self.ended.done():
             self.ended.set_result(standing.ended)
 
@@ -48,7 +48,6 @@ class Watch:
     def __init__(self) -> None:
         self._sessions: dict[UUID, _Watched] = {}
         self._task: asyncio.Task[None] | None = None
-        self._hurried = asyncio.Event()
         self._renew_at = 0.0
 
     @contextmanager
@@ -65,17 +64,10 @@ class Watch:
             del self._sessions[admitted.number]
             watched.ended.cancel()
 
-    def hurry(self) -> None:
-        """Something has happened that may end a session or change who types: ask now, not in a second."""
-        self._hurried.set()
-
     async def _run(self) -> None:
         try:
             while self._sessions:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(WATCH_S):
-                        await self._hurried.wait()
-                self._hurried.clear()
+                await asyncio.sleep(WATCH_S)
                 await self._look(list(self._sessions.values()))
         finally:
             # Whatever stops the watch stops what it watched: an unwatched session could never be revoked.

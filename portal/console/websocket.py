@@ -28,6 +28,11 @@ CLOSE_CODES: Final = {
 CLOSE_DEADLINE: Final = 1.0
 
 
+def reason_of(ended: Ended) -> str:
+    """The text of a close frame: at most 123 bytes, as the protocol allows."""
+    return json.dumps({"step": ended.step, "reason": ended.reason[:60]}, separators=(",", ":"))
+
+
 class AsgiBrowser:
     """The browser behind an ASGI `receive`/`send` pair, after "websocket.connect" was received."""
 
@@ -52,8 +57,8 @@ class AsgiBrowser:
         await self._deliver({"type": "websocket.send", "bytes": data})
 
     async def close(self, ended: Ended) -> None:
-        """Say goodbye with the step and the reason (at most 123 bytes, as the protocol allows), if anyone listens."""
-        reason = json.dumps({"step": ended.step, "reason": ended.reason[:60]}, separators=(",", ":"))
+        """Say goodbye with the step and the reason, if anyone listens."""
+        reason = reason_of(ended)
         try:
             async with asyncio.timeout(CLOSE_DEADLINE):
                 await self._deliver({"type": "websocket.close", "code": CLOSE_CODES[ended.step], "reason": reason})

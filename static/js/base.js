@@ -6,6 +6,7 @@ import "./base/morph.js";
 import { answerClicks, answerCopies, openDialogs } from "./base/actions.js";
 import { startLaunch } from "./base/launch.js";
 import { follow } from "./base/live.js";
+import { renewThumbnails } from "./base/thumbnails.js";
 import { keepTimesRight, showTimes } from "./base/times.js";
 import { keepToasts } from "./base/toasts.js";
 
@@ -40,6 +41,7 @@ openDialogs();
 keepToasts();
 keepTimesRight();
 startLaunch();
+renewThumbnails();
 document.addEventListener("htmx:afterSwap", () => showTimes());
 document.addEventListener("htmx:oobAfterSwap", () => showTimes());
 if (document.body.dataset.liveUrl) {

@@ -7,12 +7,14 @@ import { View } from "./console/view.js";
 const sessions = new Set();
 
 function startConsole(root) {
-  const session = new Session(new View(root));
-  wireToolbar(root, session);
+  const view = new View(root);
+  const session = new Session(view);
+  wireToolbar(root, session, view);
   window.addEventListener("pagehide", () => session.stop());
   // A page that comes back from the browser's memory has a dead line.
   window.addEventListener("pageshow", (event) => event.persisted && session.start());
   window.addEventListener("online", () => session.start());
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && session.hasten());
   sessions.add(session);
   session.start();
 }

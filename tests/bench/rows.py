@@ -17,9 +17,11 @@ class Row:
     ratio: float | None = None
     target: str = ""
     ok: bool | None = None
+    spread: float | None = None
+    """Of our rounds: from the smallest to the largest, as a share of `value`, which is their median."""
 
 
-HEADINGS = ("name", "value", "unit", "peer", "peer's", "ratio", "target", "ok")
+HEADINGS = ("name", "value", "unit", "peer", "peer's", "ratio", "target", "ok", "spread")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -28,7 +30,7 @@ def table(rows: Sequence[Row]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column in {1, 4, 5} else cell.ljust(width)
+            cell.rjust(width) if column in {1, 4, 5, 8} else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -42,7 +44,8 @@ def to_json(rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     ok = {True: "yes", False: "NO", None: ""}[row.ok]
     numbers = _number(row.value), _number(row.peer_value), _number(row.ratio)
-    return (row.name, numbers[0], row.unit, row.peer, numbers[1], numbers[2], row.target, ok)
+    spread = "" if row.spread is None else f"{row.spread:.0%}"
+    return (row.name, numbers[0], row.unit, row.peer, numbers[1], numbers[2], row.target, ok, spread)
 
 
 def _number(value: float | None) -> str:

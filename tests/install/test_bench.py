@@ -16,7 +16,7 @@ ROWS = [
 
 def test_the_table_is_aligned() -> None:
     lines = table(ROWS).splitlines()
-    assert lines[0].split() == ["name", "value", "unit", "peer", "peer's", "ratio", "target", "ok"]
+    assert lines[0].split() == ["name", "value", "unit", "peer", "peer's", "ratio", "target", "ok", "spread"]
     assert lines[1].split() == ["relay", "2,916", "MB/s", "websockify", "1,306", "2.23", ">=", "1.5", "yes"]
     assert lines[2].split() == ["start", "0.25", "s"]
     assert lines[1].index("MB/s") == lines[2].index("s", 6) == lines[0].index("unit")
@@ -32,6 +32,7 @@ def test_the_rows_are_whole_in_json() -> None:
         "ratio": None,
         "target": "",
         "ok": None,
+        "spread": None,
     }
 
 

@@ -70,7 +70,8 @@ def web_processes(count: int, environment: Mapping[str, str], log_dir: Path) -> 
 def _web_process(listener: socket.socket, port: int, environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """The socket is ours, so that no other program can take the port in between."""
     argv = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--fd", str(listener.fileno())]
-    frames = ["--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-ping-interval", "20"]
+    frames = ["--ws", "portal.console.stream:StreamProtocol", "--ws-per-message-deflate", "false"]
+    frames += ["--ws-ping-interval", "20"]
     others = ["--no-access-log", "--lifespan", "off", "--no-proxy-headers", "--timeout-graceful-shutdown", "1"]
     own = {"DATABASE_URL": database_url(), "CASEMENT_URL": f"http://localhost:{port}", "CASEMENT_TESTING": "1"}
     with log.open("wb") as output, listener:

@@ -25,7 +25,7 @@ from workers import celery, reconcile, runner
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError, StorageFullError
 from workers.hypervisor.fake import FakeDriver, FakeHost
 from workers.hypervisor.types import PowerState as HostPowerState
-from workers.workflows import WORKFLOWS, power
+from workers.workflows import WORKFLOWS, common, power
 
 Asked = Callable[[], tuple[Machine, Job]]
 Built = Callable[[], Machine]
@@ -280,6 +280,7 @@ def test_a_guest_that_was_asked_twice_to_restart_and_stays_off_is_started(
 ) -> None:
     """The worker before died right after it had asked, and the guest is on its way down."""
     machine = built()
+    first_secret = unseal(machine.console_secret)
     job = services.request_reboot(machine, actor=alice)
     Job.objects.filter(pk=job.pk).update(crashes=1)
     runner.run(job.pk)
@@ -290,6 +291,30 @@ def test_a_guest_that_was_asked_twice_to_restart_and_stays_off_is_started(
     assert work_on(job).status == JobStatus.DONE
     assert fake.domains[machine.pk].power_state == HostPowerState.RUNNING
     assert fake.guest(machine.pk).reboots == 1, "it was asked once more"
+    _has_a_screen_secret_of_its_own(machine, fake, {first_secret})
+
+
+def _has_a_screen_secret_of_its_own(machine: Machine, fake: FakeHost, others: set[str]) -> str:
+    machine.refresh_from_db()
+    secret = unseal(machine.console_secret)
+    live = fake.domains[machine.pk].live
+    assert live is not None
+    assert live.console_secret == secret
+    assert len(secret) == common.SECRET_LENGTH
+    assert secret not in others
+    return secret
+
+
+def test_a_screen_secret_is_new_at_each_start_and_for_each_machine(built: Built, alice: User, fake: FakeHost) -> None:
+    first, second = built(), built()
+    seen: set[str] = set()
+    for machine in (first, second):
+        seen.add(_has_a_screen_secret_of_its_own(machine, fake, seen))
+    for _round in range(2):
+        work_on(services.request_force_off(first, actor=alice))
+        work_on(services.request_start(first, actor=alice))
+        seen.add(_has_a_screen_secret_of_its_own(first, fake, seen))
+    assert len(seen) == 4
 
 
 def test_a_guest_that_restarts_already_is_watched_for_a_while(

@@ -183,14 +183,15 @@ def _released(message: bytes) -> bytes:
 class ClientStream:
     """Takes the client's bytes in any chunking and gives back whole messages that may go to the display.
 
-    `view_only` may change at any time; what holds for a message is its value when the message's last byte comes.
-    Whoever sets it, or ends the session, sends the display what `release` gives: the client's own releases would come
-    too late to be let through. `inputs` counts key and pointer messages that were let through, so that an idle session
-    can be told.
+    `view_only` may change at any time; what holds for a message is its value when the message's last byte comes. When
+    it becomes true, or the session ends, the display must be sent what `release` gives: the client's own releases would
+    come too late to be let through. `set_view_only` does so by `let_go`, if there is one. `inputs` counts key and
+    pointer messages that were let through, so that an idle session can be told.
     """
 
     view_only: bool
     inputs: int = 0
+    let_go: Callable[[bytes], object] | None = None
     _pending: bytearray = field(default_factory=bytearray)
     _pressed: _Pressed = field(default_factory=_Pressed)
     _unsent: bytes = b""
@@ -216,6 +217,14 @@ class ClientStream:
         finally:
             del self._pending[:at]
         return bytes(allowed)
+
+    def set_view_only(self, view_only: bool) -> None:
+        """Change who may type from the thread that feeds; what is held down then is let go at once."""
+        self.view_only = view_only
+        if view_only and self.let_go is not None:
+            held = self.release()
+            if held:
+                self.let_go(held)
 
     def release(self) -> bytes:
         """Messages for the display that let go of every key and button that this client still holds down.

@@ -19,6 +19,7 @@ from portal.console.rfb.handshake import Handshake, ServerInit, display_handshak
 
 READ_SIZE: Final = 256 * 1024
 HANDSHAKE_READ_SIZE: Final = 16 * 1024
+GOODBYE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,39 @@ class Display:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     init: ServerInit
+    _handed_over: bool = False
 
-    async def close(self) -> None:
-        # Abort rather than close: what is still unsent is for a display that nobody looks at any more.
-        self.writer.transport.abort()
+    def hand_over(self, protocol: asyncio.BaseProtocol) -> bytes:
+        """Let the protocol hear everything from now on; gives what has come already. Still closed by `close`."""
+        self._handed_over = True
+        transport = cast(asyncio.Transport, self.writer.transport)  # It reads as well.
+        protocol.connection_made(transport)
+        # asyncio has no public way to ask a reader for no more than what is there.
+        buffer: bytearray = self.reader._buffer  # type: ignore[attr-defined]
+        early = bytes(buffer)
+        buffer.clear()
+        if self.reader.at_eof() or transport.is_closing():
+            asyncio.get_running_loop().call_soon(protocol.connection_lost, None)
+            return early
+        transport.pause_reading()
+        transport.set_protocol(protocol)
+        transport.resume_reading()
+        return early
+
+    async def close(self, last_words: bytes = b"") -> None:
+        """Send the last words, which a display that takes nothing cannot hold up for longer than GOODBYE_S, and go.
+
+        Without any, what is still unsent is dropped: it is for a display that nobody looks at any more.
+        """
+        transport = self.writer.transport
+        if last_words and not transport.is_closing():
+            transport.write(last_words)
+            transport.close()
+            asyncio.get_running_loop().call_later(GOODBYE_S, transport.abort)
+        else:
+            transport.abort()
+        if self._handed_over:
+            return
         try:
             await self.writer.wait_closed()
         except OSError:

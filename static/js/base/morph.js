@@ -19,6 +19,10 @@ Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => {
   if (name === "open" && node.matches("details, dialog")) {
     return false;
   }
+  // What it shows is newer than what the page was made with (thumbnails.js).
+  if (name === "src" && node.matches("img[data-thumbnail]")) {
+    return false;
+  }
   return !(name === "checked" && node.matches("input[type=radio], input[type=checkbox]"));
 };
 Idiomorph.defaults.callbacks.beforeNodeMorphed = (old, fresh) => {

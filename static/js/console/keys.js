@@ -1,19 +1,8 @@
-/* Keys: combinations to send, text to type, keys that must not stay down, and the way out of the canvas. */
+/* Keys: combinations to send, modifiers to hold, keys that must not stay down, and the way out of the canvas. */
 
-const KEYSYMS = {
-  ControlLeft: 0xffe3,
-  AltLeft: 0xffe9,
-  ShiftLeft: 0xffe1,
-  MetaLeft: 0xffeb,
-  Delete: 0xffff,
-  Escape: 0xff1b,
-  Tab: 0xff09,
-  Enter: 0xff0d,
-  F1: 0xffbe,
-  F2: 0xffbf,
-  F7: 0xffc4,
-  PrintScreen: 0xff61,
-};
+import { KEYSYMS } from "./keysyms.js";
+
+const MODIFIERS = ["Control", "Alt", "Shift", "Meta"];
 
 /** Presses the codes in order ("ControlLeft AltLeft F2") and lets them go in the opposite one. */
 export function sendCombination(rfb, codes) {
@@ -22,30 +11,24 @@ export function sendCombination(rfb, codes) {
   list.reverse().forEach((code) => rfb.sendKey(KEYSYMS[code], code, false));
 }
 
-/** Types a text key by key, for guests that have no clipboard: a login prompt, a boot loader. */
-export async function typeText(rfb, text, pause = 12) {
-  for (const character of text.replaceAll("\r\n", "\n")) {
-    rfb.sendKey(keysymOf(character), "");
-    // Firmware and text consoles drop keys that come faster than they poll.
-    await new Promise((resolve) => setTimeout(resolve, pause));
-  }
-}
+/** Watches the stage's keys. `leave` is called for Ctrl+Alt+Shift, `typed` after each key that is no modifier.
 
-function keysymOf(character) {
-  const named = { "\n": KEYSYMS.Enter, "\t": KEYSYMS.Tab }[character];
-  const point = character.codePointAt(0);
-  // X11: Latin-1 characters are their own keysyms, all others are their code point with this bit set.
-  return named ?? (point <= 0xff ? point : 0x01000000 | point);
-}
-
-/** Watches the stage's keys. `leave` is called for Ctrl+Alt+Shift; held keys are let go when the focus leaves. */
-export function watchKeys(stage, leave) {
+Gives a function that lets go of every key that is down: the viewer does so when the window loses the focus, but not
+when another element takes it, the tab is hidden or the connection is given up. */
+export function watchKeys(stage, { leave, typed }) {
   const held = new Map();
+
+  const release = () => {
+    const canvas = stage.querySelector("canvas");
+    const down = [...held];
+    held.clear();
+    down.forEach(([code, key]) => canvas?.dispatchEvent(new KeyboardEvent("keyup", { code, key, bubbles: true })));
+  };
 
   stage.addEventListener(
     "keydown",
     (event) => {
-      if (event.ctrlKey && event.altKey && event.shiftKey && ["Control", "Alt", "Shift", "Meta"].includes(event.key)) {
+      if (event.ctrlKey && event.altKey && event.shiftKey && MODIFIERS.includes(event.key)) {
         event.preventDefault();
         event.stopPropagation();
         leave();
@@ -55,11 +38,39 @@ export function watchKeys(stage, leave) {
     },
     true,
   );
-  stage.addEventListener("keyup", (event) => held.delete(event.code), true);
-  // The viewer lets go of keys when the window loses the focus, but not when another element takes it.
-  stage.addEventListener("focusout", (event) => {
-    const down = [...held];
-    held.clear();
-    down.forEach(([code, key]) => event.target.dispatchEvent(new KeyboardEvent("keyup", { code, key, bubbles: true })));
-  });
+  stage.addEventListener(
+    "keyup",
+    (event) => {
+      held.delete(event.code);
+      if (!MODIFIERS.includes(event.key)) {
+        // After the viewer has sent the key's way up.
+        queueMicrotask(typed);
+      }
+    },
+    true,
+  );
+  stage.addEventListener("focusout", release);
+  return release;
+}
+
+/** Modifiers that a button holds down, for who has one hand, or a touch screen. */
+export class HeldModifiers {
+  constructor() {
+    this._codes = new Set();
+  }
+
+  /** True when it is down after this. */
+  toggle(rfb, code) {
+    const down = !this._codes.delete(code);
+    if (down) {
+      this._codes.add(code);
+    }
+    rfb.sendKey(KEYSYMS[code], code, down);
+    return down;
+  }
+
+  release(rfb) {
+    this._codes.forEach((code) => rfb?.sendKey(KEYSYMS[code], code, false));
+    this._codes.clear();
+  }
 }

@@ -1,5 +1,7 @@
 /* One screen: asks for a ticket, connects, shows, comes back by itself. What is on the page around it is view.js's. */
 
+import { Keeper } from "./keeper.js";
+import { Line } from "./line.js";
 import { keepStill, onFirstPicture } from "./picture.js";
 import { ConnectionState, afterwards, backoff } from "./state.js";
 import { screenLabel } from "./texts.js";
@@ -9,6 +11,23 @@ const SUBPROTOCOL = "casement.ticket.";
 const POLL_MS = 3000;
 // A connection that lasted this long was a good one: after it, the first new attempt comes at once again.
 const STEADY_MS = 5000;
+// The portal gives up a display after 5 s and a silent browser after 10; what takes longer hangs on the way.
+const CONNECT_MS = 20_000;
+
+/** `{socket, state}` for a grant of the portal. `state.opened` and `state.closed` tell what became of it. */
+export function openSocket({ ticket, path }) {
+  const url = new URL(path, window.location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  const socket = new WebSocket(url, ["binary", SUBPROTOCOL + ticket]);
+  const state = { opened: false, closed: null };
+  socket.addEventListener("open", () => {
+    state.opened = true;
+  });
+  socket.addEventListener("close", (event) => {
+    state.closed = event;
+  });
+  return { socket, state };
+}
 
 export class Session {
   /** `view` shows states and holds the stage; see view.js. */
@@ -22,7 +41,8 @@ export class Session {
     // Fetched once and early, so that the viewer loads while the portal makes the ticket.
     this._viewer = import("@novnc/novnc");
     this.rfb = null;
-    this.mode = "control";
+    this.line = null;
+    this.keeper = null;
   }
 
   get onPage() {
@@ -37,6 +57,13 @@ export class Session {
     } else if (this._state.allows("ticket")) {
       clearTimeout(this._timer);
       this._connect();
+    }
+  }
+
+  /** Somebody looks again: what would be tried in a while is tried now. */
+  hasten() {
+    if (this._state.name === "waiting") {
+      this.start();
     }
   }
 
@@ -72,26 +99,28 @@ export class Session {
     }
   }
 
-  _open(RFB, { ticket, path, mode }, run) {
+  _open(RFB, grant, run) {
     performance.mark("casement:ticket");
-    this.mode = mode;
     this._state.enter("connecting");
-    const url = new URL(path, window.location.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    const socket = new WebSocket(url, ["binary", SUBPROTOCOL + ticket]);
-    let closed = null;
-    socket.addEventListener("close", (event) => {
-      closed = event;
-    });
+    const { socket, state } = openSocket(grant);
+    this.line = new Line(socket);
     this.rfb = new RFB(this._view.stage, socket, { shared: true });
-    this._view.prepare(this.rfb, mode);
+    this.line.attach(RFB, this.rfb);
+    this._number = grant.session ?? "";
+    this._view.prepare(this.rfb, grant.mode);
+    // From now on this run's time is limited; afterwards the keeper looks after it.
+    this._timer = setTimeout(() => this._giveUp("slow"), CONNECT_MS);
     this.rfb.addEventListener("connect", () => run === this._run && this._connected());
     this.rfb.addEventListener("clipboard", (event) => this._view.receiveClipboard(event.detail.text));
-    this.rfb.addEventListener("disconnect", () => run === this._run && this._disconnected(closeDetail(closed)));
+    this.rfb.addEventListener(
+      "disconnect",
+      () => run === this._run && this._disconnected(closeDetail(state.closed, state.opened)),
+    );
   }
 
   _connected() {
     performance.mark("casement:connected");
+    clearTimeout(this._timer);
     this._connectedAt = performance.now();
     const canvas = this._view.stage.querySelector("canvas");
     // The viewer takes the canvas out of the tab order; here it is the main thing on the page.
@@ -100,15 +129,29 @@ export class Session {
     canvas.setAttribute("aria-label", screenLabel(this._view.machineName));
     this._canvas = canvas;
     this._stopLooking = onFirstPicture(canvas, () => this._view.firstFrame());
+    this.keeper = new Keeper(this.line, {
+      changed: (word) => this._view.showLine(word),
+      dead: () => this._giveUp(navigator.onLine === false ? "offline" : "silent"),
+    });
     this._state.enter("connected");
+    this._view.connected(this);
+  }
+
+  /** The line is dead but not closed. Its own end may come in minutes, so it is not waited for. */
+  _giveUp(reason) {
+    const rfb = this.rfb;
+    this._run += 1;
+    this._disconnected({ step: "network", reason });
+    rfb.disconnect();
   }
 
   _disconnected(detail) {
+    clearTimeout(this._timer);
     keepStill(this._canvas, this._view.still);
     if (this._letGo() && performance.now() - this._connectedAt > STEADY_MS) {
       this._attempt = 0;
     }
-    this._fall(detail);
+    this._fall({ ...detail, session: this._number });
   }
 
   /** The way down from every state: wait and come back, look now and then, or leave it to the person. */
@@ -125,9 +168,13 @@ export class Session {
 
   /** Forgets the connection and gives it back, so that its end is nobody's business any more. */
   _letGo() {
+    this._view.letGo();
     this._stopLooking?.();
     this._stopLooking = null;
+    this.keeper?.stop();
+    this.keeper = null;
     this._canvas = null;
+    this._connectedAt = this.rfb ? this._connectedAt : Infinity;
     const rfb = this.rfb;
     this.rfb = null;
     return rfb;

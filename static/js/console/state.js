@@ -36,12 +36,14 @@ export function backoff(attempt, random = Math.random) {
   return Math.min(500 * 2 ** attempt, 10000) * (0.8 + 0.4 * random());
 }
 
+const RETRY = ["ended", "host", "network"];
+
 /** What to do after `step`: come back by itself ("retry"), look now and then ("poll"), or wait for a person ("stop"). */
 export function afterwards(step, reason) {
   if (step === "machine-off") {
     return "poll";
   }
-  if (step === "ended" || step === "host" || reason === "unavailable") {
+  if (RETRY.includes(step) || reason === "unavailable") {
     return "retry";
   }
   // A wrong password does not become right by asking again; any other trouble of the display may pass (it is booting).

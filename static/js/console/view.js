@@ -1,8 +1,19 @@
 /* What is on the page around a screen: the line that says what happens, the remedies, the stage and the still. */
 
-import { watchKeys } from "./keys.js";
-import { actionRefused, describe, starting } from "./texts.js";
+import { HeldModifiers, watchKeys } from "./keys.js";
+import { followDisplay, remembered, sharpen } from "./size.js";
+import {
+  actionRefused,
+  describe,
+  lineIsSlow,
+  othersControl,
+  starting,
+  technicalDetail,
+  whereItStopped,
+} from "./texts.js";
 import { post, Refusal } from "./ticket.js";
+
+const HINT_MS = 6000;
 
 export class View {
   constructor(root) {
@@ -13,8 +24,20 @@ export class View {
     this.ticketUrl = root.dataset.ticketUrl;
     this.machineName = root.dataset.machineName ?? "";
     this._quiet = false;
-    watchKeys(this.stage, () => this.leaveStage());
+    this._rfb = null;
+    this._mode = "control";
+    this._handsOff = false;
+    this._othersControl = false;
+    this.modifiers = new HeldModifiers();
+    const release = watchKeys(this.stage, { leave: () => this.leaveStage(), typed: () => this.releaseModifiers() });
+    this.releaseKeys = () => {
+      release();
+      this.releaseModifiers();
+    };
     this._wireStart();
+    this._wireFocus();
+    root.addEventListener("casement:control", ({ detail }) => this._controlChanged(detail));
+    this._resized = new ResizeObserver(() => this._sharpen());
   }
 
   get csrfToken() {
@@ -29,6 +52,16 @@ export class View {
     return this.root.dataset.fit === "guest";
   }
 
+  /** Whether what is typed here reaches the machine. The relay has the last word; this spares the person the try. */
+  get mayType() {
+    return this._mode === "control" && !this._handsOff && !this._othersControl;
+  }
+
+  set handsOff(on) {
+    this._handsOff = on;
+    this._applyInput();
+  }
+
   /** Shows a state. While a machine that is off is looked at now and then, the line stays as it is. */
   show(state, detail = {}) {
     this._quiet = detail.step === "machine-off" || (this._quiet && state === "ticket");
@@ -40,22 +73,58 @@ export class View {
     this.root.dataset.reason = detail.reason ?? "";
     this._say(describe(state, detail));
     this._offerRemedies(state, detail);
+    this._explain(state, detail);
   }
 
   /** How the viewer behaves here; called before it connects. */
   prepare(rfb, mode) {
-    rfb.scaleViewport = true;
+    const size = remembered(localStorage);
+    this._rfb = rfb;
+    this._mode = mode;
+    rfb.scaleViewport = !size.actual;
     rfb.background = "transparent";
-    rfb.viewOnly = mode === "view";
+    followDisplay(rfb, () => (remembered(localStorage).css ? 1 : window.devicePixelRatio));
     rfb.resizeSession = this.fit && mode === "control";
     this.root.dataset.grantedMode = mode;
+    this._applyInput();
     this.root.dispatchEvent(new CustomEvent("casement:prepared", { detail: { rfb, mode } }));
+  }
+
+  connected(session) {
+    const canvas = this.stage.querySelector("canvas");
+    this._resized.observe(canvas);
+    this._sharpen();
+    this.root.dispatchEvent(new CustomEvent("casement:connected", { detail: { session } }));
+  }
+
+  /** The connection is over: nothing of it stays down or on show. */
+  letGo() {
+    if (this._rfb) {
+      this.releaseKeys();
+      this._rfb = null;
+      this._resized.disconnect();
+      this.showLine("well");
+      this.root.dispatchEvent(new CustomEvent("casement:released"));
+    }
   }
 
   firstFrame() {
     performance.mark("casement:first-frame");
     this.root.dataset.firstFrame = String(Math.round(performance.now()));
     this.root.dispatchEvent(new CustomEvent("casement:first-frame", { bubbles: true }));
+  }
+
+  /** "slow" while the line owes an answer, "well" when it has given it. */
+  showLine(word) {
+    this.root.dataset.line = word;
+    this._write("[data-console-slow]", word === "slow" ? lineIsSlow() : "");
+  }
+
+  /** A line over the picture that goes away by itself. */
+  hint(text) {
+    clearTimeout(this._hintTimer);
+    this._write("[data-console-hint]", text);
+    this._hintTimer = setTimeout(() => this._write("[data-console-hint]", ""), HINT_MS);
   }
 
   /** The guest's clipboard is the guest's word: it goes into a text field's value and nowhere else. */
@@ -70,10 +139,41 @@ export class View {
     this.root.querySelector("[data-console-handle]")?.focus();
   }
 
+  releaseModifiers() {
+    this.modifiers.release(this._rfb);
+    for (const button of this.root.querySelectorAll("[data-console-action=hold]")) {
+      button.setAttribute("aria-pressed", "false");
+    }
+  }
+
+  _write(selector, text) {
+    const box = this.root.querySelector(selector);
+    if (box) {
+      box.textContent = text;
+      box.hidden = !text;
+    }
+  }
+
   _say(line) {
     // A live region speaks when its text changes; the same text again would be spoken again by some readers.
     if (this._status.textContent !== line) {
       this._status.textContent = line;
+    }
+  }
+
+  /** Where it stopped, for those who want to know: operators get what they need to look for it. */
+  _explain(state, detail) {
+    const why = this.root.querySelector("[data-console-why]");
+    if (!why) {
+      return;
+    }
+    why.hidden = !(state === "failed" || state === "waiting");
+    if (!why.hidden) {
+      why.querySelector("[data-console-where]").textContent = whereItStopped(detail);
+      const technical = why.querySelector("[data-console-technical]");
+      if (technical) {
+        technical.textContent = technicalDetail(detail, this.root.dataset.host);
+      }
     }
   }
 
@@ -84,6 +184,41 @@ export class View {
       const cures = remedy.dataset.consoleRemedy.split(" ");
       remedy.hidden = !(stopped && (cures.includes(step) || cures.includes(`${step}/${reason}`)));
     }
+  }
+
+  /** Somebody else has taken or given back the keyboard; `holder` is a person's name, so it is set as text. */
+  _controlChanged({ controls, holder }) {
+    this._othersControl = !controls;
+    this._write("[data-console-holder]", !controls && holder ? othersControl(holder) : "");
+    this._applyInput();
+  }
+
+  _applyInput() {
+    if (this._rfb) {
+      if (!this.mayType) {
+        this.releaseKeys();
+      }
+      this._rfb.viewOnly = !this.mayType;
+    }
+    this.root.dataset.input = this.mayType ? "on" : "off";
+    this.root.dispatchEvent(new CustomEvent("casement:input", { detail: { mayType: this.mayType } }));
+  }
+
+  _sharpen() {
+    const canvas = this.stage.querySelector("canvas");
+    if (canvas) {
+      sharpen(canvas);
+    }
+  }
+
+  /** Nothing stays down in the machine when the person has gone elsewhere. */
+  _wireFocus() {
+    window.addEventListener("blur", () => this.releaseKeys());
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "hidden") {
+        this.releaseKeys();
+      }
+    });
   }
 
   /** Starting the machine keeps the person here; without a script the form does the same with a page load. */

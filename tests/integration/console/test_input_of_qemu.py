@@ -48,6 +48,20 @@ async def test_control_that_is_lost_leaves_nothing_held_down_in_the_guest(
         await display.close()
 
 
+async def test_a_session_that_ends_leaves_nothing_held_down_in_the_guest(socket_path: str, tmp_path: Path) -> None:
+    """QEMU lets go of a viewer's keys by itself when he goes, but not of his mouse buttons."""
+    trace = tmp_path / "trace"
+    options = ["-D", str(trace), "-trace", "input_event_key_qcode", "-trace", "input_event_btn"]
+    names = {"ctrl", "left"}
+    with running_qemu(socket_path, SECRET, *options):
+        display = await open_display(socket_path, SECRET)
+        stream = ClientStream(view_only=False)
+        display.writer.write(stream.feed(key(0xFFE3, 0x1D) + struct.pack(">BBHH", 5, 1, 30, 40)))
+        await _until(trace, names, down=1)
+        await display.close(stream.release())
+        await _until(trace, names, down=0)
+
+
 async def _until(trace: Path, names: set[str], *, down: int) -> None:
     """The last word about each of them is that it is down, or up."""
     deadline = time.monotonic() + 20

@@ -28,11 +28,13 @@ SECRET = "s3cr3tpw"
 ONE_PIXEL = b"\2\0\0\1\0\0\0\0" + b"\3\0\0\0\0\0\0\1\0\1"
 PIXEL_SIZE = 4 + 12 + 4
 
+DEADLINE = 10.0
+
 Opens = Callable[[RemoteDisplay, str | None], tuple[ServerInit, bytes]]
 
 
 async def _open(address: RemoteDisplay, secret: str | None) -> tuple[ServerInit, bytes]:
-    display = await open_display(address, secret, deadline=10)
+    display = await open_display(address, secret, deadline=DEADLINE)
     try:
         display.writer.write(ONE_PIXEL)
         return display.init, await asyncio.wait_for(display.reader.readexactly(PIXEL_SIZE), 10)
@@ -50,7 +52,7 @@ def _by_uvloop(address: RemoteDisplay, secret: str | None) -> tuple[ServerInit, 
 
 
 def _by_blocking(address: RemoteDisplay, secret: str | None) -> tuple[ServerInit, bytes]:
-    connection, init, rest = open_display_blocking(address, secret, deadline=10)
+    connection, init, rest = open_display_blocking(address, secret, deadline=DEADLINE)
     with connection:
         connection.settimeout(10)
         connection.sendall(ONE_PIXEL)
@@ -207,6 +209,15 @@ def test_a_man_in_the_middle_gets_neither_the_password_nor_a_session(tmp_path: P
         assert _refused(opens, place.address) == reason
     # A password's answer is 16 bytes after what was chosen; nothing of the kind was ever said.
     assert len(heard.split(b"\x16\x03")[0]) <= len(GREETING) + 1 + 2 + 4
+
+
+def test_a_display_that_falls_silent_where_tls_begins_has_the_same_deadline(
+    tmp_path: Path, opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.DEADLINE", 0.3)
+    place = _place(tmp_path)
+    with _impostor(place.address.port, IN_BETWEEN["speaks no TLS"][0]):
+        assert _refused(opens, place.address) == "timeout"
 
 
 def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_no_password(tmp_path: Path, opens: Opens) -> None:

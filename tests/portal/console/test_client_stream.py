@@ -235,3 +235,17 @@ def test_what_was_let_go_right_before_a_fault_is_let_go_though_the_fault_swallow
         stream.feed(POINTER_UP + b"\x07")
     assert stream.release() == POINTER_UP + KEY_UP
     assert stream.release() == b""
+
+
+def test_losing_control_lets_go_at_once_and_only_once() -> None:
+    let_go: list[bytes] = []
+    stream = ClientStream(view_only=False, let_go=let_go.append)
+    stream.set_view_only(True)
+    stream.set_view_only(False)
+    stream.feed(KEY + POINTER)
+    stream.set_view_only(False)
+    assert not let_go
+    stream.set_view_only(True)
+    stream.set_view_only(True)
+    assert let_go == [KEY_UP + POINTER_UP]
+    assert stream.feed(KEY_UP) == b""

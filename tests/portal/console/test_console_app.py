@@ -30,7 +30,7 @@ from portal.lib.secrets import seal
 from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status
 from tests.portal.console.displays import display_at, greet, server_init
-from tests.portal.console.test_client_stream import KEY, UPDATE
+from tests.portal.console.test_client_stream import KEY, KEY_UP, UPDATE
 from tests.support.websocket import WebsocketCommunicator
 
 # Channels closes connections around its database work, which a test inside a transaction would not survive.
@@ -167,7 +167,7 @@ def test_alice_works_on_her_screen_and_it_is_on_record(
             await tab.socket.send_to(bytes_data=UPDATE + KEY)
             await tab.until(HANDSHAKE + 1)
             await tab.leave()
-        assert bytes(heard) == UPDATE + KEY
+        assert bytes(heard) == UPDATE + KEY + KEY_UP, "what she holds down is let go when she leaves"
         assert b"guest" not in tab.received
         assert tab.received[18 + 24 :].startswith(b"beacon")
 

@@ -10,7 +10,7 @@ from portal.console import relay as relay_module
 from portal.console.relay import Ended, Step, relay
 from portal.console.rfb import READ_SIZE, ClientStream, open_display
 from tests.portal.console.displays import MemoryBrowser, display_at, greet, server_init
-from tests.portal.console.test_client_stream import KEY, UPDATE
+from tests.portal.console.test_client_stream import KEY, KEY_UP, POINTER, POINTER_UP, UPDATE
 
 HANDSHAKE = 12 + 2 + 4
 NAMED_INIT = 24 + len("box")
@@ -63,6 +63,34 @@ async def test_a_watchers_keys_never_reach_the_display(socket_path: str) -> None
         browser.leave()
         await session
     assert bytes(heard) == UPDATE
+
+
+@pytest.mark.parametrize("loses", ["control", "the session"])
+async def test_what_is_held_down_is_let_go_when_control_or_the_session_is_lost(socket_path: str, loses: str) -> None:
+    heard = asyncio.get_running_loop().create_future()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer, secret=None)
+        writer.write(server_init())
+        pressed = await reader.readexactly(len(KEY + POINTER))
+        writer.write(b"seen")
+        heard.set_result(pressed + await reader.readexactly(len(KEY_UP + POINTER_UP)))
+        await reader.read()
+
+    browser = MemoryBrowser()
+    stream = ClientStream(False)
+    async with display_at(socket_path, talk):
+        display = await open_display(socket_path, None)
+        session = asyncio.ensure_future(relay(browser, display, stream, name="box"))
+        browser.greet()
+        browser.say(KEY + POINTER)
+        await browser.until(HANDSHAKE + NAMED_INIT + 4)
+        if loses == "control":
+            stream.set_view_only(True)
+            assert await asyncio.wait_for(heard, 5) == KEY + POINTER + KEY_UP + POINTER_UP
+        browser.leave()
+        await session
+        assert await asyncio.wait_for(heard, 5) == KEY + POINTER + KEY_UP + POINTER_UP
 
 
 async def test_a_browser_that_stops_reading_stops_the_display_and_not_the_memory(socket_path: str) -> None:

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import pytest
+import uvloop
 
 from portal.console.rfb import (
     ClientError,
@@ -217,6 +218,7 @@ async def test_what_the_display_says_right_after_the_handshake_is_left_for_the_r
         await display.close()
         assert await asyncio.to_thread(_read_blocking, socket_path) == picture
         assert await _read_by_protocol(socket_path) == picture
+        assert await _read_by_hand_over(socket_path) == picture
 
 
 def _read_blocking(path: str) -> bytes:
@@ -248,6 +250,54 @@ async def _read_by_protocol(path: str) -> bytes:
     connected.transport.resume_reading()
     await asyncio.wait_for(collector.ended, 5)
     return bytes(collector.heard)
+
+
+async def _read_by_hand_over(path: str) -> bytes:
+    """A part is in the reader's buffer already when the protocol takes over."""
+    display = await open_display(path, None)
+    heard = await display.reader.readexactly(10)
+    collector = _Collector()
+    early = display.hand_over(collector)
+    await asyncio.wait_for(collector.ended, 5)
+    await display.close()
+    return heard + early + bytes(collector.heard)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_the_last_words_reach_the_display(
+    socket_path: str, new_loop: Callable[[], asyncio.AbstractEventLoop], handed_over: bool
+) -> None:
+    async def scene() -> bytes:
+        heard = asyncio.get_running_loop().create_future()
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await greet(reader, writer, secret=None)
+            writer.write(server_init())
+            heard.set_result(await reader.read(-1))
+
+        async with display_at(socket_path, talk):
+            display = await open_display(socket_path, None)
+            if handed_over:
+                display.hand_over(_Collector())
+            await display.close(b"last words")
+            return await asyncio.wait_for(heard, 5)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(scene()) == b"last words"
+
+
+async def test_a_display_that_takes_nothing_cannot_hold_up_the_end(socket_path: str) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer, secret=None)
+        writer.write(server_init())
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # It is a transport that reads.
+        await asyncio.sleep(60)
+
+    async with display_at(socket_path, talk):
+        display = await open_display(socket_path, None)
+        display.writer.write(b"x" * (4 << 20))
+        await asyncio.wait_for(display.close(b"last words"), 10)
 
 
 async def test_no_connection_is_left_behind_by_a_refusal(socket_path: str, opens: Opens) -> None:

@@ -81,7 +81,9 @@ def test_only_allowed_devices_appear(golden: Path) -> None:
     assert devices is not None
     assert {device.tag for device in devices} <= ALLOWED_DEVICES
     assert {graphics.get("type") for graphics in devices.iter("graphics")} == {"vnc"}
-    assert {listen.get("type") for listen in devices.iter("listen")} == {"socket"}
+    # No port, no address, no websocket: the screen is a UNIX socket whose place libvirt chooses, with a password.
+    assert [set(graphics.keys()) for graphics in devices.iter("graphics")] == [{"type", "passwd", "sharePolicy"}]
+    assert [dict(listen.attrib) for listen in devices.iter("listen")] == [{"type": "socket"}]
     assert not root.findall(".//{http://libvirt.org/schemas/domain/qemu/1.0}commandline")
 
 

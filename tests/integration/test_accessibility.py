@@ -1,0 +1,299 @@
+"""Every page there is, in a real browser, by axe-core: nothing serious or critical. A page that is added is in here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import pytest
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth.models import Group
+from django.db.models import Model
+from django.urls import reverse
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from portal.accounts.models import SshKey, User
+from portal.console.models import ConsoleSession
+from portal.hosts.models import Difference, DifferenceKind
+from portal.images.models import ImageVersion
+from portal.jobs.models import Job, JobStep
+from portal.machines.models import Machine
+from portal.machines.states import PowerState, Status, Task
+from tests.portal.test_every_url import ALL, PUBLIC
+from tests.support import axe
+from tests.support.axe import Finding
+from tests.support.estate import Estate, build_estate
+from tests.support.product import CHROMIUM_FLAGS
+from tests.support.redis import redis_db, redis_url
+from tests.support.web import CSRF, cookie_of, web_processes
+
+__all__ = ["redis_db", "redis_url"]
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.timeout(900),  # Some 200 pages are opened; on a busy machine each takes a second.
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here"),
+    pytest.mark.skipif(
+        not (settings.BASE_DIR / "static" / "dist" / "js" / "base.js").exists(),
+        reason="the front end is not built (bin/frontend)",
+    ),
+    pytest.mark.skipif(not axe.SCRIPT.exists(), reason="axe-core is not installed (bin/frontend --lint)"),
+]
+
+OPERATOR, MEMBER, NEWCOMER, NOBODY = "operator", "member", "newcomer", "nobody"
+# Pages whose look depends on what is asked of them.
+ASKED: dict[str, list[str]] = {
+    "machines:list": ["?view=table", "?q=nothing-is-called-so", "?view=cards"],
+    "hosts:list": ["?q=nothing-is-called-so"],
+    "jobs:list": ["?state=failed", "?q=nothing-is-called-so"],
+    "audit:list": ["?q=nothing-is-called-so"],
+}
+# What Django's admin brings and we cannot change, by rule and page. The box that filters a person's groups is made by
+# Django's SelectFilter2.js, which gives its icon's <span> a label.
+OF_DJANGO = {("aria-prohibited-attr", f"{OPERATOR} /admin/accounts/user/{{pk}}/change/")}
+# Forms that say what is wrong when they are sent empty.
+FORMS = [
+    "accounts:login",
+    "accounts:password",
+    "accounts:keys",
+    "accounts:project-new",
+    "machines:new",
+    "images:upload",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a page is looked at. `rules` are those that are asked for; none means all."""
+
+    theme: Literal["light", "dark"]
+    width: int
+    height: int
+    rules: tuple[str, ...] = ()
+
+
+LIGHT_DESK, DARK_PHONE = Look("light", 1400, 900), Look("dark", 390, 844)
+DARK_DESK, LIGHT_PHONE = Look("dark", 1400, 900), Look("light", 390, 844)
+# Two looks each, so that what operators and members both see is seen in all four. Operators have pages of their own: of
+# those the colours are looked at in the third, which is all that differs there.
+COLOURS = Look("dark", 1400, 900, ("color-contrast", "link-in-text-block"))
+LOOKS = {
+    OPERATOR: [LIGHT_DESK, DARK_PHONE, COLOURS],
+    MEMBER: [DARK_DESK, LIGHT_PHONE],
+    NEWCOMER: [LIGHT_DESK, DARK_PHONE],
+    NOBODY: [LIGHT_DESK, DARK_PHONE],
+}
+
+
+@dataclass
+class Site:
+    """A running portal with something of each kind, and how to be somebody in it."""
+
+    url: str
+    browser: Browser
+    sessions: dict[str, str]
+    paths: dict[str, list[str]]
+    admin_paths: list[str]
+
+    def page(self, who: str, look: Look) -> Page:
+        context = self.browser.new_context(
+            viewport={"width": look.width, "height": look.height}, color_scheme=look.theme, reduced_motion="reduce"
+        )
+        context.set_default_timeout(60_000)
+        if who != NOBODY:
+            values = {settings.SESSION_COOKIE_NAME: self.sessions[who], settings.CSRF_COOKIE_NAME: CSRF}
+            context.add_cookies([{"name": name, "value": value, "url": self.url} for name, value in values.items()])
+        axe.load_into(context)
+        return context.new_page()
+
+
+@pytest.fixture
+def site(redis_db: str, tmp_path: Path) -> Iterator[Site]:
+    estate = build_estate(hosts=8, machines=12, projects=2)
+    newcomer = User.objects.create_user("newcomer")
+    people = {OPERATOR: estate.operator, MEMBER: estate.member, NEWCOMER: newcomer}
+    objects = _objects(estate)
+    paths = {name: list(_paths(name, parameters, objects)) for name, parameters in ALL}
+    admin_paths = list(_admin_paths())
+    # Playwright runs an event loop in this thread, beside which Django asks no database.
+    sessions = {who: cookie_of(user).partition(";")[0].partition("=")[2] for who, user in people.items()}
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.bench.scale.settings", "REDIS_URL": redis_db}
+    with web_processes(1, environment, tmp_path) as [web], sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
+        yield Site(f"http://localhost:{web.port}", browser, sessions, paths, admin_paths)
+        browser.close()
+
+
+# --- something of each kind ----------------------------------------------------------------------------------------
+
+STATES: list[dict[str, Any]] = [
+    {"status": Status.READY, "power_state": PowerState.RUNNING, "task": Task.NONE},
+    {"status": Status.READY, "power_state": PowerState.SHUT_OFF, "task": Task.NONE, "console_socket": ""},
+    {"status": Status.BUILDING, "power_state": PowerState.SHUT_OFF, "task": Task.BUILDING, "console_socket": ""},
+    {"status": Status.ERROR, "power_state": PowerState.SHUT_OFF, "error_message": "No room.", "console_socket": ""},
+    {"status": Status.READY, "power_state": PowerState.UNKNOWN, "task": Task.NONE},
+    {"status": Status.READY, "power_state": PowerState.PAUSED, "task": Task.NONE},
+    {"status": Status.READY, "power_state": PowerState.RUNNING, "task": Task.NONE, "console_socket": ""},
+]
+Objects = dict[str, Sequence[Model]]
+
+
+def _objects(estate: Estate) -> Objects:
+    """By the beginning of a page's name: what it can be about. All of it is in the member's project."""
+    machines = _machines(estate)
+    version = ImageVersion.objects.exclude(image=None).first()
+    assert version is not None
+    SshKey.objects.create(user=estate.member, name="laptop", public_key="ssh-ed25519 AAAA")
+    statuses = Job.objects.filter(project=estate.projects[0]).values_list("status", flat=True).distinct()
+    jobs = [Job.objects.filter(project=estate.projects[0], status=status).first() for status in statuses.order_by()]
+    seen = {"vcpus": 2, "memory_mib": 2048, "disk_gib": 10, "power_state": "running", "owned": True}
+    for kind in DifferenceKind:
+        found = machines[0].pk if kind in (DifferenceKind.MISSING, DifferenceKind.SIZE) else uuid4()
+        Difference.objects.create(host=estate.hosts[0], kind=kind, object_id=found, name=kind, detail=seen)
+    membership = estate.projects[0].memberships.exclude(user=estate.member).first()
+    assert membership is not None
+    return {
+        "machines": machines,
+        "console": machines[:2],
+        "images:delete-version": [version],
+        "images": [version.image],
+        "jobs": [job for job in jobs if job],
+        "hosts": [estate.hosts[0], estate.hosts[7]],
+        "accounts:member": [membership],
+        "accounts": [estate.projects[0]],
+    }
+
+
+def _machines(estate: Estate) -> list[Machine]:
+    """One in each state."""
+    mine = list(Machine.objects.live().filter(project=estate.projects[0])[: len(STATES)])
+    assert len(mine) == len(STATES)
+    for machine, values in zip(mine, STATES, strict=True):
+        socket = {"console_socket": "/nowhere/vnc.sock"} | values
+        Machine.objects.filter(pk=machine.pk).update(**socket)
+    return mine
+
+
+def _paths(name: str, parameters: frozenset[str], objects: Objects) -> Iterator[str]:
+    if not parameters:
+        yield from (reverse(name) + query for query in ["", *ASKED.get(name, [])])
+        return
+    about = next((found for begin, found in objects.items() if name.startswith(begin)), None)
+    assert about, f"say what {name} is about"
+    for one in about if name.endswith(":detail") else about[:1]:
+        yield reverse(name, kwargs=dict.fromkeys(parameters, one.pk))
+
+
+def _admin_paths() -> Iterator[str]:
+    """The pages of each model that is registered: its list, a new one, one, its end and its history."""
+    Group.objects.create(name="helpers")
+    assert ConsoleSession.objects.exists() and JobStep.objects.exists()
+    yield from (reverse(f"admin:{name}") for name in ("index", "password_change"))
+    for model in admin.site._registry:
+        base = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        yield from (reverse(f"{base}_{view}") for view in ("changelist", "add"))
+        row = model._default_manager.order_by("pk").first()
+        assert row is not None, f"there is no {model._meta.label}"
+        yield from (reverse(f"{base}_{view}", args=[row.pk]) for view in ("change", "delete", "history"))
+
+
+# --- the checks ----------------------------------------------------------------------------------------------------
+
+
+def pages_among(site: Site, who: str, paths: Sequence[str]) -> list[str]:
+    """Parts of pages, pictures and what is only posted are none."""
+    context, found = site.page(who, LIGHT_DESK).context, []
+    for path in paths:
+        answer = context.request.get(site.url + path)
+        is_html = "text/html" in answer.headers.get("content-type", "")
+        if answer.status != 405 and is_html and answer.text().lstrip().lower().startswith("<!doctype html"):
+            found.append(path)
+    context.close()
+    return found
+
+
+def check(site: Site, who: str, paths: Sequence[str], looks: Sequence[Look]) -> dict[str, list[Finding]]:
+    """What is wrong with which page."""
+    wrong: dict[str, list[Finding]] = defaultdict(list)
+    for look in looks:
+        page = site.page(who, look)
+        for path in paths:
+            page.goto(site.url + path)
+            wrong[f"{who} {path}"] += axe.findings(page, *look.rules)
+        page.context.close()
+    return {path: found for path, found in wrong.items() if found}
+
+
+def check_forms(site: Site, who: str, names: Sequence[str]) -> dict[str, list[Finding]]:
+    """Sent empty, past the browser's own checks: the page that comes back says what is missing."""
+    wrong: dict[str, list[Finding]] = defaultdict(list)
+    for look in LOOKS[who][:2]:
+        page = site.page(who, look)
+        for name in names:
+            page.goto(site.url + reverse(name))
+            with page.expect_navigation():
+                page.evaluate("() => document.querySelector('main form[method=post], body.bare form').submit()")
+            wrong[f"{name}, sent empty"] += axe.findings(page)
+        page.context.close()
+    return {path: found for path, found in wrong.items() if found}
+
+
+def told(wrong: dict[str, list[Finding]]) -> str:
+    return "\n".join(f"{path}\n    {finding}" for path, found in wrong.items() for finding in dict.fromkeys(found))
+
+
+def test_no_page_has_a_serious_or_critical_finding(site: Site) -> None:
+    everything = [path for paths in site.paths.values() for path in paths]
+    empty = [path for name, paths in site.paths.items() for path in paths if not dict(ALL)[name]]
+    strangers = [*(reverse(name) for name in PUBLIC), "/nowhere/"]
+    wrong: dict[str, list[Finding]] = {}
+    for who, paths, least in [
+        (OPERATOR, [*everything, "/nowhere/"], 30),
+        (MEMBER, everything, 20),
+        (NEWCOMER, empty, 5),
+        (NOBODY, strangers, 2),
+    ]:
+        pages = pages_among(site, who, paths)
+        assert len(pages) >= least, (who, pages)
+        wrong |= check(site, who, pages, LOOKS[who])
+    wrong |= check_forms(site, OPERATOR, FORMS) | check_forms(site, NOBODY, ["accounts:login"])
+    assert not wrong, told(wrong)
+
+
+def test_no_page_of_the_admin_has_one_that_is_ours(site: Site) -> None:
+    pages = pages_among(site, OPERATOR, site.admin_paths)
+    assert len(pages) > 40
+    wrong = {
+        path: [one for one in found if (one.rule, re.sub(r"/\d+/", "/{pk}/", path)) not in OF_DJANGO]
+        for path, found in check(site, OPERATOR, pages, [LIGHT_DESK, DARK_PHONE]).items()
+    }
+    wrong = {path: found for path, found in wrong.items() if found}
+    assert not wrong, told(wrong)
+
+
+PLANTED = """() => {
+  const { body } = document;
+  body.insertAdjacentHTML("beforeend", `
+    <img src="/static/img/casement.svg">
+    <button type="button"></button>
+    <input type="text">
+    <p class="planted">so pale that nobody can read it</p>`);
+  Object.assign(body.querySelector(".planted").style, { color: "#777", background: "#888" });
+}"""
+
+
+def test_what_is_wrong_is_found(site: Site) -> None:
+    """Else the others could not fail."""
+    page = site.page(NOBODY, LIGHT_DESK)
+    page.goto(site.url + reverse("accounts:login"))
+    assert not axe.findings(page)
+    page.evaluate(PLANTED)
+    assert {one.rule for one in axe.findings(page)} == {"image-alt", "button-name", "label", "color-contrast"}
+    assert {one.rule for one in axe.findings(page, *COLOURS.rules)} == {"color-contrast"}
