@@ -261,7 +261,11 @@ class Session:
     def _verdict(self) -> Ended | None:
         if self._stopped:
             return PORTAL_STOPPED
-        return self._watch.ended if self._watch else None
+        if self._watch is None:
+            return None
+        if self._watch.view_only != self._watch.stream.view_only:
+            self._watch.stream.set_view_only(self._watch.view_only)
+        return self._watch.ended
 
 
 def _connect(admitted: Admitted) -> tuple[Listener, ServerInit, bytes]:
@@ -282,7 +286,8 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.ended: Ended | None = None
         self._admitted = admitted
-        self._stream = stream
+        self.stream = stream
+        self.view_only = stream.view_only
         self._parent = parent
         self._waker = waker
         self._over = threading.Event()
@@ -317,5 +322,9 @@ class Watch(threading.Thread):
             # Nobody can say that this person may still see this, so they may not; the page comes back by itself.
             logger.exception("console: cannot check the session any more")
             standing = UNCHECKED
-        self._stream.view_only = standing.view_only
         self.ended = standing.ended
+        if standing.view_only != self.view_only:
+            # Applied by the thread that feeds the stream.
+            self.view_only = standing.view_only
+            with contextlib.suppress(OSError):
+                self._waker.send(b"\0")

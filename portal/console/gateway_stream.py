@@ -7,6 +7,7 @@ every message, so a session stays within about 2 MiB whatever its two sides do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -232,6 +233,7 @@ class Conversation:
     def stream(self, display: socket.socket, said: bytes) -> Ended:
         """Both directions until one ends. `said` is what the display has said behind its handshake."""
         display.setblocking(False)
+        self._stream.let_go = self._let_go
         self._held = getattr(display, "pending", int)  # TLS holds bytes that the kernel knows nothing of any more.
         try:
             if said:
@@ -247,6 +249,14 @@ class Conversation:
             return Ended(Step.ENDED, "browser-gone")
         except OSError:
             return Ended(Step.ENDED, "display-closed")
+        finally:
+            # What is held down is let go; behind a message that is half sent, or a display that takes nothing, as far
+            # as there is room.
+            with contextlib.suppress(OSError):
+                display.send(self._for_display + self._stream.release())
+
+    def _let_go(self, held: bytes) -> None:
+        self._for_display += held
 
     def _turn(self, display: socket.socket) -> Ended | None:
         """Wait once, and do what can be done without waiting."""
