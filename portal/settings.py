@@ -7,6 +7,7 @@ which is read here as well, so that `manage.py` works beside a running portal wi
 import logging
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import environ
 from csp.constants import NONE, SELF
@@ -49,6 +50,7 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[f"{_url.scheme}
 FORCE_SCRIPT_NAME = _url.path or None
 # Only set where a proxy in front is known to overwrite the header: a header that anyone can send is no proof.
 TRUST_PROXY = env.bool("TRUST_PROXY", default=False)
+FORWARDED_ALLOW_IPS = env.list("FORWARDED_ALLOW_IPS", default=["127.0.0.1"])
 if TRUST_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
@@ -57,6 +59,9 @@ SESSION_COOKIE_NAME = "casement_session"
 CSRF_COOKIE_NAME = "casement_csrf"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = False  # htmx and the console send the token in a header, so scripts of ours must read it.
+# Only for a gateway on another host than the portal's: the parent domain of both, so that the browser brings the
+# session there, too. Every other host below that domain then gets it as well, so there must be nobody else's.
+SESSION_COOKIE_DOMAIN = env.str("SESSION_COOKIE_DOMAIN", default="") or None
 SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=0)
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
@@ -226,6 +231,29 @@ CONSOLE_MAX_SESSIONS_PER_PROCESS = env.int("CONSOLE_MAX_SESSIONS_PER_PROCESS", d
 CONSOLE_THUMBNAIL_EVERY_S = env.int("CONSOLE_THUMBNAIL_EVERY_S", default=10)
 if CONSOLE_THUMBNAIL_EVERY_S < 0:
     raise ImproperlyConfigured("CONSOLE_THUMBNAIL_EVERY_S must be seconds, or 0 for no thumbnails.")
+
+# Where browsers open a screen's WebSocket. Empty: here, on the portal's own port. Else the gateway's whole address, as
+# in wss://desktops.example.org:8443/. The gateway lets in by the session cookie. A browser brings that to the very host
+# that set it, on any port; SameSite=Lax does not stop it, since a site has no port and takes in all hosts of a domain.
+CONSOLE_GATEWAY_URL = env.str("CONSOLE_GATEWAY_URL", default="")
+if CONSOLE_GATEWAY_URL:
+    _gateway = urlsplit(CONSOLE_GATEWAY_URL)
+    if _gateway.scheme not in {"ws", "wss"} or not _gateway.hostname or _gateway.username or _gateway.query:
+        raise ImproperlyConfigured(
+            f"CONSOLE_GATEWAY_URL must be a whole address such as wss://desktops.example.org:8443/, "
+            f"without a name or a query, not {CONSOLE_GATEWAY_URL!r}."
+        )
+    if HTTPS and _gateway.scheme != "wss":
+        raise ImproperlyConfigured("CONSOLE_GATEWAY_URL must be wss://…: browsers open no ws:// from https pages.")
+    _domain = (SESSION_COOKIE_DOMAIN or "").lstrip(".")
+    if _gateway.hostname != _url.hostname and not (
+        _domain and all(f".{host}".endswith(f".{_domain}") for host in (_gateway.hostname, _url.hostname))
+    ):
+        raise ImproperlyConfigured(
+            f"The session never gets from {_url.hostname} to {_gateway.hostname}: put CONSOLE_GATEWAY_URL on another "
+            f"port of {_url.hostname}, or set SESSION_COOKIE_DOMAIN to the domain that both belong to."
+        )
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["connect-src"].append(f"{_gateway.scheme}://{_gateway.netloc}")
 
 UNFOLD = {
     "SITE_TITLE": _("Casement administration"),

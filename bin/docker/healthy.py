@@ -1,4 +1,7 @@
-"""The containers' health checks: `web` is alive, `ready` can serve people, `worker` answers a ping of its own node."""
+"""The containers' health checks: `web` is alive, `ready` can serve people, `worker` answers a ping of its own node.
+
+The gateway has no page: it is alive when it says so with a 404.
+"""
 
 import http.client
 import os
@@ -23,6 +26,12 @@ def _answers(path: str) -> bool:
     return connection.getresponse().status == 200
 
 
+def gateway() -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", 8001, timeout=9)
+    connection.request("GET", "/")
+    return connection.getresponse().status == 404
+
+
 def worker() -> bool:
     node = f"{os.environ.get('WORKER_NAME', 'worker')}@{socket.gethostname()}"
     argv = ["celery", "-A", "workers.celery:app", "inspect", "ping", "-d", node, "-t", "10"]
@@ -30,4 +39,4 @@ def worker() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if {"web": web, "ready": ready, "worker": worker}[sys.argv[1]]() else 1)
+    sys.exit(0 if {"web": web, "ready": ready, "worker": worker, "gateway": gateway}[sys.argv[1]]() else 1)

@@ -34,6 +34,7 @@ class Options:
     is_root: bool
     file: Mapping[str, str]
     environ: Mapping[str, str]
+    gateway_port: int | None = None
 
     @property
     def env_file(self) -> Path:
@@ -88,9 +89,17 @@ class Options:
         }
         if self.runs_redis:
             environment["REDIS_URL"] = self.own_redis_url
+        if self.gateway_port and not self.setting("CONSOLE_GATEWAY_URL"):
+            environment["CONSOLE_GATEWAY_URL"] = self._gateway_url(self.gateway_port)
         if not self.setting("CSRF_TRUSTED_ORIGINS"):
             environment["CSRF_TRUSTED_ORIGINS"] = ",".join(self._origins())
         return environment
+
+    def _gateway_url(self, port: int) -> str:
+        """The portal's own host, so that browsers bring the session along; TLS there is the proxy's matter, as here."""
+        url = urlsplit(self.url)
+        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+        return f"{'wss' if url.scheme == 'https' else 'ws'}://{host}:{port}/"
 
     def _origins(self) -> list[str]:
         """On the machine itself people open any of its names."""
@@ -132,6 +141,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, *, is_ro
         is_root=root,
         file=file,
         environ=dict(environ),
+        gateway_port=_port(named["GATEWAY_PORT"]) if named.get("GATEWAY_PORT") else None,
     )
 
 

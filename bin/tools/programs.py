@@ -33,6 +33,7 @@ def programs(options: Options, *, with_libvirtd: bool) -> list[Program]:
     return [
         *wanted,
         Program("web", _web(options), 30),
+        *_gateway(options),
         Program("worker", (*spool, *_celery_worker("worker", queues, options.setting("WORKER_CONCURRENCY", "4"))), 40),
         # A build takes minutes; it is not waited for, because the next start takes it up again.
         Program("images", (*spool, *_celery_worker("images", "images", "1")), 50, stop_wait_s=3),
@@ -68,6 +69,14 @@ def _web(options: Options) -> tuple[str, ...]:
     if options.setting("TRUST_PROXY").lower() in {"1", "true", "yes", "on"}:
         proxy = ("--proxy-headers", "--forwarded-allow-ips", options.setting("FORWARDED_ALLOW_IPS", "127.0.0.1"))
     return (*argv, *sockets, *proxy, "--no-access-log", "--timeout-graceful-shutdown", "5", "--lifespan", "off")
+
+
+def _gateway(options: Options) -> list[Program]:
+    """Consoles in a process of their own, if somebody asked for it by a port."""
+    if options.gateway_port is None:
+        return []
+    address = ("--bind", options.bind, "--port", str(options.gateway_port))
+    return [Program("gateway", (sys.executable, "manage.py", "gateway", *address), 35)]
 
 
 def temporary_folder(options: Options) -> Path:

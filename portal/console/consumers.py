@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import logging
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from channels.db import database_sync_to_async
-from django.conf import settings
-from django.http.request import split_domain_port, validate_host
 
 from portal.console import limits, tickets
 from portal.console.admission import Admitted, Refused, admit, depart
+from portal.console.origins import is_ours
 from portal.console.relay import BrowserGone, Ended, Step, relay
 from portal.console.rfb import ClientStream, Display, DisplayError, open_display
 from portal.console.stream import Door, open_browser
@@ -53,26 +51,11 @@ async def console_app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def origin_allowed(scope: Scope) -> bool:
-    """A WebSocket carries the cookies of its target, whoever's page opens it; only the Origin header tells whose.
-
-    It must be there once, and be the very host that is asked for (a host of ours), or one that the settings trust.
-    """
+    """Whether the page that asks is one of ours; see origins.py."""
     headers = [(name.lower(), value.decode("latin-1")) for name, value in scope["headers"]]
     origins = [value for name, value in headers if name == b"origin"]
     hosts = [value for name, value in headers if name == b"host"]
-    if len(origins) != 1 or len(hosts) != 1:
-        return False
-    if origins[0] in settings.CSRF_TRUSTED_ORIGINS:
-        return True
-    origin = urlsplit(origins[0])
-    # A page without TLS must not open a socket with it; the reverse is a proxy that ends TLS in front of us.
-    schemes = {"https"} if scope.get("scheme") == "wss" else {"http", "https"}
-    domain, _port = split_domain_port(hosts[0])
-    return (
-        origin.scheme in schemes
-        and origin.netloc.lower() == hosts[0].lower()
-        and validate_host(domain, settings.ALLOWED_HOSTS)
-    )
+    return is_ours(origins, hosts, secure=scope.get("scheme") == "wss")
 
 
 async def _serve(scope: Scope, browser: Door) -> Ended:

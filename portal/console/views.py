@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import get_script_prefix, reverse
@@ -53,8 +54,12 @@ def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
     mode = mode_for(user, pk, wanted)
     target_for(user, pk, mode)
     claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode)
-    path = f"{get_script_prefix()}ws/console/"
-    return {"ticket": tickets.issue(claim), "path": path, "mode": mode, "session": str(claim.number)}
+    return {"ticket": tickets.issue(claim), "path": _door(), "mode": mode, "session": str(claim.number)}
+
+
+def _door() -> str:
+    """Where the WebSocket is opened: a path here, or the gateway's whole address."""
+    return settings.CONSOLE_GATEWAY_URL or f"{get_script_prefix()}ws/console/"
 
 
 @require_GET

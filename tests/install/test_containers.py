@@ -28,7 +28,9 @@ def test_compose_accepts_the_file_with_settings(tmp_path: Path) -> None:
     done = _compose(tmp_path, **SETTINGS)
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
-    assert set(services) == {"db", "redis", "prepare", "web", "worker", "worker-images", "watcher", "beat"}
+    own = {"prepare", "web", "gateway", "worker", "worker-images", "watcher", "beat"}
+    assert set(services) == {"db", "redis"} | own
+    assert services["gateway"]["profiles"] == ["gateway"], "it is started only when it is asked for"
     assert services["web"]["environment"]["DATABASE_URL"] == "postgres://casement:abc123@db/casement"
 
 
@@ -48,7 +50,10 @@ def test_every_image_has_a_version_and_every_long_running_service_comes_back() -
         assert service["restart"] == ("no" if name == "prepare" else "unless-stopped"), name
     assert all("privileged" not in service for service in services.values())
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert published == {"web": ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"]}
+    assert published == {
+        "web": ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"],
+        "gateway": ["${BIND:-127.0.0.1}:${GATEWAY_PORT:-8001}:8001"],
+    }
 
 
 def test_the_images_have_versions_too_and_pages_are_not_served_by_root() -> None:

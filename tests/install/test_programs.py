@@ -23,6 +23,20 @@ def test_another_redis_and_another_libvirtd_are_not_started_twice(make_options: 
     assert {"redis", "libvirtd"}.isdisjoint(program.name for program in wanted)
 
 
+def test_a_gateway_is_started_when_it_is_asked_for_and_browsers_are_sent_there(make_options: Make) -> None:
+    options = make_options(GATEWAY_PORT="8443")
+    assert _argv(options, "gateway")[-5:] == ("gateway", "--bind", "127.0.0.1", "--port", "8443")
+    assert options.child_environment()["CONSOLE_GATEWAY_URL"] == "ws://localhost:8443/"
+    named = make_options(GATEWAY_PORT="8443", CONSOLE_GATEWAY_URL="ws://localhost/consoles")
+    assert named.child_environment()["CONSOLE_GATEWAY_URL"] == "ws://localhost/consoles"
+    assert "CONSOLE_GATEWAY_URL" not in make_options().child_environment()
+
+
+def test_tls_in_front_of_the_portal_is_in_front_of_the_gateway_too(make_options: Make) -> None:
+    options = make_options(GATEWAY_PORT="8443", CASEMENT_URL="https://desktops.example.org")
+    assert options.child_environment()["CONSOLE_GATEWAY_URL"] == "wss://desktops.example.org:8443/"
+
+
 @pytest.mark.parametrize(("trust", "believed"), [("", False), ("no", False), ("0", False), ("true", True), ("1", True)])
 def test_forwarding_headers_are_believed_only_when_told_so(make_options: Make, trust: str, believed: bool) -> None:
     argv = _argv(make_options(TRUST_PROXY=trust), "web")

@@ -60,6 +60,46 @@ def test_a_setting_that_would_be_unsafe_is_refused(tmp_path: Path, name: str, va
     assert words in done.stderr
 
 
+PORTAL = "https://desktops.example.org"
+
+
+@pytest.mark.parametrize(
+    ("address", "more", "words"),
+    [
+        ("desktops.example.org:8443", {}, "must be a whole address"),
+        ("https://desktops.example.org:8443/", {}, "must be a whole address"),
+        ("wss://alice:secret@desktops.example.org/", {}, "must be a whole address"),
+        ("wss://desktops.example.org/?token=x", {}, "must be a whole address"),
+        ("ws://desktops.example.org:8443/", {}, "must be wss://"),
+        ("wss://console.example.org/", {}, "The session never gets from desktops.example.org to console.example.org"),
+        ("wss://console.example.org/", {"SESSION_COOKIE_DOMAIN": "example.net"}, "The session never gets from"),
+        ("wss://evilexample.org/", {"SESSION_COOKIE_DOMAIN": "example.org"}, "The session never gets from"),
+    ],
+)
+def test_a_gateway_that_browsers_could_not_use_is_refused(
+    tmp_path: Path, address: str, more: dict[str, str], words: str
+) -> None:
+    done = start(tmp_path, SECRET_KEY=SECRET, CASEMENT_URL=PORTAL, CONSOLE_GATEWAY_URL=address, **more)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "more"),
+    [
+        ("", {}),
+        ("wss://desktops.example.org:8443/", {}),
+        ("wss://console.example.org/", {"SESSION_COOKIE_DOMAIN": "example.org"}),
+        ("wss://console.example.org/", {"SESSION_COOKIE_DOMAIN": ".example.org"}),
+    ],
+)
+def test_a_gateway_on_another_port_or_with_the_session_of_both_is_taken(
+    tmp_path: Path, address: str, more: dict[str, str]
+) -> None:
+    done = start(tmp_path, SECRET_KEY=SECRET, CASEMENT_URL=PORTAL, CONSOLE_GATEWAY_URL=address, **more)
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_setting_makes_sign_in_work_behind_a_tls_proxy_and_a_path(tmp_path: Path) -> None:
     done = start(tmp_path, SECRET_KEY=SECRET, CASEMENT_URL="https://desktops.example.org/vdi")
     assert "'CSRF_TRUSTED_ORIGINS': ['https://desktops.example.org']" in done.stdout

@@ -31,6 +31,7 @@ class Answer:
     status: int
     text: str
     location: str
+    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ def request(
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         connected.request("POST", path, urlencode({**form, "csrfmiddlewaretoken": CSRF}), headers)
     answer = connected.getresponse()
-    return Answer(answer.status, answer.read().decode(), answer.getheader("Location") or "")
+    policy = answer.getheader("Content-Security-Policy") or ""
+    return Answer(answer.status, answer.read().decode(), answer.getheader("Location") or "", policy)
 
 
 def _wait_for(port: int) -> None:

@@ -2,14 +2,7 @@
 
 import { HeldModifiers, watchKeys } from "./keys.js";
 import { followDisplay, remembered, sharpen } from "./size.js";
-import {
-  actionRefused,
-  describe,
-  lineIsSlow,
-  starting,
-  technicalDetail,
-  whereItStopped,
-} from "./texts.js";
+import { actionRefused, describe, lineIsSlow, starting, technicalDetail, whereItStopped } from "./texts.js";
 import { post, Refusal } from "./ticket.js";
 
 const HINT_MS = 6000;
