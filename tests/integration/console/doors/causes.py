@@ -9,6 +9,8 @@ from django.utils import timezone
 
 from portal.accounts.models import Membership, User
 from portal.accounts.permissions import Role
+from portal.console import services
+from portal.console.models import ConsoleSession
 from portal.machines.models import Machine
 from portal.machines.services import record_power_state
 from portal.machines.states import PowerState, Status
@@ -65,6 +67,16 @@ def _move(_door: Door, _person: Person, machine: Machine) -> None:
     Machine.objects.filter(pk=machine.pk).update(console_socket="/nowhere/else.sock")
 
 
+def _be_removed(_door: Door, person: Person, machine: Machine) -> None:
+    services.remove_person(machine, actor=machine.owner, person=person.user)
+
+
+def _be_ended_by_an_operator(_door: Door, person: Person, machine: Machine) -> None:
+    operator = User.objects.create_user("olga", password=None, is_staff=True)
+    (session,) = ConsoleSession.objects.filter(machine=machine, user=person.user, ended_at=None)
+    assert services.order_end(session, actor=operator)
+
+
 LOSSES = {
     "signed out": Loss(_sign_out, _NO_SESSION, "revoked"),
     "disabled": Loss(_disable, _NO_SESSION, "revoked"),
@@ -74,4 +86,7 @@ LOSSES = {
     "left with a stopped machine": Loss(_stop, frozenset({"machine-off"}), "machine-off"),
     "left with a deleted machine": Loss(_delete, _NO_PERMISSION, "revoked"),
     "left with a machine that moved": Loss(_move, frozenset({"host"}), "ended"),
+    "removed from the screen": Loss(_be_removed, frozenset({"revoked"}), "revoked"),
+    # It ends the one session; the door stays open.
+    "ended by an operator": Loss(_be_ended_by_an_operator, frozenset(), "revoked"),
 }

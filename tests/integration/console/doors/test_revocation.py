@@ -8,11 +8,16 @@ from collections.abc import Callable
 import pytest
 
 from portal.accounts.models import User
+from portal.console import control
 from portal.console.models import ConsoleSession
 from portal.machines.models import Machine
 from tests.integration.console.doors.causes import LOSSES
 from tests.integration.console.doors.conftest import Door, Person, eventually
 from tests.integration.console.doors.screens import flood, qemu
+from tests.portal.console.test_client_stream import UPDATE
+
+KEY_OF_BOB, KEY_OF_ALICE = (b"\x04\x01\0\0\0\0\0" + letter for letter in (b"b", b"a"))
+BOB_LETS_GO = b"\x04\x00\0\0\0\0\0b"
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,3 +40,31 @@ def test_a_live_session_ends_within_two_seconds(
     session = ConsoleSession.objects.get()
     assert (session.ended_step, session.ended_reason) == (closed.step, closed.reason)
     assert session.bytes_down > 900_000
+
+
+def test_who_loses_control_holds_nothing_down_and_types_no_more_within_two_seconds(
+    door: Door, alice: User, bob: User, screen: Machine, sit_down: Callable[[User], Person]
+) -> None:
+    with qemu(screen.console_socket) as heard:
+        bobs = door.enter(sit_down(bob), screen)
+        alices = door.enter(sit_down(alice), screen)
+        alices.send(KEY_OF_ALICE + UPDATE)
+        eventually(lambda: bytes(heard) == UPDATE)
+        bobs.send(KEY_OF_BOB)
+        eventually(lambda: bytes(heard) == UPDATE + KEY_OF_BOB)
+        control.take(screen, actor=alice)
+        taken_at = time.monotonic()
+        eventually(lambda: bytes(heard).endswith(BOB_LETS_GO))
+        assert time.monotonic() - taken_at < 2
+        bobs.send(KEY_OF_BOB + UPDATE)
+        eventually(lambda: bytes(heard).endswith(BOB_LETS_GO + UPDATE))
+
+        def alice_types() -> bool:
+            alices.send(KEY_OF_ALICE)
+            return KEY_OF_ALICE in heard
+
+        # Her process hears of it within a second, as his did.
+        eventually(alice_types)
+        bobs.leave()
+        alices.leave()
+    assert heard.count(KEY_OF_BOB) == 1
