@@ -62,7 +62,7 @@ class Door:
     lines: Callable[[int], list[str]] | None
     _files: list[Path] = field(default_factory=list)
 
-    def run(self, what: str, *arguments: int, connections: int) -> dict[str, Any]:
+    def run(self, what: str, *arguments: int | str, connections: int) -> dict[str, Any]:
         """One measurement by the program; what it prints last."""
         with self.client(what, *arguments, connections=connections) as client:
             output, _ = client.communicate(timeout=300)
@@ -72,7 +72,7 @@ class Door:
         return result
 
     @contextlib.contextmanager
-    def client(self, what: str, *arguments: int, connections: int) -> Iterator[subprocess.Popen[bytes]]:
+    def client(self, what: str, *arguments: int | str, connections: int) -> Iterator[subprocess.Popen[bytes]]:
         kind = "raw"
         if self.lines is not None:
             path = self.stage.folder / f"{what}-{secrets.token_hex(4)}"
