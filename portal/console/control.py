@@ -29,7 +29,7 @@ def settle(machine_id: UUID) -> None:
     Called after a session began or ended, in the same transaction. The row is locked first: of two that settle at once
     the second sees what the first one's session did.
     """
-    control = _locked(machine_id)
+    control = lock(machine_id)
     waiting = _controlling(machine_id).order_by(F("asked_at").asc(nulls_last=True), "started_at")
     present = list(waiting.values_list("user_id", flat=True))
     if control.user_id in present or (control.user_id is None and not present):
@@ -45,7 +45,7 @@ def settle(machine_id: UUID) -> None:
 def take(machine: Machine, *, actor: User, request_ip: str | None = None) -> None:
     """At once where nobody holds it; from somebody else for those who moderate. ConflictError says who holds it."""
     _require_present(machine, actor.pk, _("Open the screen first, not only to watch it."))
-    control = _locked(machine.pk)
+    control = lock(machine.pk)
     if control.user_id == actor.pk:
         return
     if control.user_id is not None and not may_moderate(actor, machine):
@@ -57,7 +57,7 @@ def take(machine: Machine, *, actor: User, request_ip: str | None = None) -> Non
 def ask(machine: Machine, *, actor: User) -> None:
     """Let the holder know; where there is none it is taken at once. Asking again changes nothing."""
     _require_present(machine, actor.pk, _("Open the screen first, not only to watch it."))
-    control = _locked(machine.pk)
+    control = lock(machine.pk)
     if control.user_id is None:
         _handed(machine, control, to=actor, actor=actor)
     elif control.user_id != actor.pk:
@@ -70,7 +70,7 @@ def ask(machine: Machine, *, actor: User) -> None:
 @transaction.atomic
 def give(machine: Machine, *, actor: User, person: User, request_ip: str | None = None) -> None:
     """Hand over to a person who is here to control. For the holder, and for those who moderate."""
-    control = _locked(machine.pk)
+    control = lock(machine.pk)
     if control.user_id != actor.pk and not may_moderate(actor, machine):
         raise ForbiddenError(_("Only who controls the screen can hand it over."))
     _require_present(machine, person.pk, _("%(person)s is not here to control the screen.") % {"person": person})
@@ -83,7 +83,7 @@ def release(machine: Machine, *, actor: User) -> None:
     """Let go: to who asked first, else to nobody. Nothing happens when it is somebody else's already."""
     if not holds(machine.pk, actor.pk):
         return
-    control = _locked(machine.pk)
+    control = lock(machine.pk)
     if control.user_id != actor.pk:
         return
     asking = _controlling(machine.pk).exclude(asked_at=None).exclude(user=actor).order_by("asked_at").first()
@@ -99,7 +99,8 @@ def holds(machine_id: UUID, user_id: int) -> bool:
     return ScreenControl.objects.filter(machine=machine_id, user=user_id).exists()
 
 
-def _locked(machine_id: UUID) -> ScreenControl:
+def lock(machine_id: UUID) -> ScreenControl:
+    """The row as it is now; until the transaction's end nobody else changes who controls this screen."""
     ScreenControl.objects.get_or_create(machine_id=machine_id, defaults={"since": timezone.now()})
     return ScreenControl.objects.select_for_update().get(machine=machine_id)
 

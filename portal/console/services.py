@@ -59,6 +59,7 @@ def begin_session(
 @transaction.atomic
 def end_session(number: UUID, ended: Ended) -> None:
     """Only the first end counts. What was cut off with its web process is ended by `end_lost_sessions`."""
+    _lock_screens([number])
     changed = ConsoleSession.objects.filter(pk=number, ended_at=None).update(
         ended_at=timezone.now(),
         bytes_up=ended.bytes_up,
@@ -73,10 +74,18 @@ def end_session(number: UUID, ended: Ended) -> None:
 @transaction.atomic
 def lower_sessions(numbers: Collection[UUID]) -> None:
     """The link that let these control is no more: they go on watching, for as long as they last."""
+    _lock_screens(numbers)
     rows = ConsoleSession.objects.filter(pk__in=numbers, mode=Mode.CONTROL, ended_at=None)
     lowered = list(rows.values_list("pk", flat=True))
     if lowered and rows.update(mode=Mode.VIEW, asked_at=None):
         _people_left(lowered)
+
+
+def _lock_screens(numbers: Collection[UUID]) -> None:
+    """Who changes sessions holds their screens first, as who hands control over does: else each waits for the other."""
+    machines = ConsoleSession.objects.filter(pk__in=numbers).exclude(machine=None).values_list("machine_id", flat=True)
+    for machine_id in sorted(set(machines)):
+        control.lock(machine_id)
 
 
 def _people_left(numbers: Collection[UUID]) -> None:
@@ -90,6 +99,7 @@ def _people_left(numbers: Collection[UUID]) -> None:
 @transaction.atomic
 def order_end(session: ConsoleSession, *, actor: User, request_ip: str | None = None) -> bool:
     """An operator ends one tab's session; the process that holds it sees that within a second. False: it had ended."""
+    _lock_screens([session.pk])
     open_row = ConsoleSession.objects.filter(pk=session.pk, ended_at=None, end_ordered_by="")
     if not open_row.update(end_ordered_by=actor.get_username()):
         return False

@@ -126,8 +126,9 @@ def test_pages_of_operators_are_not_there_for_others(client: Client, alice: User
     assert answers(client, reverse(name)) <= UNSEEN, name
 
 
-# A viewer gets a ticket, to watch: tests/portal/console/test_views.py.
-ON_SCREENS = [name for name in OF_OBJECTS if name.startswith("console:") and name != "console:ticket"]
+# A viewer gets a ticket, to watch, and may try the way to the screen: tests/portal/console/.
+WATCHING = ("console:ticket", "console:selftest-steps")
+ON_SCREENS = [name for name in OF_OBJECTS if name.startswith("console:") and name not in WATCHING]
 
 
 @pytest.mark.parametrize("name", ON_SCREENS)

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.conf import LazySettings
+from django.db import connections
 from django.test import Client
 from django.urls import reverse
 from redis.exceptions import ConnectionError as RedisGone
@@ -48,7 +49,14 @@ def with_display(path: str, work: Callable[[], Steps], *, secret: str = SECRET) 
 
     async def run() -> Steps:
         async with display_at(path, talk):
-            return await asyncio.to_thread(work)
+            return await asyncio.to_thread(in_thread)
+
+    def in_thread() -> Steps:
+        try:
+            return work()
+        finally:
+            # The thread's own, which nobody else would close.
+            connections.close_all()
 
     return asyncio.run(run())
 
