@@ -7,6 +7,7 @@ Everything a run makes carries its process id, so a later run can remove what a 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import os
 import re
@@ -104,12 +105,17 @@ def temporary_pool() -> Iterator[Path]:
         shutil.rmtree(pool, ignore_errors=True)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Ask until it is true. The pause bounds how often is asked; nothing depends on its length."""
+def wait_until(condition: Callable[[], bool], seconds: float, instead: Callable[[], object] = str) -> None:
+    """Ask until it is true. The pause bounds how often is asked; nothing depends on its length.
+
+    `instead` says for the failure's report what is there in place of it.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"still not so after {seconds:g} s")
+            # Where each thread stands tells who was waited for.
+            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+            raise AssertionError(f"still not so after {seconds:g} s; {instead()}")
         time.sleep(0.02)
 
 
