@@ -391,7 +391,8 @@ def test_events_reach_the_rows_through_a_libvirtd_that_restarts(stage: RealStage
                 assert driver_of(stage.host).screenshot(machine.pk)
             _kill_qemu(stage, machine.pk)
             off = Machine.objects.filter(pk=machine.pk, power_state=PowerState.SHUT_OFF)
-            wait_until(off.exists, 60)
+            rows = Machine.objects.filter(pk=machine.pk).values("status", "task", "power_state", "power_state_at")
+            wait_until(off.exists, 60, rows.get)
     assert wrong() == []
 
 
