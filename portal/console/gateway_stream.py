@@ -20,6 +20,7 @@ from typing import Any, Final
 from websockify.websocket import WebSocketWantReadError
 from websockify.websockifyserver import CompatibleWebSocket
 
+from portal.console.frames import HEADROOM, put_header
 from portal.console.relay import MAX_FRAME, STALL_DEADLINE, BrowserGone, Ended, Step
 from portal.console.rfb import ClientError, ClientStream, ServerInit, greet_browser_blocking
 from portal.console.websocket import CLOSE_CODES, CLOSE_DEADLINE
@@ -39,6 +40,10 @@ _BINARY: Final = 0x2
 _CLOSE: Final = 0x8
 _PING: Final = 0x9
 _PONG: Final = 0xA
+
+# A process has one session, so one piece is enough; it goes from socket to socket without being copied in between.
+_piece = memoryview(bytearray(HEADROOM + DISPLAY_SIZE))
+_payload = _piece[HEADROOM:]
 
 
 class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify has no annotations
@@ -75,6 +80,18 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
     def offer(self, data: bytes) -> None:
         """Send one message as far as there is room; the rest waits for `push`."""
         self._put(_BINARY, data)
+
+    def offer_in_place(self, buffer: memoryview, size: int) -> None:
+        """The same for the `size` bytes at HEADROOM, when nothing waits; the buffer is free again on return."""
+        whole = buffer[put_header(buffer, size) : HEADROOM + size]
+        try:
+            sent = self.socket.send(whole)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise BrowserGone from error
+        if sent < len(whole):
+            self._waiting = memoryview(bytes(whole[sent:]))
 
     def push(self) -> None:
         """Send what waits, as far as there is room."""
@@ -287,12 +304,13 @@ class Conversation:
     def _towards_browser(self, display: socket.socket) -> bool:
         """Untouched, as much as has come, one message for each read. False when there will be no more."""
         try:
-            data = display.recv(DISPLAY_SIZE)
+            size = display.recv_into(_payload)
         except _NOT_NOW:
             return True
-        if data:
-            self._to_browser(data)
-        return bool(data)
+        if size:
+            self.down += size
+            self._browser.offer_in_place(_piece, size)
+        return size > 0
 
     def _to_browser(self, data: bytes) -> None:
         self.down += len(data)
