@@ -1,6 +1,7 @@
 """`bin/test`: every check and every test as stages, all run to their end, with a summary of what failed.
 
-Two lanes of tests run beside each other: one has the machine's hypervisor to itself, the other does without.
+Two lanes of tests run beside each other: one has the machine's hypervisor to itself, the other does without. What needs
+neither the one nor the other's place is taken by whichever lane is through first.
 """
 
 import contextlib
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -27,6 +29,7 @@ FOR_TESTS = {"CASEMENT_ARTEFACTS", "CASEMENT_E2E_HOME"}
 UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
 RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
 FAULTS = "tests/integration/faults"
+BROWSERS = ("tests/integration/console", "tests/integration/test_accessibility.py")
 _ALONE = ("hypervisor", "crash/test_real.py")
 TWO = ("-n", "2", "--dist", "worksteal")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
@@ -100,10 +103,7 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
             _tests("unit", *UNIT, *TWO),
             # What tries both databases by itself, or needs none, is not run a second time.
             _tests("postgresql", *UNIT[:2], RACES, "--only-database", *_ignored("tests/portal/keeping"), *TWO),
-            _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS)),
-            # They wait most of the time, for leases to run out and databases to come back.
-            _tests("faults", FAULTS, "-n", "3"),
-            Stage("fuzz", _module("tests.fuzz"), missing=_no_fuzzer()),
+            _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS, *BROWSERS)),
         ),
         (
             # Guests take their time to boot, so two files of tests share libvirt, and one after the other stops it.
@@ -111,6 +111,16 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
             _tests("libvirtd", *NEED_HYPERVISOR, "-m", "restarts_libvirtd"),
             _tests("e2e", "tests/e2e"),
         ),
+    )
+
+
+def leftovers() -> tuple[Stage, ...]:
+    """Stages for whichever lane is through first."""
+    return (
+        _tests("browsers", *BROWSERS),
+        # They wait most of the time, for leases to run out and databases to come back.
+        _tests("faults", FAULTS, "-n", "3"),
+        Stage("fuzz", _module("tests.fuzz"), missing=_no_fuzzer()),
     )
 
 
@@ -128,12 +138,21 @@ def _tests(name: str, *arguments: str) -> Stage:
 
 def _run_tests(only: Sequence[str]) -> list[Outcome]:
     chosen = [_chosen(lane, only) for lane in lanes()]
-    show = sum(len(lane) for lane in chosen) == 1
+    rest = deque(_chosen(leftovers(), only))
+    show = sum(len(lane) for lane in chosen) + len(rest) == 1
     with ThreadPoolExecutor(max_workers=len(chosen)) as pool:
-        return list(chain.from_iterable(pool.map(lambda lane: _run_lane(lane, show=show), chosen)))
+        done = pool.map(lambda lane: _run_lane(chain(lane, _taken_from(rest)), show=show), chosen)
+        return list(chain.from_iterable(done))
 
 
-def _run_lane(stages: Sequence[Stage], *, show: bool) -> list[Outcome]:
+def _taken_from(stages: deque[Stage]) -> Iterator[Stage]:
+    """One after the other, until there is none that nobody has taken."""
+    with contextlib.suppress(IndexError):
+        while True:
+            yield stages.popleft()
+
+
+def _run_lane(stages: Iterable[Stage], *, show: bool) -> list[Outcome]:
     outcomes = []
     for stage in stages:
         with _database(stage.name) as environment:

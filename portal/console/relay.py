@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -223,14 +224,23 @@ async def _bridged(
         bridge.end()
 
 
+def descriptor(transport: asyncio.Transport) -> int:
+    """The socket's number, for writing to it at once and without a copy; -1 where TLS is in between."""
+    if transport.get_extra_info("ssl_object") is not None:
+        return -1
+    number: int = transport.get_extra_info("socket").fileno()
+    return number
+
+
 class _Bridge(asyncio.BufferedProtocol):
     """The display's protocol and the browser's listener in one."""
 
-    __slots__ = ("_browser", "_display", "_stall", "_stalls", "_stream", "_traffic", "done", "is_full")
+    __slots__ = ("_browser", "_display", "_fd", "_stall", "_stalls", "_stream", "_traffic", "done", "is_full")
 
     def __init__(self, browser: DirectBrowser, stream: ClientStream, traffic: _Traffic) -> None:
         self._browser, self._stream, self._traffic = browser, stream, traffic
         self._display: asyncio.Transport | None = None
+        self._fd = -1
         self.done: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.is_full = False
         self._stalls: dict[Step, float] = {}
@@ -257,6 +267,7 @@ class _Bridge(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._display = cast(asyncio.Transport, transport)
+        self._fd = descriptor(self._display)
 
     def get_buffer(self, _size: int) -> memoryview:
         return _payload
@@ -266,6 +277,7 @@ class _Bridge(asyncio.BufferedProtocol):
         self._browser.send_in_place(_piece, size)
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._fd = -1
         self._finish(Ended(Step.ENDED, "display-closed"))
 
     def pause_writing(self) -> None:
@@ -288,7 +300,20 @@ class _Bridge(asyncio.BufferedProtocol):
             self._finish(Ended(Step.ENDED, f"browser-{error.reason}"))
             return
         if allowed and self._display is not None:
-            self._display.write(allowed)
+            self._tell(self._display, allowed)
+
+    def _tell(self, display: asyncio.Transport, data: bytes) -> None:
+        """At once, where nothing waits already: the transport would do it at the end of the event loop's turn."""
+        if self._fd >= 0 and not display.get_write_buffer_size() and not display.is_closing():
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                display.abort()
+                return
+        if data:
+            display.write(data)
 
     def browser_full(self) -> None:
         if self._display is not None and not self._display.is_closing():

@@ -29,7 +29,7 @@ from portal.console.frames import (
     frame,
     put_header,
 )
-from portal.console.relay import MAX_FRAME, BrowserGone, Ended, Listener
+from portal.console.relay import MAX_FRAME, BrowserGone, Ended, Listener, descriptor
 from portal.console.rfb import ClientError
 from portal.console.websocket import CLOSE_CODES, CLOSE_DEADLINE, AsgiBrowser, Receive, Send, reason_of
 
@@ -75,7 +75,7 @@ class Stream(asyncio.BufferedProtocol):
         self._ping_interval, self._ping_timeout = ping_interval, ping_timeout
         self._heard, self._heard_at = True, self._loop.time()
         self._timer = self._loop.call_later(ping_interval, self._tick) if ping_interval else None
-        self._fd = _descriptor(transport)
+        self._fd = descriptor(transport)
         # Anything that the kernel does not take at once stops the display, so nothing piles up in this process.
         transport.set_write_buffer_limits(high=0)
 
@@ -292,14 +292,6 @@ class Stream(asyncio.BufferedProtocol):
         if not self._closing and not self._transport.get_write_buffer_size():
             self._transport.write(frame(PING, b""))
         self._timer = self._loop.call_later(self._ping_interval, self._tick)
-
-
-def _descriptor(transport: asyncio.Transport) -> int:
-    """The socket's number, for writing to it without a copy; -1 where TLS is in between."""
-    if transport.get_extra_info("ssl_object") is not None:
-        return -1
-    number: int = transport.get_extra_info("socket").fileno()
-    return number
 
 
 def _fault_reason(fault: FrameError | None) -> str:

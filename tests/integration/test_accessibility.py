@@ -157,11 +157,14 @@ def _objects(estate: Estate) -> Objects:
     for kind in DifferenceKind:
         found = machines[0].pk if kind in (DifferenceKind.MISSING, DifferenceKind.SIZE) else uuid4()
         Difference.objects.create(host=estate.hosts[0], kind=kind, object_id=found, name=kind, detail=seen)
+    session = ConsoleSession.objects.first()
+    assert session is not None
     membership = estate.projects[0].memberships.exclude(user=estate.member).first()
     assert membership is not None
     return {
         "machines": machines,
         "console": machines[:2],
+        "sessions": [session],
         "images:delete-version": [version],
         "images": [version.image],
         "jobs": [job for job in jobs if job],

@@ -51,6 +51,13 @@ class Stage:
     admissions: Callable[[int], list[str]] | None = None
     """Header lines for so many connections to a whole door."""
 
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """No core sleeps meanwhile, so that a core's waking up does not count as a relay's time."""
+        argv = [str(self.program), "awake"]
+        with running(argv, SERVER_CORE), running(argv, CLIENT_CORE):
+            yield
+
 
 @dataclass(slots=True)
 class Door:

@@ -65,7 +65,8 @@ def one_round(door: Door, scale: float, *, slow: bool) -> dict[str, float]:
         time.sleep(0.2)  # A server that forks has then waited for its child, and its time counts.
         found[f"bulk {kib} KiB"] = size * MIB / 1e6 / seconds
         found[f"CPU {kib} KiB"] = (door.cpu_seconds() - before) / (size * MIB / 1e9)
-    echo = door.run("echo", max(500, int(10_000 * scale)), str(door.stage.display), connections=1)
+    with door.stage.awake():
+        echo = door.run("echo", max(500, int(10_000 * scale)), str(door.stage.display), connections=1)
     found["echo p50"], found["echo p99"] = echo["p50"] * 1e6, echo["p99"] * 1e6
     count = max(40, int((240 if slow else 2400) * scale) // 8 * 8)
     found["new sessions"] = new_sessions(door, count)

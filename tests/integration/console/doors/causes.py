@@ -68,6 +68,7 @@ def _move(_door: Door, _person: Person, machine: Machine) -> None:
 
 
 def _be_removed(_door: Door, person: Person, machine: Machine) -> None:
+    assert machine.owner is not None
     services.remove_person(machine, actor=machine.owner, person=person.user)
 
 
