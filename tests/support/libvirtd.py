@@ -114,7 +114,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, instead: Callable[
     while not condition():
         if time.monotonic() > deadline:
             # Where each thread stands tells who was waited for.
-            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+            faulthandler.dump_traceback(2, all_threads=True)
             raise AssertionError(f"still not so after {seconds:g} s; {instead()}")
         time.sleep(0.02)
 
