@@ -39,6 +39,14 @@ def verdicts(found: Steps) -> list[bool | None]:
     return [step["ok"] for step in found.values()]
 
 
+def in_thread(work: Callable[[], Steps]) -> Steps:
+    """Closes the thread's own connection to the database, which nobody else would."""
+    try:
+        return work()
+    finally:
+        connections.close_all()
+
+
 def with_display(path: str, work: Callable[[], Steps], *, secret: str = SECRET) -> Steps:
     """Run `work` in a thread while a display answers at `path`."""
 
@@ -49,14 +57,7 @@ def with_display(path: str, work: Callable[[], Steps], *, secret: str = SECRET) 
 
     async def run() -> Steps:
         async with display_at(path, talk):
-            return await asyncio.to_thread(in_thread)
-
-    def in_thread() -> Steps:
-        try:
-            return work()
-        finally:
-            # The thread's own, which nobody else would close.
-            connections.close_all()
+            return await asyncio.to_thread(in_thread, work)
 
     return asyncio.run(run())
 
@@ -131,7 +132,7 @@ def test_a_display_that_says_nothing_is_given_up(
 
     async def run() -> Steps:
         async with display_at(shown.console_socket, mute):
-            return await asyncio.to_thread(steps, client, shown.pk)
+            return await asyncio.to_thread(in_thread, lambda: steps(client, shown.pk))
 
     client.force_login(alice)
     found = asyncio.run(run())

@@ -83,6 +83,7 @@ def libvirt_error(code: int, *, source: int = 10, text: str = "secret /path", er
         (libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, text="qemu: No space left on device"), StorageFullError),
         (libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, source=libvirt.VIR_FROM_RPC), HostUnreachableError),
         (libvirt_error(libvirt.VIR_ERR_NO_CONNECT), HostUnreachableError),
+        (libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, text="End of file from qemu monitor"), InvalidOperationError),
         (libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR), HypervisorError),
     ],
 )

@@ -65,11 +65,18 @@ def translate(error: libvirt.libvirtError, doing: str) -> HypervisorError:
         return StorageFullError(f"The host's storage is full: it could not {doing}.")
     if _says_no_file(error):
         return VolumeNotFoundError(f"The host could not {doing}: a file is missing.")
+    if _says_ended(error):
+        code = libvirt.VIR_ERR_OPERATION_INVALID
     if code in _BY_CODE:
         kind, message = _BY_CODE[code]
         return kind(message.format(doing=doing))
     busy = code in {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY}
     return HypervisorError(f"The host could not {doing}.", code="host-busy" if busy else None, retryable=busy)
+
+
+def _says_ended(error: libvirt.libvirtError) -> bool:
+    """The machine went off while it was asked something. libvirt has no code for that before 9.3."""
+    return "End of file from qemu monitor" in str(error)
 
 
 def _says_no_file(error: libvirt.libvirtError) -> bool:
