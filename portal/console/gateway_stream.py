@@ -23,6 +23,7 @@ from websockify.websockifyserver import CompatibleWebSocket
 from portal.console.frames import HEADROOM, put_header
 from portal.console.relay import MAX_FRAME, STALL_DEADLINE, BrowserGone, Ended, Step
 from portal.console.rfb import ClientError, ClientStream, ServerInit, greet_browser_blocking
+from portal.console.rfb.display import GOODBYE_S
 from portal.console.websocket import CLOSE_CODES, CLOSE_DEADLINE
 
 SUBPROTOCOL: Final = "binary"
@@ -270,7 +271,7 @@ class Conversation:
             # What is held down is let go; behind a message that is half sent, or a display that takes nothing, as far
             # as there is room.
             with contextlib.suppress(OSError):
-                display.send(self._for_display + self._stream.release())
+                _say_last(display, self._for_display + self._stream.release())
 
     def _let_go(self, held: bytes) -> None:
         self._for_display += held
@@ -340,6 +341,17 @@ class Conversation:
         if now - self._heard_at > PING_DEADLINE:
             return Ended(Step.ENDED, "browser-gone")
         return None
+
+
+def _say_last(display: socket.socket, words: bytes) -> None:
+    """End our side only, and wait for the display to end its own: QEMU reads nothing more of who is gone altogether."""
+    if not words:
+        return
+    display.send(words)
+    display.shutdown(socket.SHUT_WR)
+    deadline = time.monotonic() + GOODBYE_S
+    while _ready(display, deadline, writing=False) and display.recv(DISPLAY_SIZE):
+        pass
 
 
 class _CutOff(Exception):

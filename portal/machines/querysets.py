@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
-from portal.machines.states import LIVE, Status, Task
+from portal.machines.states import LIVE, PowerState, Status, Task
 
 if TYPE_CHECKING:
     # For annotations only: models imports this module. (ruff does not see the quoted name in the base class.)
@@ -39,10 +39,13 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         return self.filter(status__in=LIVE)
 
     def known_before(self, moment: dt.datetime) -> MachineQuerySet:
-        """Whose power state is older news than `moment`. A time to come is no news: the clock was set back."""
-        return self.filter(
-            Q(power_state_at__lt=moment) | Q(power_state_at=None) | Q(power_state_at__gt=timezone.now() + CLOCK_SLACK)
-        )
+        """Whose power state is older news than `moment`.
+
+        A time to come is no news, for the clock was set back; nor is that a host was silent: what it had said before,
+        and is heard only now, is more than nothing.
+        """
+        older = Q(power_state_at__lt=moment) | Q(power_state_at=None) | Q(power_state=PowerState.UNKNOWN)
+        return self.filter(older | Q(power_state_at__gt=timezone.now() + CLOCK_SLACK))
 
     def in_state(self, *states: Status) -> MachineQuerySet:
         return self.filter(status__in=states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import shutil
 from collections import defaultdict
@@ -17,10 +18,11 @@ from django.contrib import admin
 from django.contrib.auth.models import Group
 from django.db.models import Model
 from django.urls import reverse
+from django.utils import timezone
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from portal.accounts.models import SshKey, User
-from portal.console.models import ConsoleSession
+from portal.accounts.models import Membership, SshKey, User
+from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
@@ -161,6 +163,7 @@ def _objects(estate: Estate) -> Objects:
     assert session is not None
     membership = estate.projects[0].memberships.exclude(user=estate.member).first()
     assert membership is not None
+    _people_on(machines[0], estate.member, membership)
     return {
         "machines": machines,
         "console": machines[:2],
@@ -172,6 +175,15 @@ def _objects(estate: Estate) -> Objects:
         "accounts:member": [membership],
         "accounts": [estate.projects[0]],
     }
+
+
+def _people_on(machine: Machine, member: User, other: Membership) -> None:
+    """Somebody who controls, somebody who was removed, and a link that was opened."""
+    later = timezone.now() + dt.timedelta(hours=1)
+    ScreenControl.objects.create(machine=machine, user=member, since=timezone.now())
+    ScreenBan.objects.create(machine=machine, user=other.user, by_name="somebody", until=later)
+    link = ConsoleLink.objects.create(machine=machine, created_by=member, token_hash="0", mode="view", expires_at=later)
+    ConsoleGrant.objects.create(link=link, membership=other)
 
 
 def _machines(estate: Estate) -> list[Machine]:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -72,19 +72,45 @@ class Display:
 
         Without any, what is still unsent is dropped: it is for a display that nobody looks at any more.
         """
-        transport = self.writer.transport
+        transport = cast(asyncio.Transport, self.writer.transport)
         if last_words and not transport.is_closing():
-            transport.write(last_words)
-            transport.close()
-            asyncio.get_running_loop().call_later(GOODBYE_S, transport.abort)
-        else:
-            transport.abort()
+            await _say_last(transport, last_words)
+            return
+        transport.abort()
         if self._handed_over:
             return
         try:
             await self.writer.wait_closed()
         except OSError:
             return
+
+
+async def _say_last(transport: asyncio.Transport, words: bytes) -> None:
+    """End our side only, and wait for the display to end its own: QEMU reads nothing more of who is gone altogether."""
+    farewell = _Farewell()
+    transport.set_protocol(farewell)
+    with suppress(RuntimeError):  # What was not paused cannot be resumed.
+        transport.resume_reading()
+    transport.write(words)
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:
+        transport.close()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await farewell.gone
+    transport.abort()
+
+
+class _Farewell(asyncio.Protocol):
+    """Hears nothing but the end."""
+
+    def __init__(self) -> None:
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)
 
 
 @dataclass(slots=True)

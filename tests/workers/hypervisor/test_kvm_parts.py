@@ -386,3 +386,49 @@ print(driver_for(HostConfig("fake://a", Path("/nonexistent"))).list())
         [sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True, capture_output=True, timeout=60
     )
     assert done.stdout == b"[]\n"
+
+
+# --- filters ------------------------------------------------------------------------------------------------------
+
+
+class Binding:
+    """A filter binding on a host, of the guest `owner`; one that is `gone` has ended since it was listed."""
+
+    def __init__(self, owner: str, *, gone: bool = False) -> None:
+        self.owner, self.gone, self.deleted = owner, gone, False
+
+    def XMLDesc(self, _flags: int) -> str:
+        if self.gone:
+            raise libvirt_error(libvirt.VIR_ERR_NO_NWFILTER_BINDING)
+        return f"<filterbinding><owner><uuid>{self.owner}</uuid></owner></filterbinding>"
+
+    def delete(self) -> None:
+        self.deleted = True
+
+
+class Bound:
+    """A host on which `starting` starts between two questions."""
+
+    def __init__(self, bindings: list[Binding], running: list[str], starting: str) -> None:
+        self.bindings, self.running, self.starting, self.asked = bindings, running, starting, 0
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.asked == 2:
+            self.running.append(self.starting)
+            self.bindings.append(Binding(self.starting))
+
+    def listAllNWFilterBindings(self) -> list[Binding]:
+        self._ask()
+        return list(self.bindings)
+
+    def listAllDomains(self, _flags: int) -> list[Any]:
+        self._ask()
+        return [type("Domain", (), {"UUIDString": staticmethod(lambda uuid=uuid: uuid)}) for uuid in self.running]
+
+
+def test_of_filters_only_those_without_a_guest_are_removed_whatever_starts_or_ends_meanwhile() -> None:
+    bindings = [Binding("dead"), Binding("alive"), Binding("just-ended", gone=True)]
+    host: Any = Bound(bindings, ["alive"], "just-started")
+    network.remove_stale_filters(host)
+    assert {one.owner for one in host.bindings if one.deleted} == {"dead"}

@@ -38,12 +38,19 @@ def remove_stale_filters(conn: VirConnect) -> None:
 
     libvirt numbers interfaces from the first free one on, and refuses to start a guest on one that is bound already.
     """
+    # Asked in this order: a guest that starts meanwhile counts as running, and keeps its filter.
+    bindings = conn.listAllNWFilterBindings()
     running = {domain.UUIDString() for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
-    for binding in conn.listAllNWFilterBindings():
-        owner = ET.fromstring(binding.XMLDesc(0)).findtext("./owner/uuid")  # noqa: S314 - libvirt made it.
-        if owner is not None and owner not in running:
-            logger.warning("removing the filter of %s, which does not run", owner)
-            binding.delete()
+    for binding in bindings:
+        try:
+            owner = ET.fromstring(binding.XMLDesc(0)).findtext("./owner/uuid")  # noqa: S314 - libvirt made it.
+            if owner is not None and owner not in running:
+                logger.warning("removing the filter of %s, which does not run", owner)
+                binding.delete()
+        except libvirt.libvirtError as error:
+            # Its guest has ended just now, and took it along.
+            if error.get_error_code() != libvirt.VIR_ERR_NO_NWFILTER_BINDING:
+                raise
 
 
 def gateway(conn: VirConnect, name: str) -> str | None:
