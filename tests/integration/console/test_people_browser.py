@@ -133,7 +133,7 @@ def test_two_people_share_a_screen_hand_it_over_and_one_is_removed(place: Place,
     snap(bobs, "people-removed")
     expect(people(alices)).to_contain_text("Removed for a while")
     snap(alices, "people-removed-seen")
-    people(alices).get_by_role("button", name="Let bob back in").click()
+    people(alices).get_by_role("button", name="Let back in: bob").click()
     bobs.get_by_role("button", name="Try again").click()
     expect(bobs.locator("[data-console]")).to_have_attribute("data-state", "connected")
     phone = place.sit_down(bob, viewport={"width": 390, "height": 800}, color_scheme="dark", reduced_motion="reduce")
