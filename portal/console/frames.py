@@ -27,6 +27,8 @@ HEADROOM: Final = 10  # The longest header that a server sends.
 _FIN: Final = 0x80
 _MASKED: Final = 0x80
 _WHOLE_BINARY: Final = _FIN | BINARY
+_put_medium: Final = struct.Struct(">BBH").pack_into
+_put_long: Final = struct.Struct(">BBQ").pack_into
 
 Frame = tuple[int, bytes]
 
@@ -153,9 +155,9 @@ def put_header(buffer: memoryview, length: int) -> int:
         buffer[HEADROOM - 1] = length
         return HEADROOM - 2
     if length < 65536:
-        struct.pack_into(">BBH", buffer, HEADROOM - 4, _WHOLE_BINARY, 126, length)
+        _put_medium(buffer, HEADROOM - 4, _WHOLE_BINARY, 126, length)
         return HEADROOM - 4
-    struct.pack_into(">BBQ", buffer, 0, _WHOLE_BINARY, 127, length)
+    _put_long(buffer, 0, _WHOLE_BINARY, 127, length)
     return 0
 
 

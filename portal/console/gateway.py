@@ -2,7 +2,7 @@
 
 It asks the same as door 1 (admission.py) and says the same when it closes. websockify forks a process for each
 connection, so the parent never touches the database or Redis, and a child opens its own. The stream runs in the child's
-main thread; a second one asks once a second how the session stands.
+main thread; a second one asks now and then how the session stands.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from portal.console.models import ConsoleSession
 from portal.console.origins import is_ours
 from portal.console.relay import HANDSHAKE_DEADLINE, Ended, Step
 from portal.console.rfb import ClientStream, DisplayError, ServerInit, open_display_blocking
-from portal.console.watch import UNCHECKED, WATCH_S
+from portal.console.watch import UNCHECKED
 from portal.lib import log
 
 REQUEST_DEADLINE_S: Final = 10.0
 # Connections beside the sessions: requests that are still coming in, and refusals that are being said.
 SPARE_CONNECTIONS: Final = 200
+# Not as often as the web process, which asks for all of its sessions at once.
+WATCH_S: Final = 0.7
 Listener = socket.socket
 PORTAL_STOPPED: Final = Ended(Step.ENDED, "portal-stopped")
 
@@ -280,7 +282,7 @@ def _connect(admitted: Admitted) -> tuple[Listener, ServerInit, bytes]:
 
 
 class Watch(threading.Thread):
-    """Asks once a second how the session stands, beside the stream, which must not wait for a database."""
+    """Asks every WATCH_S how the session stands, beside the stream, which must not wait for a database."""
 
     def __init__(self, admitted: Admitted, stream: ClientStream, parent: int, waker: socket.socket) -> None:
         super().__init__(daemon=True)

@@ -198,7 +198,9 @@ class Conversation:
         self._deadline = 0.0
         self._early = b""
         self._for_display = b""
-        self._held: Callable[[], int] = int
+        # TLS holds bytes that the kernel knows nothing of any more.
+        self._held: Callable[[], int] | None = None
+        self._browser_fd = self._display_fd = self._wake_fd = -1
         self.up = 0
         self.down = 0
 
@@ -252,7 +254,10 @@ class Conversation:
         """Both directions until one ends. `said` is what the display has said behind its handshake."""
         display.setblocking(False)
         self._stream.let_go = self._let_go
-        self._held = getattr(display, "pending", int)  # TLS holds bytes that the kernel knows nothing of any more.
+        self._held = getattr(display, "pending", None)
+        # Numbers, because `select` asks an object for its own each time.
+        self._browser_fd, self._display_fd = self._browser.socket.fileno(), display.fileno()
+        self._wake_fd = self._wake.fileno()
         try:
             if said:
                 self._to_browser(said)
@@ -278,27 +283,28 @@ class Conversation:
 
     def _turn(self, display: socket.socket) -> Ended | None:
         """Wait once, and do what can be done without waiting."""
-        browser = self._browser
-        reads: list[Any] = [self._wake]
-        writes: list[Any] = []
+        browser, browser_fd, display_fd = self._browser, self._browser_fd, self._display_fd
+        reads: list[int] = [self._wake_fd]
+        writes: list[int] = []
         # A side is read only while nothing waits for the other one: that is the back-pressure.
-        (writes if browser.is_waiting else reads).append(browser if browser.is_waiting else display)
-        (writes if self._for_display else reads).append(display if self._for_display else browser)
-        ins, outs, _ = select.select(reads, writes, [], 0 if self._held() else LOOK_S)
-        if (display in ins or (display in reads and self._held())) and not self._towards_browser(display):
+        (writes if browser.is_waiting else reads).append(browser_fd if browser.is_waiting else display_fd)
+        (writes if self._for_display else reads).append(display_fd if self._for_display else browser_fd)
+        held = self._held is not None and self._held() > 0
+        ins, outs, _ = select.select(reads, writes, (), 0 if held else LOOK_S)
+        if (display_fd in ins or (held and display_fd in reads)) and not self._towards_browser(display):
             return Ended(Step.ENDED, "display-closed")
-        if browser in outs:
+        if browser_fd in outs:
             browser.push()
             self._moved_at = time.monotonic()
-        if browser in ins:
+        if browser_fd in ins:
             self._heard_at = time.monotonic()
             self._towards_display(display, b"".join(browser.pieces()))
             if browser.has_left:
                 return Ended(Step.ENDED, "browser-gone")
-        if display in outs:
+        if display_fd in outs:
             self._towards_display(display, b"")
             self._moved_at = time.monotonic()
-        if self._wake in ins and (ended := self._woken()) is not None:
+        if self._wake_fd in ins and (ended := self._woken()) is not None:
             return ended
         return self._overdue()
 
