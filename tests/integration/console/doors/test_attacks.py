@@ -27,7 +27,7 @@ from tests.integration.console.doors.conftest import HANDSHAKE, LIMITS, Door, Pe
 from tests.integration.console.doors.screens import SECRET, display, qemu
 from tests.integration.console.doors.wire import GREETING, Closed, Wire
 from tests.portal.console.displays import PIXEL_FORMAT
-from tests.portal.console.test_client_stream import KEY, UPDATE
+from tests.portal.console.test_client_stream import KEY, KEY_UP, UPDATE
 from tests.support.together import at_once
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -45,7 +45,8 @@ def test_alice_works_on_her_screen_and_it_is_on_record(
         wire.until(HANDSHAKE + 1)
         wire.leave()
         eventually(lambda: ConsoleSession.objects.exclude(ended_at=None).exists())
-    assert bytes(heard).startswith(UPDATE + KEY)
+        # She held a key down when she left.
+        eventually(lambda: bytes(heard) == UPDATE + KEY + KEY_UP)
     assert bytes(wire.received[42:48]) == b"beacon"
     assert b"guest" not in wire.received
     session = ConsoleSession.objects.get()
