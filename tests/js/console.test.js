@@ -1,7 +1,7 @@
 /* What the screen's scripts decide without a browser: run by `bin/frontend --lint`. */
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { judge } from "../../static/js/console/keeper.js";
 import { Bursts } from "../../static/js/console/line.js";
 import {
@@ -13,7 +13,7 @@ import {
   rememberedChoice,
 } from "../../static/js/console/quality.js";
 import { fileName } from "../../static/js/console/screenshot.js";
-import { guestSize } from "../../static/js/console/size.js";
+import { askAgain, followDisplay, guestSize } from "../../static/js/console/size.js";
 import { afterwards, backoff, ConnectionState } from "../../static/js/console/state.js";
 import { typeText, untypable } from "../../static/js/console/typing.js";
 
@@ -121,6 +121,74 @@ test("a guest gets the window's size in device pixels, whole, even, and at most 
   assert.deepEqual(guestSize({ w: 1000.4, h: 700.7 }, 1.25), { w: 1250, h: 874 });
   const huge = guestSize({ w: 3000, h: 1000 }, 3);
   assert.ok(huge.w <= 3840 && huge.h <= 2160 && Math.abs(huge.w / huge.h - 3) < 0.01);
+});
+
+/** What of the viewer decides about the guest's size, with its names; the display answers when the test says so. */
+function viewer() {
+  return {
+    sent: [],
+    window: { w: 1000, h: 700 },
+    viewOnly: false,
+    _rfbConnectionState: "connected",
+    _pendingRemoteResize: false,
+    _lastResize: 0,
+    _screenSize() {
+      return this.window;
+    },
+    _requestRemoteResize() {
+      if (!this.viewOnly && !this._pendingRemoteResize) {
+        this._pendingRemoteResize = true;
+        this._lastResize += 1;
+        const { w, h } = this._screenSize();
+        this.sent.push(`${w}x${h}`);
+      }
+    },
+    _handleExtendedDesktopSize() {
+      this._pendingRemoteResize = false;
+      return true;
+    },
+  };
+}
+
+test("a window that changes while the guest is asked for its size is asked for after the answer, and once", () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const rfb = viewer();
+  followDisplay(rfb, () => 2);
+  rfb._requestRemoteResize();
+  rfb.window = { w: 1100, h: 700 };
+  rfb._requestRemoteResize();
+  assert.deepEqual(rfb.sent, ["2000x1400"]);
+  for (let answers = 0; answers < 3; answers += 1) {
+    rfb._handleExtendedDesktopSize();
+  }
+  assert.deepEqual(rfb.sent, ["2000x1400", "2200x1400"]);
+  assert.deepEqual(rfb._screenSize(), { w: 1100, h: 700 }, "what it scales to stays in CSS pixels");
+  mock.timers.reset();
+});
+
+test("a size that was never answered is asked for again, and who gets control asks at once", () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const rfb = viewer();
+  followDisplay(rfb, () => 1);
+  rfb._requestRemoteResize();
+  mock.timers.tick(10_000);
+  assert.ok(rfb.sent.length > 1);
+  rfb._handleExtendedDesktopSize();
+  const asked = rfb.sent.length;
+  mock.timers.tick(10_000);
+  assert.equal(rfb.sent.length, asked, "an answer ends it");
+
+  rfb.viewOnly = true;
+  rfb.window = { w: 800, h: 600 };
+  rfb._requestRemoteResize();
+  rfb.viewOnly = false;
+  askAgain(rfb);
+  assert.equal(rfb.sent.at(-1), "800x600");
+  rfb._rfbConnectionState = "disconnected";
+  const before = rfb.sent.length;
+  mock.timers.tick(60_000);
+  assert.equal(rfb.sent.length, before, "nothing is asked of a connection that is gone");
+  mock.timers.reset();
 });
 
 const TYPED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*()_+{}|:\"<>?~`-=[]\\;',./ ";

@@ -4,6 +4,25 @@ import { Idiomorph } from "idiomorph/htmx";
 
 const MENU_STATE = new Set(["class", "aria-expanded", "style", "data-popper-placement", "data-bs-popper"]);
 
+const chosen = new WeakSet(); // selects whose choice is the person's, found out before their options are morphed one by one
+
+/** Whether the person has chosen something else in this select than the page was made with. */
+function hasOwnChoice(select) {
+  const options = [...select.options];
+  const given = options.filter((option) => option.defaultSelected);
+  return given.length > 0
+    ? options.some((option) => option.selected !== option.defaultSelected)
+    : select.selectedIndex > 0;
+}
+
+/** What a person has typed or chosen and not sent yet. */
+function isTheirs(name, node) {
+  if (name === "selected") {
+    return chosen.has(node.closest("select"));
+  }
+  return name === "value" && node.matches("input, textarea") && node.value !== node.defaultValue;
+}
+
 function isOpenMenuPart(node) {
   if (node.matches(".dropdown-menu.show, .collapse.show, .collapsing")) {
     return true;
@@ -23,6 +42,9 @@ Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => {
   if (name === "src" && node.matches("img[data-thumbnail]")) {
     return false;
   }
+  if (isTheirs(name, node)) {
+    return false;
+  }
   return !(name === "checked" && node.matches("input[type=radio], input[type=checkbox]"));
 };
 // What is shown only once stays until the page is left.
@@ -33,6 +55,9 @@ Idiomorph.defaults.callbacks.beforeNodeMorphed = (old, fresh) => {
   }
   if (old.dataset?.keep && old.dataset.keep === fresh.dataset.keep) {
     return false;
+  }
+  if (old.localName === "select") {
+    chosen[hasOwnChoice(old) ? "add" : "delete"](old);
   }
   if (old.localName === "time") {
     return old.getAttribute("datetime") !== fresh.getAttribute("datetime");

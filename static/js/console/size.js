@@ -2,6 +2,8 @@
 
 const KEY = "casement.console.size";
 const SMALLEST = 64;
+// The relay drops what a watcher asks for, and who has just got control may be faster than the relay's look at it.
+const UNANSWERED_MS = 2000;
 const MOST = { w: 3840, h: 2160 };
 
 /** The guest's size for a window of `w` × `h` CSS pixels: each device pixel its own, but never more than 4K. Pure. */
@@ -24,22 +26,52 @@ export function remember(storage, { actual, css }) {
 
 /** Makes the viewer ask the guest for device pixels; `ratio` gives how many there are to a CSS pixel.
 
-The viewer uses one size for both, what it asks for and what it scales to, so the size is another one while it asks. */
+The viewer uses one size for both, what it asks for and what it scales to, so the size is another one while it asks.
+It asks nothing more until it has been answered. What has changed meanwhile it would forget, since the answer is mostly
+"passed on to the guest" and not "done": it is asked after the answer; and what is never answered, again after a while. */
 export function followDisplay(rfb, ratio) {
   const ask = rfb._requestRemoteResize.bind(rfb);
+  const answered = rfb._handleExtendedDesktopSize.bind(rfb);
   const inCss = rfb._screenSize.bind(rfb);
+  const wanted = () => guestSize(inCss(), ratio());
+  let last = { w: 0, h: 0 };
   rfb._requestRemoteResize = () => {
     // A stage that is folded away has no size to ask for.
-    if (inCss().w < SMALLEST || inCss().h < SMALLEST) {
+    if (rfb._pendingRemoteResize || inCss().w < SMALLEST || inCss().h < SMALLEST) {
       return;
     }
-    rfb._screenSize = () => guestSize(inCss(), ratio());
+    const size = wanted();
+    rfb._screenSize = () => size;
     try {
       ask();
     } finally {
       rfb._screenSize = inCss;
     }
+    if (rfb._pendingRemoteResize) {
+      last = size;
+      const asked = rfb._lastResize;
+      setTimeout(() => {
+        if (rfb._pendingRemoteResize && rfb._lastResize === asked) {
+          askAgain(rfb);
+        }
+      }, UNANSWERED_MS);
+    }
   };
+  rfb._handleExtendedDesktopSize = () => {
+    const whole = answered();
+    if (!rfb._pendingRemoteResize && (wanted().w !== last.w || wanted().h !== last.h)) {
+      rfb._requestRemoteResize();
+    }
+    return whole;
+  };
+}
+
+/** The guest's size was not asked for while somebody else controlled it, or the answer never came. */
+export function askAgain(rfb) {
+  if (rfb._rfbConnectionState === "connected") {
+    rfb._pendingRemoteResize = false;
+    rfb._requestRemoteResize();
+  }
 }
 
 /** A picture whose pixels fall on whole device pixels is not smoothed. */

@@ -1,7 +1,7 @@
 /* What is on the page around a screen: the line that says what happens, the remedies, the stage and the still. */
 
 import { HeldModifiers, watchKeys } from "./keys.js";
-import { followDisplay, remembered, sharpen } from "./size.js";
+import { askAgain, followDisplay, remembered, sharpen } from "./size.js";
 import { actionRefused, describe, lineIsSlow, starting, technicalDetail, whereItStopped } from "./texts.js";
 import { post, Refusal } from "./ticket.js";
 
@@ -190,7 +190,11 @@ export class View {
       if (!this.mayType) {
         this.releaseKeys();
       }
+      const gained = this._rfb.viewOnly && this.mayType;
       this._rfb.viewOnly = !this.mayType;
+      if (gained) {
+        askAgain(this._rfb);
+      }
     }
     this.root.dataset.input = this.mayType ? "on" : "off";
     this.root.dispatchEvent(new CustomEvent("casement:input", { detail: { mayType: this.mayType } }));

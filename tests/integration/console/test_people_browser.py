@@ -15,11 +15,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from portal.accounts.models import User
 from portal.console.models import ConsoleGrant, ConsoleSession, ScreenControl
+from portal.console.rfb.client_stream import SET_DESKTOP_SIZE
 from portal.lib.secrets import seal
 from portal.machines.models import Machine
 from tests.integration.console.qemu import running_qemu
 from tests.integration.console.test_browser import FLAGS
 from tests.portal.console.conftest import socket_path
+from tests.support.product import wait_for
 from tests.support.redis import redis_db, redis_url
 from tests.support.together import at_once
 from tests.support.web import CSRF, cookie_of, web_processes
@@ -142,6 +144,49 @@ def test_two_people_share_a_screen_hand_it_over_and_one_is_removed(place: Place,
     snap(phone, "people-phone-dark")
     # What the browser itself says of the refused ticket.
     assert [text for text in place.complaints if "409" not in text] == []
+
+
+def sizes_asked(tab: Page) -> list[tuple[int, int]]:
+    """What size of screen the page asks the guest for, as it goes on; from before the page is opened."""
+    sizes: list[tuple[int, int]] = []
+
+    def sent(payload: str | bytes) -> None:
+        if isinstance(payload, bytes) and payload[0] == SET_DESKTOP_SIZE:
+            sizes.append((int.from_bytes(payload[2:4]), int.from_bytes(payload[4:6])))
+
+    tab.on("websocket", lambda socket: socket.on("framesent", sent))
+    return sizes
+
+
+def test_who_gets_control_gives_the_guest_their_window_s_size(place: Place, alice: User, bob: User) -> None:
+    place.sit_down(bob)
+    alices = place.context(alice).new_page()
+    asked = sizes_asked(alices)
+    alices.goto(f"{place.url}/machines/{place.machine.pk}/screen/")
+    alices.wait_for_selector("[data-console][data-first-frame]")
+    expect(people(alices)).to_have_attribute("data-holder", "bob")
+    alices.set_viewport_size({"width": 1100, "height": 700})
+    alices.locator("[data-people-line]").get_by_role("button", name="Take control").click()
+    expect(people(alices)).to_have_attribute("data-controls", "true")
+    wait_for("the guest is asked for it", lambda: alices.evaluate("1") and (1100, 700) in asked, seconds=60)
+    # The relay's look at who controls may come later than the page's; it is asked until QEMU has heard and answered.
+    wait_for("and no more once it has answered", lambda: _stays(alices, asked), seconds=60)
+
+
+def _stays(tab: Page, asked: list[tuple[int, int]]) -> bool:
+    before = len(asked)
+    tab.wait_for_timeout(5000)
+    return len(asked) == before
+
+
+def test_what_is_chosen_in_the_panel_outlives_its_refresh(place: Place, alice: User, bob: User) -> None:
+    alices = place.sit_down(alice)
+    people(alices).get_by_text("Share this screen").click()
+    people(alices).get_by_label("Who opens it may").select_option("control")
+    alices.locator("[data-console-handle]").focus()
+    place.sit_down(bob)
+    expect(people(alices)).to_contain_text("bob")
+    expect(people(alices).get_by_label("Who opens it may")).to_have_value("control")
 
 
 def test_a_link_is_made_and_opened_and_an_operator_s_watching_is_said(
