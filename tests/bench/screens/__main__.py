@@ -52,11 +52,11 @@ def main(out: Path) -> None:
         )
         connections.close_all()
         found: dict[str, Door] = {
-            name: stack.enter_context(open_door(place)) for name, open_door in doors.DOORS.items()
+            name: stack.enter_context(doors.in_both_widths(opens, place)) for name, opens in doors.DOORS.items()
         }
         portal = stack.enter_context(doors.whole_door_one(place))
-        gateway = stack.enter_context(doors.whole_door_two(place)) if doors.has_gateway() else None
-        rows = compare(found if gateway is None else {**found, "door 2": gateway}, ROUNDS, SCALE)
+        gateway = stack.enter_context(doors.in_both_widths(doors.whole_door_two, place))
+        rows = compare({**found, "door 2": gateway}, ROUNDS, SCALE)
         rows += many(found["door 1"], portal, ROUNDS, SCALE)
         rows += whole(portal, gateway, ROUNDS, SCALE)
     # New processes, because those that have had many sessions keep room for as many.

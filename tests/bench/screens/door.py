@@ -1,6 +1,7 @@
 """Door 1 at the relay: ticket, both handshakes, the client's parser and the stream, without permissions and rows.
 
-Run by uvicorn, as the portal is; `BENCH_DISPLAY` is the display's socket, `BENCH_SECRET` its password.
+Run by uvicorn, as the portal is; `BENCH_DISPLAY` is the display's socket, `BENCH_SECRET` its password, `BENCH_READS`
+how many bytes of the display are read at once (0: as the relay does).
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ import asyncio
 import os
 from typing import Any
 
+from portal.console import relay as relays
 from portal.console.relay import Ended, Step, relay
 from portal.console.rfb import ClientStream, open_display
 from portal.console.stream import open_browser
 from portal.console.tickets import from_subprotocols, redeem
 from portal.console.websocket import Receive, Send
+
+if size := int(os.environ["BENCH_READS"]):
+    relays._payload = relays._payload[:size]
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:

@@ -7,7 +7,6 @@ one joins by being put into `DOORS`.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import secrets
@@ -36,6 +35,9 @@ CORES: Final = sorted(os.sched_getaffinity(0))
 SERVER_CORE: Final = {CORES[0]}
 CLIENT_CORE: Final = {CORES[-1]}
 """With one core only, both ends share it, and the numbers say little."""
+WIDE: Final = 0
+"""As the server has it itself."""
+NARROW: Final = 8192
 UVICORN: Final = ("--ws", "portal.console.stream:StreamProtocol", "--ws-per-message-deflate", "false")
 QUIET: Final = ("--no-access-log", "--lifespan", "off", "--log-level", "warning", "--timeout-graceful-shutdown", "1")
 
@@ -67,6 +69,8 @@ class Door:
     port: int
     process: subprocess.Popen[bytes]
     lines: Callable[[int], list[str]] | None
+    narrow: Door | None = None
+    """The same server again, which reads no more than 8 KiB of the display at once."""
     _files: list[Path] = field(default_factory=list)
 
     def run(self, what: str, *arguments: int | str, connections: int) -> dict[str, Any]:
@@ -122,12 +126,13 @@ def stage(admissions: Callable[[int], list[str]] | None = None) -> Iterator[Stag
 
 
 @contextlib.contextmanager
-def door_one(stage: Stage) -> Iterator[Door]:
+def door_one(stage: Stage, reads: int = WIDE) -> Iterator[Door]:
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "REDIS_URL": stage.redis_url,
         "BENCH_DISPLAY": str(stage.display),
         "BENCH_SECRET": SECRET,
+        "BENCH_READS": str(reads),
         "LOG_LEVEL": "ERROR",
     }
     port = free_port()
@@ -138,27 +143,41 @@ def door_one(stage: Stage) -> Iterator[Door]:
 
 
 @contextlib.contextmanager
-def websockify(stage: Stage) -> Iterator[Door]:
+def websockify(stage: Stage, reads: int = WIDE) -> Iterator[Door]:
     port = free_port()
-    argv = [sys.executable, "-m", "websockify", "--unix-target", str(stage.display), f"127.0.0.1:{port}"]
+    argv = [*_reading(reads, "websockify"), "--unix-target", str(stage.display), f"127.0.0.1:{port}"]
     with running(argv, SERVER_CORE, quiet=True) as process:
         _until(lambda: _answers(port), "websockify")
         yield Door(stage, port, process, lambda _count: ["Sec-WebSocket-Protocol: binary"])
 
 
 @contextlib.contextmanager
-def raw_relay(stage: Stage) -> Iterator[Door]:
+def raw_relay(stage: Stage, reads: int = WIDE) -> Iterator[Door]:
     port = free_port()
-    with running([str(stage.program), "relay", str(port), str(stage.display)], SERVER_CORE) as process:
+    argv = [str(stage.program), "relay", str(port), str(stage.display), str(reads)]
+    with running(argv, SERVER_CORE) as process:
         _until(lambda: _answers(port), "the raw relay")
         yield Door(stage, port, process, None)
 
 
-DOORS: dict[str, Callable[[Stage], AbstractContextManager[Door]]] = {
+Opens = Callable[[Stage, int], AbstractContextManager[Door]]
+
+DOORS: dict[str, Opens] = {
     "door 1": door_one,
     "websockify": websockify,
     "raw": raw_relay,
 }
+
+
+@contextlib.contextmanager
+def in_both_widths(opens: Opens, stage: Stage) -> Iterator[Door]:
+    with opens(stage, WIDE) as door, opens(stage, NARROW) as narrow:
+        door.narrow = narrow
+        yield door
+
+
+def _reading(reads: int, what: str) -> list[str]:
+    return [sys.executable, "-m", "tests.bench.screens.reads", str(reads), what]
 
 
 @contextlib.contextmanager
@@ -172,10 +191,10 @@ def whole_door_one(stage: Stage) -> Iterator[Door]:
 
 
 @contextlib.contextmanager
-def whole_door_two(stage: Stage) -> Iterator[Door]:
+def whole_door_two(stage: Stage, reads: int = WIDE) -> Iterator[Door]:
     """The gateway, which has no other form than the whole one."""
     port = free_port()
-    argv = [sys.executable, "manage.py", "gateway", "--port", str(port)]
+    argv = [*_reading(reads, "gateway"), "--port", str(port)]
     with running(argv, SERVER_CORE, _portal(stage)) as process:
         _until(lambda: _answers(port), "the gateway", 60)
         yield Door(stage, port, process, stage.admissions)
@@ -185,10 +204,6 @@ def _portal(stage: Stage) -> dict[str, str]:
     limits = {f"CONSOLE_MAX_SESSIONS_PER_{name}": "10000" for name in ("USER", "MACHINE", "PROCESS")}
     own = {"REDIS_URL": stage.redis_url, "CASEMENT_URL": "http://localhost", "LOG_LEVEL": "ERROR"}
     return {**os.environ, **limits, **own}
-
-
-def has_gateway() -> bool:
-    return importlib.util.find_spec("portal.console.gateway") is not None
 
 
 def with_tickets(redis_url: str, count: int, claim: Claim | None = None) -> list[str]:

@@ -4,7 +4,7 @@
                                    client's update requests say: x=0 answer y bytes; x=1 send w MiB in writes of y KiB;
                                    x=2 send y bytes, the time first, every w ms from now on
    screens awake                   keeps its core from sleeping
-   screens relay PORT PATH         TCP to UNIX by splice(2), one process: the bare limit
+   screens relay PORT PATH BYTES   TCP to UNIX by splice(2), one process: the bare limit. Reads so much at once, 0: 256 KiB
    screens bulk|echo|new|hold|tick ADDRESS KIND ...   the browser's end, see main(). KIND is raw, or ws with a file of
                                    header lines, one for each connection (used in turn)
 */
@@ -134,9 +134,11 @@ static void display(const char *path) {
 
 struct way { int from, to, in, out; size_t inside; struct way *back; };
 
+static size_t at_once = 1 << 18;
+
 static int flow(struct way *w) { /* 0 when the way is over */
   for (;;) {
-    ssize_t got = w->inside ? 0 : splice(w->from, 0, w->in, 0, 1 << 18, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    ssize_t got = w->inside ? 0 : splice(w->from, 0, w->in, 0, at_once, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (got == 0 && !w->inside) return 0;
     if (got < 0) return errno == EAGAIN;
     w->inside += got;
@@ -398,7 +400,7 @@ int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   if (argc == 2 && !strcmp(argv[1], "awake")) stay_awake();
   if (argc == 3 && !strcmp(argv[1], "display")) display(argv[2]);
-  if (argc == 4 && !strcmp(argv[1], "relay")) relay(atoi(argv[2]), argv[3]);
+  if (argc == 5 && !strcmp(argv[1], "relay")) { if (atoi(argv[4])) at_once = atoi(argv[4]); relay(atoi(argv[2]), argv[3]); }
   if (argc < 4) { fprintf(stderr, "screens: see the comment in screens.c\n"); return 2; }
   there = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[2])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   is_ws = strcmp(argv[3], "raw") != 0;

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from tests.bench.screens.doors import Door, door_one, raw_relay, stage, websockify
+from tests.bench.screens.doors import DOORS, Door, in_both_widths, stage
 from tests.bench.screens.measure import compare, idle
 
 pytestmark = [
@@ -31,8 +32,8 @@ class Doors:
 
 @pytest.fixture(scope="module")
 def doors() -> Iterator[Doors]:
-    with stage() as place, door_one(place) as ours, websockify(place) as other, raw_relay(place) as raw:
-        yield Doors(ours, other, raw)
+    with stage() as place, contextlib.ExitStack() as stack:
+        yield Doors(*(stack.enter_context(in_both_widths(opens, place)) for opens in DOORS.values()))
 
 
 def test_the_relay_is_nowhere_near_as_slow_as_what_it_replaces(doors: Doors) -> None:
