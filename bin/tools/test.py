@@ -246,6 +246,8 @@ def _environment(extra: Mapping[str, str], *, name: str) -> dict[str, str]:
     home = Path(os.environ["CASEMENT_TEST_HOME"]) / name
     home.mkdir(exist_ok=True)
     ours = (
+        # Hundreds of processes start; each would compile what it imports anew.
+        "PYTHONDONTWRITEBYTECODE",
         "CASEMENT_",
         "DATABASE_URL",
         "REDIS_URL",

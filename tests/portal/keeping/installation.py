@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -15,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.warm import ROOT, python
+
+__all__ = ["ROOT", "Installation", "rows_in"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ class Installation:
 
     def python(self, *argv: str) -> subprocess.CompletedProcess[str]:
         environment = self.environment | {"DJANGO_SETTINGS_MODULE": "portal.settings"}
-        return subprocess.run(
-            [sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
+        return python(argv, environment=environment, timeout_s=120)
 
     def make(self, *migrations: str) -> None:
         """The settings that bin/run writes, and the tables; of an older state, where migrations are named."""
