@@ -148,8 +148,27 @@ def _header(data: bytes, at: int) -> _Header | None:
     return _Header(kind, fin, data[at + size - 4 : at + size], size, length)
 
 
-def put_header(buffer: memoryview, length: int) -> int:
-    """Write a binary frame's header in front of the payload that begins at HEADROOM; gives where the frame begins."""
+class InPlace:
+    """Room for one binary frame of up to `size` bytes: what is read into `payload` is sent without being copied."""
+
+    __slots__ = ("_buffer", "_length", "_whole", "payload")
+
+    def __init__(self, size: int) -> None:
+        self._buffer = memoryview(bytearray(HEADROOM + size))
+        self.payload = self._buffer[HEADROOM:]
+        self._length = -1
+        self._whole = self._buffer
+
+    def whole(self, length: int) -> memoryview:
+        """The frame whose payload is the first `length` bytes. In a stream most pieces are as long as the last one."""
+        if length != self._length:
+            self._whole = self._buffer[_put_header(self._buffer, length) : HEADROOM + length]
+            self._length = length
+        return self._whole
+
+
+def _put_header(buffer: memoryview, length: int) -> int:
+    """Write a header in front of the payload that begins at HEADROOM; gives where the frame begins."""
     if length < 126:
         buffer[HEADROOM - 2] = _WHOLE_BINARY
         buffer[HEADROOM - 1] = length

@@ -20,7 +20,7 @@ from typing import Any, Final
 from websockify.websocket import WebSocketWantReadError
 from websockify.websockifyserver import CompatibleWebSocket
 
-from portal.console.frames import HEADROOM, put_header
+from portal.console.frames import InPlace
 from portal.console.relay import MAX_FRAME, STALL_DEADLINE, BrowserGone, Ended, Step
 from portal.console.rfb import ClientError, ClientStream, ServerInit, greet_browser_blocking
 from portal.console.rfb.display import GOODBYE_S
@@ -43,8 +43,7 @@ _PING: Final = 0x9
 _PONG: Final = 0xA
 
 # A process has one session, so one piece is enough; it goes from socket to socket without being copied in between.
-_piece = memoryview(bytearray(HEADROOM + DISPLAY_SIZE))
-_payload = _piece[HEADROOM:]
+_piece = InPlace(DISPLAY_SIZE)
 
 
 class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify has no annotations
@@ -82,9 +81,9 @@ class BrowserSocket(CompatibleWebSocket):  # type: ignore[misc]  # websockify ha
         """Send one message as far as there is room; the rest waits for `push`."""
         self._put(_BINARY, data)
 
-    def offer_in_place(self, buffer: memoryview, size: int) -> None:
-        """The same for the `size` bytes at HEADROOM, when nothing waits; the buffer is free again on return."""
-        whole = buffer[put_header(buffer, size) : HEADROOM + size]
+    def offer_in_place(self, piece: InPlace, size: int) -> None:
+        """The same for the first `size` bytes of the piece, when nothing waits; it is free again on return."""
+        whole = piece.whole(size)
         try:
             sent = self.socket.send(whole)
         except BlockingIOError:
@@ -311,7 +310,7 @@ class Conversation:
     def _towards_browser(self, display: socket.socket) -> bool:
         """Untouched, as much as has come, one message for each read. False when there will be no more."""
         try:
-            size = display.recv_into(_payload)
+            size = display.recv_into(_piece.payload)
         except _NOT_NOW:
             return True
         if size:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, cast, runtime_checkable
 
-from portal.console.frames import HEADROOM
+from portal.console.frames import InPlace
 from portal.console.rfb import (
     MAX_CUT_TEXT,
     READ_SIZE,
@@ -98,8 +98,8 @@ class DirectBrowser(Browser, Protocol):
 
     def attach(self, listener: Listener | None) -> None: ...
 
-    def send_in_place(self, buffer: memoryview, size: int) -> None:
-        """Send the `size` bytes at HEADROOM of the buffer, which is free again when this returns."""
+    def send_in_place(self, piece: InPlace, size: int) -> None:
+        """Send the first `size` bytes of the piece, which is free again when this returns."""
 
     def pause_reading(self) -> None: ...
 
@@ -208,8 +208,7 @@ async def _downstream(browser: Browser, display: Display, traffic: _Traffic) -> 
 # --- a browser whose connection we may use ---------------------------------------------------------------------------
 
 # Filled and emptied within one call of the event loop, which is one thread's; so all its sessions share it.
-_piece = memoryview(bytearray(HEADROOM + READ_SIZE))
-_payload = _piece[HEADROOM:]
+_piece = InPlace(READ_SIZE)
 
 
 async def _bridged(
@@ -251,7 +250,7 @@ class _Bridge(asyncio.BufferedProtocol):
         assert self._display is not None  # noqa: S101 - hand_over calls connection_made
         for start in range(0, len(early), READ_SIZE):
             piece = early[start : start + READ_SIZE]
-            _payload[: len(piece)] = piece
+            _piece.payload[: len(piece)] = piece
             self.buffer_updated(len(piece))
         if data:
             self.browser_said(data)
@@ -270,7 +269,7 @@ class _Bridge(asyncio.BufferedProtocol):
         self._fd = descriptor(self._display)
 
     def get_buffer(self, _size: int) -> memoryview:
-        return _payload
+        return _piece.payload
 
     def buffer_updated(self, size: int) -> None:
         self._traffic.down += size

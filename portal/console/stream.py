@@ -20,14 +20,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from portal.console.frames import (
     BINARY,
     CLOSE,
-    HEADROOM,
     PING,
     PONG,
     TOO_BIG,
     FrameError,
     Frames,
+    InPlace,
     frame,
-    put_header,
 )
 from portal.console.relay import MAX_FRAME, BrowserGone, Ended, Listener, descriptor
 from portal.console.rfb import ClientError
@@ -121,9 +120,9 @@ class Stream(asyncio.BufferedProtocol):
         if self._fault is not None or self._closing or self._lost.done():
             listener.browser_ended(f"browser-{_fault_reason(self._fault)}")
 
-    def send_in_place(self, buffer: memoryview, size: int) -> None:
-        """Send the `size` bytes at HEADROOM, which must stay as they are only until this returns."""
-        whole = buffer[put_header(buffer, size) : HEADROOM + size]
+    def send_in_place(self, piece: InPlace, size: int) -> None:
+        """Send the first `size` bytes of the piece, which must stay as they are only until this returns."""
+        whole = piece.whole(size)
         sent = 0
         # No room is waited for, so nothing lies in the transport that would have to go first.
         if self._room is None and self._fd >= 0:

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from portal.console import relay as relays
+from portal.console.frames import InPlace
 from portal.console.relay import Ended, Step, relay
 from portal.console.rfb import ClientStream, open_display
 from portal.console.stream import open_browser
@@ -18,7 +19,7 @@ from portal.console.tickets import from_subprotocols, redeem
 from portal.console.websocket import Receive, Send
 
 if size := int(os.environ["BENCH_READS"]):
-    relays._payload = relays._payload[:size]
+    relays._piece = InPlace(size)
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:

@@ -10,13 +10,14 @@ from django.core.management import execute_from_command_line
 from websockify import websocketproxy
 
 from portal.console import gateway_stream
+from portal.console.frames import InPlace
 
 
 def main() -> None:
     size, what = int(sys.argv[1]), sys.argv[2]
     if what == "gateway":
         if size:
-            gateway_stream._payload = gateway_stream._payload[:size]
+            gateway_stream._piece = InPlace(size)
         execute_from_command_line(["manage.py", what, *sys.argv[3:]])
         return
     if size:

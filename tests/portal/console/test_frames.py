@@ -15,7 +15,6 @@ from portal.console.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
-    HEADROOM,
     PING,
     PONG,
     PROTOCOL_ERROR,
@@ -23,8 +22,8 @@ from portal.console.frames import (
     TOO_BIG,
     FrameError,
     Frames,
+    InPlace,
     frame,
-    put_header,
 )
 
 LIMIT = 100_000
@@ -147,6 +146,16 @@ def test_what_breaks_the_protocol_is_refused_as_soon_as_its_header_is_there(faul
 def test_our_frames_are_what_another_implementation_would_send(length: int) -> None:
     payload = os.urandom(length)
     expected = reference.Frame(reference.Opcode.BINARY, payload).serialize(mask=False)
-    buffer = memoryview(bytearray(b"?" * HEADROOM + payload))
+    piece = InPlace(length)
+    piece.payload[:] = payload
     assert frame(BINARY, payload) == expected
-    assert bytes(buffer[put_header(buffer, length) :]) == expected
+    assert bytes(piece.whole(length)) == expected
+
+
+def test_a_piece_is_as_long_as_it_is_this_time() -> None:
+    """The one before it may have left its header there, or its view of a shorter frame."""
+    piece = InPlace(70_000)
+    for length in (8192, 8192, 5, 70_000, 5, 8192, 0, 8192):
+        payload = os.urandom(length)
+        piece.payload[:length] = payload
+        assert bytes(piece.whole(length)) == frame(BINARY, payload)
