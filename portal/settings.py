@@ -79,6 +79,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "portal.accounts",
     "portal.audit",
+    "portal.events",
     "portal.hosts",
     "portal.images",
     "portal.jobs",
@@ -271,6 +272,11 @@ if METRICS_TOKEN and len(METRICS_TOKEN) < 20:
     raise ImproperlyConfigured(
         "METRICS_TOKEN must be at least 20 characters (python -c 'import secrets; print(secrets.token_urlsafe())')."
     )
+
+# How long events are kept, with the log of what was sent to webhooks.
+EVENTS_KEEP_DAYS = env.int("EVENTS_KEEP_DAYS", default=90)
+if EVENTS_KEEP_DAYS < 1:
+    raise ImproperlyConfigured("EVENTS_KEEP_DAYS must be a number of days, 1 or more.")
 
 # Where addresses that people type (webhooks, images by URL) may lead although it is no public network. What is nobody's
 # to reach is never let in: this machine itself and the metadata services of clouds. Only tests, who have nothing else.

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from portal.console.services import end_lost_sessions as end_lost
+from portal.events import delivery
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
@@ -83,6 +84,21 @@ def send_again() -> None:
 @app.task(name="console.end_lost_sessions")
 def end_lost_sessions() -> None:
     end_lost()
+
+
+@app.task(name="events.deliver")
+def deliver_events(webhook_id: str) -> None:
+    delivery.deliver(UUID(webhook_id))
+
+
+@app.task(name="events.wake_due")
+def wake_due() -> None:
+    delivery.wake_due()
+
+
+@app.task(name="events.prune")
+def prune_events() -> None:
+    delivery.prune()
 
 
 @app.task(name="hosts.refresh")

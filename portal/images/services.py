@@ -17,6 +17,8 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError, InvalidError
+from portal.events import services as events
+from portal.events.kinds import Kind as EventKind
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
@@ -175,19 +177,26 @@ def record_version_facts(
     )
 
 
+@transaction.atomic
 def record_version_ready(version: ImageVersion) -> None:
     """The file is whole under its name and its facts are known: offer it."""
-    ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING).update(
-        status=VersionStatus.READY, error=""
-    )
+    making = ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING)
+    if making.update(status=VersionStatus.READY, error=""):
+        _record(EventKind.IMAGE_READY, version)
     _tell(version)
 
 
+@transaction.atomic
 def record_version_failed(version: ImageVersion, *, message: str) -> None:
-    ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING).update(
-        status=VersionStatus.FAILED, error=message
-    )
+    making = ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING)
+    if making.update(status=VersionStatus.FAILED, error=message):
+        _record(EventKind.IMAGE_FAILED, version, error=message)
     _tell(version)
+
+
+def _record(kind: EventKind, version: ImageVersion, **data: object) -> None:
+    data |= {"image": str(version.image_id), "number": version.number}
+    events.record(kind, version, project=version.image.project_id, data=data)
 
 
 @transaction.atomic
@@ -197,6 +206,7 @@ def record_version_deleted(version: ImageVersion) -> None:
     A version that deleted machines were based on stays as a row for their history.
     """
     _tell(version)
+    _record(EventKind.IMAGE_DELETED, version)
     image = version.image
     if version.machines.exists():
         return
