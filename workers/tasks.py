@@ -71,6 +71,11 @@ def image_import(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.IMAGE_FETCH.value)
+def image_fetch(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.IMAGE_DELETE.value)
 def image_delete(job_id: str) -> None:
     runner.run(UUID(job_id))

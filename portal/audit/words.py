@@ -49,6 +49,7 @@ ACTIONS: dict[str, Words] = {
     "image.registered": _("added the image"),
     "image.build": _("had a version built"),
     "image.uploaded": _("uploaded the image"),
+    "image.fetch": _("had the image fetched from an address"),
     "image.deleted": _("deleted a version"),
     "project.created": _("created the project"),
     "project.quota": _("changed the quota"),

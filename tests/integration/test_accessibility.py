@@ -72,6 +72,7 @@ FORMS = [
     "accounts:project-new",
     "machines:new",
     "images:upload",
+    "images:import",
 ]
 
 

@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.apps import apps
@@ -122,6 +122,10 @@ def _upload(scene: Scene) -> dict[str, object]:
     }
 
 
+def _import(scene: Scene) -> dict[str, object]:
+    return {"source": "debian-12", "owner": str(scene.project.pk), "request_key": uuid4()}
+
+
 def _limits(**values: object) -> dict[str, object]:
     return {"max_machines": 7, "max_vcpus": 8, "max_memory_gib": "9", "max_disk_gib": 10, **values}
 
@@ -179,7 +183,7 @@ def _session(scene: Scene) -> object:
     return ConsoleSession.objects.get().pk
 
 
-def _webhook(scene: Scene) -> object:
+def _webhook(scene: Scene) -> UUID:
     return add_webhook(scene.project, actor=scene.alice, name="CI", url="https://ci.example.org/").pk
 
 
@@ -239,6 +243,7 @@ REQUESTS: dict[str, Request] = {
     "sessions:end": Request(_session, by="operator"),
     "sessions:watch": Request(_session, by="operator"),
     "images:upload": Request(form=_upload, by="operator"),
+    "images:import": Request(form=_import),
     "images:build": Request(_image, by="operator"),
     "images:delete-version": Request(_unused_version, by="operator"),
     "jobs:cancel": Request(_job),

@@ -96,9 +96,14 @@ class Server(ThreadingHTTPServer):
         """A client that breaks off is what many of these tests are about."""
 
 
+def _everywhere(host: str, _port: int) -> list[str]:
+    """Names mean 127.0.0.2; an address means itself."""
+    return [host] if host[0].isdigit() or ":" in host else ["127.0.0.2"]
+
+
 @dataclass
 class Outside:
-    """`fetcher` believes the authority and may go to 127.0.0.2 alone, which every name leads to unless it is told."""
+    """`fetcher` believes the authority and may go to 127.0.0.2 alone, which every name leads to."""
 
     folder: Path
     authority: Authority
@@ -124,7 +129,7 @@ class Outside:
     def fetcher(self, resolve: Callable[[str, int], Sequence[str]] | None = None) -> Fetcher:
         return Fetcher(
             private=[ip_network("127.0.0.2/32")],
-            resolve=resolve or (lambda _host, _port: ["127.0.0.2"]),
+            resolve=resolve or _everywhere,
             trust=self.trust,
         )
 
