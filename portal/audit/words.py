@@ -89,7 +89,6 @@ PAGES = {
     "image": "images:detail",
     "project": "accounts:project",
     "job": "jobs:detail",
-    "webhook": "events:webhook",
 }
 
 

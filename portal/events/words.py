@@ -8,8 +8,8 @@ from django.utils.translation import gettext_lazy
 
 from portal.events.models import Event
 
-# The page of each type of subject. What is gone since answers 404 there, like everything that is not there.
-_PAGES = {"machine": "machines:detail", "job": "jobs:detail", "webhook": "events:webhook"}
+# The page of each type of subject, of those that everyone in the project may see. What is gone since answers 404.
+_PAGES = {"machine": "machines:detail", "job": "jobs:detail"}
 
 _POWER = {
     "running": gettext_lazy("It is running."),

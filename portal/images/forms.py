@@ -93,8 +93,10 @@ class ImportForm(ImageForm):
         source = self.fields["source"]
         assert isinstance(source, forms.ChoiceField)  # noqa: S101 - tells mypy which field this is
         source.choices = [(one.slug, one.title) for one in OFFICIAL.values()] + [(OTHER, _("Another address"))]
+        source.initial = source.choices[0][0]
         for name in ("title", "kind", "firmware"):
             self.fields[name].required = False
+        self.fields["title"].help_text = _("Left empty, an official image is called as it is above.")
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}

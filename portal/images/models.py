@@ -116,6 +116,11 @@ class ImageVersion(models.Model):
         return Path(settings.UPLOADS_DIR) / f"{self.pk}.upload"
 
     @property
+    def source_shown(self) -> str:
+        """Where it is from, for everyone who sees the image: what comes after a "?" may be as good as a key."""
+        return self.source_url.partition("?")[0]
+
+    @property
     def part_path(self) -> Path:
         """What has been fetched so far."""
         return Path(settings.UPLOADS_DIR) / f"{self.pk}.part"

@@ -183,7 +183,7 @@ def add_from_url(
                 min_memory_mib=min_memory_mib,
             )
             version = _next_version(image, firmware=firmware, **source)
-            audit.record(actor, "image.fetch", image, detail={"url": url}, request_ip=request_ip)
+            audit.record(actor, "image.fetch", image, detail={"host": target_of(url).host}, request_ip=request_ip)
             jobs.enqueue(JobName.IMAGE_FETCH, version, queue=QUEUE, actor=actor, project=project)
             _tell(version)
     except IntegrityError as error:

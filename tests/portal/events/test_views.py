@@ -140,6 +140,20 @@ def test_it_is_changed_switched_off_and_deleted(client: Client, webhook: Webhook
     assert list(AuditEvent.objects.order_by("pk").values_list("action", flat=True)) == actions
 
 
+def test_what_others_in_the_project_read_holds_no_more_of_an_address_than_its_host(
+    client: Client, webhook: Webhook, alice: User, vera: User
+) -> None:
+    client.force_login(alice)
+    secret = "https://ci.example.org/hook/s3cret?token=s3cret"
+    client.post(reverse("events:webhook-edit", args=[webhook.pk]), form(url=secret))
+    client.post(reverse("events:webhook-try", args=[webhook.pk]))
+    client.post(reverse("events:webhook-delete", args=[webhook.pk]))
+    assert "s3cret" not in str(list(AuditEvent.objects.values()))
+    client.force_login(vera)
+    for page in ("events:list", "accounts:project"):
+        assert "s3cret" not in client.get(reverse(page, args=[webhook.project_id])).content.decode()
+
+
 def test_one_that_was_stopped_says_why_and_what_to_do(client: Client, webhook: Webhook, alice: User) -> None:
     Webhook.objects.update(enabled=False, stopped_reason="Nothing has arrived there for 2 days.")
     client.force_login(alice)
