@@ -21,6 +21,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 from tools import programs
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from portal import settings as portal_settings
 from portal.accounts.models import Project, User
@@ -54,7 +55,7 @@ def environment(outside: Outside, redis_db: str, settings: Settings, monkeypatch
     layer = portal_settings.CHANNEL_LAYERS["default"]
     host = {**layer["CONFIG"]["hosts"][0], "address": redis_db}  # type: ignore[index]
     settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {**layer["CONFIG"], "hosts": [host]}}}  # type: ignore[dict-item]
-    settings.BUS_IN_TESTS = True  # type: ignore[attr-defined]
+    settings.BUS_IN_TESTS = True
     app = Celery("portal", broker=redis_db.replace("unix://", "redis+socket://", 1), set_as_current=False)
     app.conf.update(broker_transport_options=bus.BROKER_OPTIONS, task_ignore_result=True)
     monkeypatch.setattr(bus, "_app", app)
@@ -114,7 +115,7 @@ def test_an_event_reaches_a_receiver_and_an_open_page_within_a_second(
     topic, heard, sent = f"events:{project.pk}", [], {}
     with worker(environment, tmp_path / "worker.log"), web_processes(1, environment, tmp_path) as [web]:
         headers = {"Cookie": cookie_of(alice)}
-        origin = f"http://localhost:{web.port}"
+        origin = Origin(f"http://localhost:{web.port}")
         with connect(f"ws://127.0.0.1:{web.port}/ws/live/", origin=origin, additional_headers=headers) as tab:
             assert json.loads(tab.recv(timeout=30)) == {"topics": ["*"]}
             record(Kind.MACHINE_CHANGED, machine, project=project.pk, data={"number": 0})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from ipaddress import ip_address
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from portal.lib.fetcher import Fetcher, FetchError, Limits, RefusedError, fetcher, is_public, target_of
 from tests.support.outside import NAME, Asked, Handler, Outside, outside_world, say
@@ -147,6 +150,40 @@ def test_this_machine_is_not_reached_however_it_is_written(outside: Outside, hos
         fetch(Fetcher(trust=outside.trust), f"https://{host}:{server.port}/")
     assert refused.value.code == "private"
     assert server.asked == []
+
+
+SPELLINGS: dict[str, Callable[[IPv4Address], str]] = {
+    "dotted": str,
+    "decimal": lambda a: str(int(a)),
+    "hexadecimal": lambda a: hex(int(a)),
+    "octal": lambda a: ".".join(f"0{part:o}" for part in a.packed),
+    "short": lambda a: f"{a.packed[0]}.{int(a) & 0xFFFFFF}",
+    "mapped": lambda a: f"[::ffff:{a}]",
+    "translated": lambda a: f"[64:ff9b::{a}]",
+}
+PRIVATE = ("10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_no_spelling_of_any_private_address_gets_through(spelling: str, data: st.DataObject) -> None:
+    address = data.draw(st.sampled_from(PRIVATE).flatmap(lambda network: st.ip_addresses(v=4, network=network)))
+    assert isinstance(address, IPv4Address)
+    with pytest.raises(FetchError) as refused:
+        fetch(Fetcher(), f"https://{SPELLINGS[spelling](address)}/")
+    assert refused.value.code == "private"
+
+
+@given(text=st.text() | st.from_regex(r"https://[^/]{0,40}/.{0,20}"))
+def test_whatever_is_typed_is_refused_or_names_one_host(text: str) -> None:
+    with contextlib.suppress(RefusedError):
+        target = target_of(text)
+        assert text.startswith("https://") or text[:8].lower() == "https://"
+        assert "@" not in text.split("/")[2]
+        assert target.host in text.lower()
+        assert 0 < target.port < 65536
+        assert not set(target.path) & set(" \r\n")
 
 
 def test_the_one_for_use_lets_no_private_network_in() -> None:
