@@ -62,7 +62,9 @@ def test_an_event_recorded_while_a_webhook_is_switched_and_sent_to_is_neither_lo
     server = outside.serve(say(b""))
     webhook = add_webhook(project, actor=alice, name="CI", url=f"https://{NAME}:{server.port}/")
     record(Kind.MACHINE_CHANGED, machine, project=project.pk, data={"number": 0})
+    deliver(webhook.pk, by=outside.fetcher())
     first = Delivery.objects.select_related("webhook", "event").get()
+    assert first.status == DeliveryStatus.DONE
 
     def happen() -> None:
         for number in range(1, EVENTS):
@@ -73,11 +75,9 @@ def test_an_event_recorded_while_a_webhook_is_switched_and_sent_to_is_neither_lo
             set_enabled(webhook, actor=alice, enabled=enabled)
 
     def again() -> None:
-        Delivery.objects.filter(pk=first.pk).update(status=DeliveryStatus.FAILED)
         with suppress(ConflictError):  # The webhook may be off just then, as this row of it says.
             first.webhook.refresh_from_db()
             resend(first, actor=alice)
-        Delivery.objects.filter(pk=first.pk, status=DeliveryStatus.FAILED).update(status=DeliveryStatus.PENDING)
 
     def work() -> None:
         deliver(webhook.pk, by=outside.fetcher())
