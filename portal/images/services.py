@@ -29,6 +29,7 @@ from portal.lib import live
 from portal.lib.fetcher import RefusedError, target_of
 
 QUEUE = "images"
+FETCH_QUEUE = "fetches"
 
 
 def register_recipe(
@@ -184,7 +185,7 @@ def add_from_url(
             )
             version = _next_version(image, firmware=firmware, **source)
             audit.record(actor, "image.fetch", image, detail={"host": target_of(url).host}, request_ip=request_ip)
-            jobs.enqueue(JobName.IMAGE_FETCH, version, queue=QUEUE, actor=actor, project=project)
+            jobs.enqueue(JobName.IMAGE_FETCH, version, queue=FETCH_QUEUE, actor=actor, project=project)
             _tell(version)
     except IntegrityError as error:
         earlier = _version_of_request(actor, request_key)

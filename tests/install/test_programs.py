@@ -21,6 +21,7 @@ def test_redis_starts_first_and_the_clock_last(make_options: Make) -> None:
         "web",
         "worker",
         "images",
+        "fetches",
         "hooks",
         "watch",
         "beat",
@@ -70,7 +71,7 @@ def test_every_process_ends_with_the_supervisor(make_options: Make) -> None:
     options = make_options()
     text = programs.supervisor_configuration(options, programs.programs(options, with_libvirtd=True))
     commands = [line for line in text.splitlines() if line.startswith("command=")]
-    assert len(commands) == 8
+    assert len(commands) == 9
     assert all(line.startswith("command=setpriv --pdeathsig TERM -- ") for line in commands)
 
 

@@ -4,88 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import signal
 import statistics
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from celery import Celery
 from django.utils import timezone
-from pytest_django.fixtures import Settings
-from tools import programs
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from portal import settings as portal_settings
 from portal.accounts.models import Project, User
 from portal.events.delivery import wake_due
 from portal.events.kinds import Kind
 from portal.events.models import Delivery, DeliveryStatus, Webhook
 from portal.events.services import add_webhook, record
-from portal.lib import bus
 from portal.machines.models import Machine
-from tests.support.outside import Asked, Handler, Outside, Server, outside_world, wait_for
-from tests.support.product import ROOT
-from tests.support.redis import redis_db, redis_url
-from tests.support.web import cookie_of, database_url, web_processes
-
-__all__ = ["redis_db", "redis_url"]
+from tests.integration.hooks.conftest import ADDRESS, StartWorker
+from tests.support.outside import Asked, Handler, Outside, Server, wait_for
+from tests.support.web import cookie_of, web_processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ADDRESS = "127.0.0.2"
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Iterator[Outside]:
-    with outside_world(tmp_path / "outside") as world:
-        yield world
-
-
-@pytest.fixture
-def environment(outside: Outside, redis_db: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of processes that share database and Redis with this one. Only tests may let loopback in, see the settings."""
-    layer = portal_settings.CHANNEL_LAYERS["default"]
-    host = {**layer["CONFIG"]["hosts"][0], "address": redis_db}  # type: ignore[index]
-    settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {**layer["CONFIG"], "hosts": [host]}}}  # type: ignore[dict-item]
-    settings.BUS_IN_TESTS = True
-    app = Celery("portal", broker=redis_db.replace("unix://", "redis+socket://", 1), set_as_current=False)
-    app.conf.update(broker_transport_options=bus.BROKER_OPTIONS, task_ignore_result=True)
-    monkeypatch.setattr(bus, "_app", app)
-    return {
-        **os.environ,
-        "CASEMENT_TESTING": "1",
-        "DJANGO_SETTINGS_MODULE": "tests.bench.scale.settings",
-        "PYTHONPATH": f"{ROOT / 'bin'}:{ROOT}",
-        "DATABASE_URL": database_url(),
-        "REDIS_URL": redis_db,
-        "FETCH_PRIVATE_NETWORKS": f"{ADDRESS}/32",
-        "SSL_CERT_FILE": str(outside.authority.ca),
-    }
-
-
-@contextmanager
-def worker(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The one that `bin/run` starts for webhooks."""
-    argv = programs._celery_worker("hooks", "hooks", "8", "--pool", "threads")
-    with log.open("ab") as output:
-        process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @dataclass
@@ -108,12 +49,18 @@ def hook_to(server: Server, project: Project, owner: User) -> Webhook:
 
 
 def test_an_event_reaches_a_receiver_and_an_open_page_within_a_second(
-    outside: Outside, environment: dict[str, str], project: Project, alice: User, machine: Machine, tmp_path: Path
+    outside: Outside,
+    environment: dict[str, str],
+    worker: StartWorker,
+    project: Project,
+    alice: User,
+    machine: Machine,
+    tmp_path: Path,
 ) -> None:
     receiver = Receiver()
     webhook = hook_to(outside.serve(receiver, name=ADDRESS, address=ADDRESS), project, alice)
     topic, heard, sent = f"events:{project.pk}", [], {}
-    with worker(environment, tmp_path / "worker.log"), web_processes(1, environment, tmp_path) as [web]:
+    with worker("hooks", 8, "--pool", "threads"), web_processes(1, environment, tmp_path) as [web]:
         headers = {"Cookie": cookie_of(alice)}
         origin = Origin(f"http://localhost:{web.port}")
         with connect(f"ws://127.0.0.1:{web.port}/ws/live/", origin=origin, additional_headers=headers) as tab:
@@ -137,12 +84,12 @@ def test_an_event_reaches_a_receiver_and_an_open_page_within_a_second(
 
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_delivery_loses_nothing(
-    outside: Outside, environment: dict[str, str], project: Project, alice: User, machine: Machine, tmp_path: Path
+    outside: Outside, worker: StartWorker, project: Project, alice: User, machine: Machine
 ) -> None:
     receiver = Receiver(holds_first=True)
     server = outside.serve(receiver, name=ADDRESS, address=ADDRESS)
     hook_to(server, project, alice)
-    with worker(environment, tmp_path / "first.log") as first:
+    with worker("hooks", 8, "--pool", "threads") as first:
         record(Kind.MACHINE_CHANGED, machine, project=project.pk, data={"number": 0})
         wait_for(lambda: receiver.arrived, seconds=60, what="the first attempt")
         first.send_signal(signal.SIGKILL)
@@ -152,7 +99,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_delivery_loses_nothing(
     assert (delivery.status, delivery.attempts) == (DeliveryStatus.PENDING, 1)
     assert wake_due() == 0, "its lease has not run out yet"
     Delivery.objects.update(lease_until=timezone.now() - dt.timedelta(seconds=1))
-    with worker(environment, tmp_path / "second.log"):
+    with worker("hooks", 8, "--pool", "threads"):
         assert wake_due() == 1
         wait_for(lambda: Delivery.objects.filter(status=DeliveryStatus.DONE).exists(), seconds=60, what="the second")
     first_try, second_try = server.asked
