@@ -57,7 +57,6 @@ OPERATOR, MEMBER, NEWCOMER, NOBODY = "operator", "member", "newcomer", "nobody"
 ASKED: dict[str, list[str]] = {
     "machines:list": ["?view=table", "?q=nothing-is-called-so", "?view=cards"],
     "hosts:list": ["?q=nothing-is-called-so"],
-    "events:list": ["?kind=job.failed", "?q=nothing-is-called-so"],
     "jobs:list": ["?state=failed", "?q=nothing-is-called-so"],
     "audit:list": ["?q=nothing-is-called-so"],
 }
@@ -72,7 +71,6 @@ FORMS = [
     "accounts:project-new",
     "machines:new",
     "images:upload",
-    "images:import",
 ]
 
 
