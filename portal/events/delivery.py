@@ -83,7 +83,7 @@ def _claim(webhook_id: UUID) -> Delivery | None:
         if mine.filter(lease_until__gte=now).count() >= AT_ONCE:
             return None
         free = Q(lease_until=None) | Q(lease_until__lt=now)
-        pk = mine.filter(free, due_at__lte=now).order_by("due_at", "event").values_list("pk", flat=True).first()
+        pk = mine.filter(free, due_at__lte=now).order_by("due_at", "event_id").values_list("pk", flat=True).first()
         if pk is None:
             return None
         row = Delivery.objects.filter(free, pk=pk, status=DeliveryStatus.PENDING)

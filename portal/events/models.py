@@ -113,7 +113,7 @@ class Delivery(models.Model):
     class Meta:
         verbose_name = _("delivery")
         verbose_name_plural = _("deliveries")
-        ordering = ["-event"]
+        ordering = ["-event_id"]
         constraints = [
             models.UniqueConstraint(fields=["webhook", "event"], name="one_delivery_per_event"),
             models.CheckConstraint(condition=Q(status__in=DeliveryStatus.values), name="delivery_status_known"),

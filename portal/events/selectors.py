@@ -41,7 +41,7 @@ def webhook_for(user: User | AnonymousUser, pk: UUID | str) -> Webhook:
 
 
 def deliveries_of(webhook: Webhook) -> QuerySet[Delivery]:
-    return Delivery.objects.filter(webhook=webhook).select_related("event").order_by("-event")
+    return Delivery.objects.filter(webhook=webhook).select_related("event").order_by("-event_id")
 
 
 def delivery_for(user: User | AnonymousUser, pk: UUID | str) -> Delivery:

@@ -7,9 +7,11 @@ from uuid import uuid4
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event as AuditEvent
+from portal.events.delivery import _claim
 from portal.events.kinds import CHOICES, Kind
 from portal.events.models import Delivery, Webhook
 from portal.events.services import MOST_WEBHOOKS, add_webhook, record, try_webhook
@@ -161,6 +163,18 @@ def test_one_that_was_stopped_says_why_and_what_to_do(client: Client, webhook: W
         text = client.get(reverse(page, args=[pk])).content.decode()
         assert "Nothing has arrived there for 2 days." in text
     assert "switch it on" in client.get(reverse("events:webhook", args=[webhook.pk])).content.decode()
+
+
+def test_what_happened_last_is_sent_last_and_shown_first(client: Client, webhook: Webhook, alice: User) -> None:
+    now = timezone.now()
+    for number in range(3):
+        record(Kind.MACHINE_CHANGED, webhook, project=webhook.project_id, data={"number": number})
+    Delivery.objects.update(due_at=now)
+    first = _claim(webhook.pk)
+    assert first is not None and first.event.data == {"number": 0}
+    client.force_login(alice)
+    shown = client.get(reverse("events:webhook", args=[webhook.pk])).context["page"]
+    assert [row.event.data["number"] for row in shown] == [2, 1, 0]
 
 
 @pytest.mark.parametrize("nasty", CORPUS)
