@@ -280,7 +280,10 @@ if EVENTS_KEEP_DAYS < 1:
 
 # Where addresses that people type (webhooks, images by URL) may lead although it is no public network. What is nobody's
 # to reach is never let in: this machine itself and the metadata services of clouds. Only tests, who have nothing else.
-_never = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::/127", "fe80::/10", "ff00::/8")
+_never = (
+    *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::/127", "fe80::/10", "ff00::/8"),
+    *("::ffff:0:0/96", "64:ff9b::/96"),  # These hold addresses of the other kind.
+)
 try:
     FETCH_PRIVATE_NETWORKS = [ipaddress.ip_network(text) for text in env.list("FETCH_PRIVATE_NETWORKS", default=[])]
 except ValueError as error:

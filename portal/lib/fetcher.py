@@ -99,8 +99,12 @@ class Answer:
     @property
     def length(self) -> int | None:
         """What the other side says that its body has, in bytes."""
-        text = self.headers.get("content-length", "")
-        return int(text) if text.isascii() and text.isdigit() else None
+        return number_of(self.headers.get("content-length", ""))
+
+
+def number_of(text: str) -> int | None:
+    """A number as headers have them; None for what is none, or is longer than any file is."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def target_of(url: str) -> Target:
@@ -120,6 +124,13 @@ def target_of(url: str) -> Target:
         raise RefusedError(_("This address names no host."), code="url")
     path = parts.path or "/"
     return Target(host, port or 443, f"{path}?{parts.query}" if parts.query else path)
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise RefusedError(_("The address leads on to something that is no address."), code="url") from error
 
 
 def is_public(address: Address) -> bool:
@@ -163,7 +174,7 @@ class Fetcher:
                 if answer.status not in _REDIRECTS or "location" not in answer.headers:
                     yield answer
                     return
-                url = urljoin(url, answer.headers["location"])
+                url = _joined(url, answer.headers["location"])
         raise RefusedError(_("The address leads on to others too many times."), code="redirects")
 
     def post(self, url: str, body: bytes, *, limits: Limits, headers: Mapping[str, str]) -> tuple[int, bytes]:

@@ -56,6 +56,7 @@ def test_a_good_secret_is_taken_from_the_environment_file(tmp_path: Path) -> Non
         ("FETCH_PRIVATE_NETWORKS", "0.0.0.0/0", "must not hold 0.0.0.0/0"),
         ("FETCH_PRIVATE_NETWORKS", "169.254.169.254/32", "must not hold 169.254.169.254/32"),
         ("FETCH_PRIVATE_NETWORKS", "::1/128", "must not hold ::1/128"),
+        ("FETCH_PRIVATE_NETWORKS", "::ffff:7f00:0/104", "must not hold ::ffff:7f00:0/104"),
         ("FETCH_PRIVATE_NETWORKS", "::/0", "must not hold ::/0"),
         ("CASEMENT_URL", "ftp://desktops.example.org", "must be a whole address"),
     ],

@@ -24,7 +24,7 @@ from portal.images import services
 from portal.images.checksums import Checksum, checksum_of, find_checksum
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
-from portal.lib.fetcher import Answer, Fetcher, FetchError, Limits, fetcher
+from portal.lib.fetcher import Answer, Fetcher, FetchError, Limits, fetcher, number_of
 from portal.lib.units import format_bytes
 from workers.workflows import images
 from workers.workflows.base import Context, Step, WorkFailedError, Workflow
@@ -122,8 +122,7 @@ def _download(context: Context[ImageVersion], by: Fetcher) -> bool:
 
 def _begin_of(answer: Answer) -> int | None:
     """Where the part that came begins: `bytes 200-1023/1024`."""
-    begin = answer.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
-    return int(begin) if begin.isascii() and begin.isdigit() else None
+    return number_of(answer.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0])
 
 
 def _check_room(have: int, answer: Answer, most: int) -> None:

@@ -262,6 +262,8 @@ def test_a_redirect_is_followed_to_where_one_may_go(outside: Outside, status: in
         ("http://files.example:{port}/", "not-https"),
         ("file:///etc/passwd", "not-https"),
         ("https://user:word@files.example:{port}/", "credentials"),
+        ("https://[::1", "url"),
+        ("https://[files.example]:{port}/", "url"),
     ],
 )
 def test_a_redirect_leads_nowhere_that_the_first_address_could_not(outside: Outside, location: str, code: str) -> None:
@@ -323,6 +325,23 @@ def test_the_answer_to_a_post_is_read_to_the_limit_only(outside: Outside) -> Non
     limits = Limits(max_bytes=1000, total_s=20)
     status, body = outside.fetcher().post(f"https://{NAME}:{server.port}/", b"{}", limits=limits, headers={})
     assert (status, len(body)) == (200, 1000)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "5, 5", "0x5", "five"])
+def test_a_length_that_is_none_is_not_believed(outside: Outside, length: str) -> None:
+    def respond(handler: Handler, _asked: Asked) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", length)
+        handler.end_headers()
+        handler.wfile.write(b"hello")
+
+    server = outside.serve(respond)
+    with (
+        contextlib.suppress(FetchError),
+        outside.fetcher().get(f"https://{NAME}:{server.port}/", limits=LIMITS) as answer,
+    ):
+        assert answer.length is None
+        assert b"".join(answer.pieces) == b"hello"
 
 
 def test_a_packed_body_is_not_unpacked(outside: Outside) -> None:
