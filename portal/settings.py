@@ -4,6 +4,7 @@ Every variable is listed in README.md, "Settings". `bin/run` writes what it gene
 which is read here as well, so that `manage.py` works beside a running portal without exporting anything.
 """
 
+import ipaddress
 import logging
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "portal.accounts",
     "portal.audit",
+    "portal.events",
     "portal.hosts",
     "portal.images",
     "portal.jobs",
@@ -270,6 +272,29 @@ if METRICS_TOKEN and len(METRICS_TOKEN) < 20:
     raise ImproperlyConfigured(
         "METRICS_TOKEN must be at least 20 characters (python -c 'import secrets; print(secrets.token_urlsafe())')."
     )
+
+# How long events are kept, with the log of what was sent to webhooks.
+EVENTS_KEEP_DAYS = env.int("EVENTS_KEEP_DAYS", default=90)
+if EVENTS_KEEP_DAYS < 1:
+    raise ImproperlyConfigured("EVENTS_KEEP_DAYS must be a number of days, 1 or more.")
+
+# Where addresses that people type (webhooks, images by URL) may lead although it is no public network. What is nobody's
+# to reach is never let in: this machine itself and the metadata services of clouds. Only tests, who have nothing else.
+_never = (
+    *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::/127", "fe80::/10", "ff00::/8"),
+    *("::ffff:0:0/96", "64:ff9b::/96"),  # These hold addresses of the other kind.
+)
+try:
+    FETCH_PRIVATE_NETWORKS = [ipaddress.ip_network(text) for text in env.list("FETCH_PRIVATE_NETWORKS", default=[])]
+except ValueError as error:
+    raise ImproperlyConfigured(f"FETCH_PRIVATE_NETWORKS must be networks such as 10.1.0.0/16: {error}.") from error
+for _network in FETCH_PRIVATE_NETWORKS:
+    _forbidden = any(_network.version == n.version and _network.overlaps(n) for n in map(ipaddress.ip_network, _never))
+    if _forbidden and not TESTING:
+        raise ImproperlyConfigured(
+            f"FETCH_PRIVATE_NETWORKS must not hold {_network}: with it, whoever may name an address could reach this "
+            "machine itself, or its cloud's metadata. Name the networks that are meant, as narrow as they are."
+        )
 
 LOG_FORMAT = env.str("LOG_FORMAT", default="line")
 if LOG_FORMAT not in log.FORMATS:

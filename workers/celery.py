@@ -15,7 +15,7 @@ django.setup()
 
 from django.conf import settings
 
-from portal.jobs.bus import BROKER_OPTIONS
+from portal.lib.bus import BROKER_OPTIONS
 from workers import signs
 
 signs.connect()
@@ -56,6 +56,8 @@ app.conf.update(
             "schedule": every(60),
             "options": {"expires": 60},
         },
+        "events.wake_due": {"task": "events.wake_due", "schedule": every(5), "options": {"expires": 5}},
+        "events.prune": {"task": "events.prune", "schedule": every(3600), "options": {"expires": 3600}},
         "hosts.refresh": {"task": "hosts.refresh", "schedule": every(15), "options": {"expires": 15}},
     },
 )

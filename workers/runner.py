@@ -152,7 +152,7 @@ def _is_tried_again(
 ) -> bool:
     """Retry with back-off what may pass by itself, a few times."""
     job = context.job
-    if not (isinstance(error, HypervisorError) and error.retryable and job.retries < workflow.max_retries):
+    if isinstance(error, PortalError) or not error.retryable or job.retries >= workflow.max_retries:
         return False
     logger.warning("job %s: %s; trying again", job.pk, error, exc_info=error.__cause__)
     if context.step is not None:

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from portal.console.services import end_lost_sessions as end_lost
+from portal.events import delivery
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
@@ -70,6 +71,11 @@ def image_import(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.IMAGE_FETCH.value)
+def image_fetch(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.IMAGE_DELETE.value)
 def image_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
@@ -83,6 +89,21 @@ def send_again() -> None:
 @app.task(name="console.end_lost_sessions")
 def end_lost_sessions() -> None:
     end_lost()
+
+
+@app.task(name="events.deliver")
+def deliver_events(webhook_id: str) -> None:
+    delivery.deliver(UUID(webhook_id))
+
+
+@app.task(name="events.wake_due")
+def wake_due() -> None:
+    delivery.wake_due()
+
+
+@app.task(name="events.prune")
+def prune_events() -> None:
+    delivery.prune()
 
 
 @app.task(name="hosts.refresh")

@@ -37,6 +37,10 @@ def programs(options: Options, *, with_libvirtd: bool) -> list[Program]:
         Program("worker", (*spool, *_celery_worker("worker", queues, options.setting("WORKER_CONCURRENCY", "4"))), 40),
         # A build takes minutes; it is not waited for, because the next start takes it up again.
         Program("images", (*spool, *_celery_worker("images", "images", "1")), 50, stop_wait_s=3),
+        # A slow server may take hours to give an image, and no build should wait for that.
+        Program("fetches", (*spool, *_celery_worker("fetches", "fetches", "2")), 52, stop_wait_s=3),
+        # It waits for other people's servers most of the time, and must never keep machines waiting.
+        Program("hooks", (*spool, *_celery_worker("hooks", "hooks", "8", "--pool", "threads")), 55),
         Program("watch", _python("workers.watch"), 60),
         Program("beat", _celery("beat", "--pidfile="), 70),
     ]
@@ -50,11 +54,11 @@ def _celery(*arguments: str) -> tuple[str, ...]:
     return _python("celery", "-A", "workers.celery:app", *arguments)
 
 
-def _celery_worker(name: str, queues: str, concurrency: str) -> tuple[str, ...]:
+def _celery_worker(name: str, queues: str, concurrency: str, *more: str) -> tuple[str, ...]:
     sizes = ("--concurrency", concurrency, "--prefetch-multiplier", "1")
     # Workers find each other through their results and heartbeats in other products; ours need none of it.
     quiet = ("--without-gossip", "--without-mingle")
-    return _celery("worker", "-Q", queues, "-n", f"{name}@%h", *sizes, *quiet)
+    return _celery("worker", "-Q", queues, "-n", f"{name}@%h", *sizes, *quiet, *more)
 
 
 def _web(options: Options) -> tuple[str, ...]:

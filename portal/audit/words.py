@@ -20,6 +20,7 @@ AREAS: dict[str, Words] = {
     "key": _("SSH keys"),
     "host": _("Hosts"),
     "job": _("Jobs"),
+    "webhook": _("Webhooks"),
     "portal": _("Portal"),
 }
 
@@ -48,6 +49,7 @@ ACTIONS: dict[str, Words] = {
     "image.registered": _("added the image"),
     "image.build": _("had a version built"),
     "image.uploaded": _("uploaded the image"),
+    "image.fetch": _("had the image fetched from an address"),
     "image.deleted": _("deleted a version"),
     "project.created": _("created the project"),
     "project.quota": _("changed the quota"),
@@ -62,6 +64,15 @@ ACTIONS: dict[str, Words] = {
     "host.disabled": _("stopped new machines on the host"),
     "host.copy_removed": _("removed a copy from the host"),
     "job.cancelled": _("cancelled the job"),
+    "webhook.added": _("added the webhook"),
+    "webhook.changed": _("changed the webhook"),
+    "webhook.enabled": _("switched the webhook on"),
+    "webhook.disabled": _("switched the webhook off"),
+    "webhook.stopped": _("switched the webhook off after it had failed for long"),
+    "webhook.deleted": _("deleted the webhook"),
+    "webhook.tested": _("tried the webhook"),
+    "webhook.resent": _("had an event sent again"),
+    "webhook.secret": _("looked at the webhook's secret"),
     "portal.backed_up": _("backed the portal up"),
     "portal.restored": _("brought the portal back from a backup"),
 }

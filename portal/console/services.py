@@ -23,6 +23,8 @@ from portal.console.relay import Ended, Step
 from portal.console.selectors import Target, bans_of, may_moderate, may_remove
 from portal.console.tickets import Mode
 from portal.errors import ForbiddenError, NotFoundError
+from portal.events import services as events
+from portal.events.kinds import Kind
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
@@ -51,9 +53,18 @@ def begin_session(
         detail={"session": str(number), "mode": str(mode)},
         request_ip=request_ip,
     )
+    _tell_of(Kind.CONSOLE_BEGAN, session, mode=str(mode))
     control.settle(target.machine.pk)
     people_changed(target.machine.pk, target.machine.project_id)
     return session
+
+
+def _tell_of(kind: Kind, session: ConsoleSession, **data: object) -> None:
+    """The event of somebody who came or left. Its subject is the machine, as long as there is a row of it."""
+    machine = session.machine
+    if machine is not None:
+        data |= {"session": str(session.pk), "person": session.user_name}
+        events.record(kind, machine, project=machine.project_id, actor=session.user, data=data)
 
 
 @transaction.atomic
@@ -68,6 +79,8 @@ def end_session(number: UUID, ended: Ended) -> None:
         ended_reason=ended.reason[:60],
     )
     if changed:
+        session = ConsoleSession.objects.select_related("machine", "user").get(pk=number)
+        _tell_of(Kind.CONSOLE_ENDED, session, reason=session.ended_reason, step=session.ended_step)
         _people_left([number])
 
 

@@ -9,12 +9,14 @@ from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import projects_for
 from portal.images.models import Firmware, Kind
+from portal.images.official import OFFICIAL, Official
+from portal.lib.fetcher import URL_MAX
 
 FOR_EVERYONE = "everyone"
 
 
-class UploadForm(forms.Form):
-    """A disk and what is to be known of it. Whom it is for is chosen among what the person may choose."""
+class ImageForm(forms.Form):
+    """What is to be known of a disk wherever it comes from. Whom it is for: among what the person may choose."""
 
     title = forms.CharField(label=_("Name"), max_length=100)
     owner = forms.ChoiceField(label=_("Who can use it"))
@@ -25,8 +27,6 @@ class UploadForm(forms.Form):
         initial=Firmware.BIOS,
         help_text=_("What the disk was installed with. If you do not know, try BIOS first."),
     )
-    # An empty file is let through to the service, which says what happened.
-    file = forms.FileField(label=_("Disk"), allow_empty_file=True, max_length=255)
     # What makes a request unique, so that a double click or a retry makes one image.
     request_key = forms.UUIDField(required=False, initial=uuid4, widget=forms.HiddenInput)
 
@@ -40,6 +40,18 @@ class UploadForm(forms.Form):
         assert isinstance(owner, forms.ChoiceField)  # noqa: S101 - tells mypy which field this is
         owner.choices = choices
         self.can_upload = bool(choices)  # False if there is no project in which the person may add an image.
+
+    def project(self) -> Project | None:
+        """The chosen project; None for everyone."""
+        return self.projects.get(self.cleaned_data["owner"])
+
+
+class UploadForm(ImageForm):
+    # An empty file is let through to the service, which says what happened.
+    file = forms.FileField(label=_("Disk"), allow_empty_file=True, max_length=255)
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, user=user, **kwargs)
         file = self.fields["file"].widget
         file.attrs.update(
             {
@@ -49,6 +61,50 @@ class UploadForm(forms.Form):
             }
         )
 
-    def project(self) -> Project | None:
-        """The chosen project; None for everyone."""
-        return self.projects.get(self.cleaned_data["owner"])
+
+OTHER = "other"
+_ADDRESS = {"inputmode": "url", "autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
+
+
+class ImportForm(ImageForm):
+    """An official image by name, or any other by its address and checksum. An official one says the rest itself."""
+
+    source = forms.ChoiceField(label=_("Image"), widget=forms.RadioSelect)
+    # Checked by the service, whose words say what is wrong with an address.
+    url = forms.CharField(
+        label=_("Address of the disk"),
+        required=False,
+        max_length=URL_MAX,
+        widget=forms.TextInput(attrs=_ADDRESS | {"placeholder": "https://"}),
+        help_text=_("Begins with https://, and leads to a qcow2 file or a raw disk."),
+    )
+    checksum = forms.CharField(
+        label=_("Checksum, or address of a file with it"),
+        required=False,
+        max_length=URL_MAX,
+        widget=forms.TextInput(attrs=_ADDRESS),
+        help_text=_(
+            "SHA-256 or SHA-512, as the maker publishes it; or the https:// address of SHA256SUMS or the like."
+        ),
+    )
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, user=user, **kwargs)
+        source = self.fields["source"]
+        assert isinstance(source, forms.ChoiceField)  # noqa: S101 - tells mypy which field this is
+        source.choices = [(one.slug, one.title) for one in OFFICIAL.values()] + [(OTHER, _("Another address"))]
+        source.initial = source.choices[0][0]
+        for name in ("title", "kind", "firmware"):
+            self.fields[name].required = False
+        self.fields["title"].help_text = _("Left empty, an official image is called as it is above.")
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("source") == OTHER:
+            for name in ("title", "kind", "firmware", "url", "checksum"):
+                if not data.get(name) and name not in self.errors:
+                    self.add_error(name, self.fields[name].error_messages["required"])
+        return data
+
+    def official(self) -> Official | None:
+        return OFFICIAL.get(self.cleaned_data["source"])

@@ -24,6 +24,7 @@ class Firmware(models.TextChoices):
 class Source(models.TextChoices):
     RECIPE = "recipe", _("Built by recipe")
     UPLOAD = "upload", _("Uploaded")
+    URL = "url", _("Fetched from an address")
 
 
 class VersionStatus(models.TextChoices):
@@ -72,7 +73,11 @@ class Image(models.Model):
 
 
 class ImageVersion(models.Model):
-    """One build or upload. The file's name is made from the id; `sha256` is of the qcow2 file that machines use."""
+    """One build or upload. The file's name is made from the id; `sha256` is of the qcow2 file that machines use.
+
+    One that is fetched has a `source_url`, and a `source_checksum` (`sha256:<hex>`) or the `checksums_url` of a file
+    that names it.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     image = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="versions", verbose_name=_("image"))
@@ -84,6 +89,9 @@ class ImageVersion(models.Model):
     sha256 = models.CharField(_("SHA-256"), max_length=64, blank=True)
     upload_sha256 = models.CharField(_("SHA-256 of the upload"), max_length=64, blank=True)
     upload_name = models.CharField(_("name of the upload"), max_length=255, blank=True)
+    source_url = models.CharField(_("fetched from"), max_length=2000, blank=True)
+    source_checksum = models.CharField(_("expected checksum"), max_length=200, blank=True)
+    checksums_url = models.CharField(_("file of checksums"), max_length=2000, blank=True)
     error = models.TextField(_("error"), blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
@@ -106,3 +114,13 @@ class ImageVersion(models.Model):
     @property
     def upload_path(self) -> Path:
         return Path(settings.UPLOADS_DIR) / f"{self.pk}.upload"
+
+    @property
+    def source_shown(self) -> str:
+        """Where it is from, for everyone who sees the image: what comes after a "?" may be as good as a key."""
+        return self.source_url.partition("?")[0]
+
+    @property
+    def part_path(self) -> Path:
+        """What has been fetched so far."""
+        return Path(settings.UPLOADS_DIR) / f"{self.pk}.part"

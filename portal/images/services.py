@@ -17,14 +17,19 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError, InvalidError
+from portal.events import services as events
+from portal.events.kinds import Kind as EventKind
+from portal.images.checksums import checksum_of
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib import live
+from portal.lib.fetcher import RefusedError, target_of
 
 QUEUE = "images"
+FETCH_QUEUE = "fetches"
 
 
 def register_recipe(
@@ -51,7 +56,7 @@ def request_build(image: Image, *, actor: User | None, request_ip: str | None = 
     if actor is not None and not actor.is_staff:
         raise ForbiddenError(_("Only operators build images."))
     if image.source != Source.RECIPE:
-        raise InvalidError(_("This image was uploaded; it has no recipe to build it by."))
+        raise InvalidError(_("This image has no recipe to build it by."))
     under_way = image.versions.filter(status=VersionStatus.BUILDING).first()
     if under_way is not None:
         job = active_job_of(under_way)
@@ -104,7 +109,9 @@ def add_upload(
 def _version_of_request(actor: User, request_key: UUID | None) -> ImageVersion | None:
     if request_key is None:
         return None
-    versions = ImageVersion.objects.filter(image=request_key, image__created_by=actor, image__source=Source.UPLOAD)
+    versions = ImageVersion.objects.filter(image=request_key, image__created_by=actor).exclude(
+        image__source=Source.RECIPE
+    )
     return versions.select_related("image").order_by("number").first()
 
 
@@ -138,6 +145,74 @@ def _add_upload(
         undo.pop_all()
     _tell(version)
     return version
+
+
+def add_from_url(
+    *,
+    actor: User,
+    title: str,
+    kind: Kind,
+    url: str,
+    checksum: str,
+    firmware: Firmware = Firmware.BIOS,
+    project: Project | None,
+    min_memory_mib: int = 256,
+    request_key: UUID | None = None,
+    request_ip: str | None = None,
+) -> ImageVersion:
+    """Have a worker fetch a disk, and inspect and convert it as if it had been uploaded.
+
+    `checksum` is one, or the address of a file of checksums that names the disk's file. Whether the addresses lead
+    anywhere, and where, is looked at by the worker only. The same `request_key` gives the same version again.
+    """
+    _may_add(actor, project)
+    earlier = _version_of_request(actor, request_key)
+    if earlier is not None:
+        return earlier
+    source = _checked_source(url.strip(), checksum.strip())
+    try:
+        with transaction.atomic():
+            image = Image.objects.create(
+                id=request_key or uuid4(),
+                slug=f"{slugify(title)[:60] or 'image'}-{uuid4().hex[:8]}",
+                title=title,
+                kind=kind,
+                source=Source.URL,
+                project=project,
+                created_by=actor,
+                has_agent=False,
+                min_memory_mib=min_memory_mib,
+            )
+            version = _next_version(image, firmware=firmware, **source)
+            audit.record(actor, "image.fetch", image, detail={"host": target_of(url).host}, request_ip=request_ip)
+            jobs.enqueue(JobName.IMAGE_FETCH, version, queue=FETCH_QUEUE, actor=actor, project=project)
+            _tell(version)
+    except IntegrityError as error:
+        earlier = _version_of_request(actor, request_key)
+        if earlier is not None:
+            return earlier
+        raise ConflictError(_("This form has been sent already. Open the page anew to fetch another disk.")) from error
+    return version
+
+
+def _checked_source(url: str, checksum: str) -> dict[str, str]:
+    """The version's columns that say where it comes from."""
+    _check_address(url, field="url")
+    found = checksum_of(checksum)
+    if found is not None:
+        return {"source_url": url, "source_checksum": str(found)}
+    if "://" not in checksum:
+        text = _("Paste a SHA-256 or SHA-512 checksum (64 or 128 digits), or the https:// address of a file with it.")
+        raise InvalidError(text, field="checksum")
+    _check_address(checksum, field="checksum")
+    return {"source_url": url, "checksums_url": checksum}
+
+
+def _check_address(url: str, *, field: str) -> None:
+    try:
+        target_of(url)
+    except RefusedError as error:
+        raise InvalidError(error.message, field=field) from error
 
 
 @transaction.atomic
@@ -175,19 +250,26 @@ def record_version_facts(
     )
 
 
+@transaction.atomic
 def record_version_ready(version: ImageVersion) -> None:
     """The file is whole under its name and its facts are known: offer it."""
-    ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING).update(
-        status=VersionStatus.READY, error=""
-    )
+    making = ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING)
+    if making.update(status=VersionStatus.READY, error=""):
+        _record(EventKind.IMAGE_READY, version)
     _tell(version)
 
 
+@transaction.atomic
 def record_version_failed(version: ImageVersion, *, message: str) -> None:
-    ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING).update(
-        status=VersionStatus.FAILED, error=message
-    )
+    making = ImageVersion.objects.filter(pk=version.pk, status=VersionStatus.BUILDING)
+    if making.update(status=VersionStatus.FAILED, error=message):
+        _record(EventKind.IMAGE_FAILED, version, error=message)
     _tell(version)
+
+
+def _record(kind: EventKind, version: ImageVersion, **data: object) -> None:
+    data |= {"image": str(version.image_id), "number": version.number}
+    events.record(kind, version, project=version.image.project_id, data=data)
 
 
 @transaction.atomic
@@ -197,19 +279,20 @@ def record_version_deleted(version: ImageVersion) -> None:
     A version that deleted machines were based on stays as a row for their history.
     """
     _tell(version)
+    _record(EventKind.IMAGE_DELETED, version)
     image = version.image
     if version.machines.exists():
         return
     version.delete()
-    if image.source == Source.UPLOAD and not image.versions.exists():
+    if image.source != Source.RECIPE and not image.versions.exists():
         image.delete()
 
 
-def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, upload_name: str = "") -> ImageVersion:
+def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, **columns: str) -> ImageVersion:
     # Not `image.versions`: on an image of `images_for` that leaves out deleted versions, whose numbers stay taken.
     number = (ImageVersion.objects.filter(image=image).aggregate(last=Max("number"))["last"] or 0) + 1
     try:
-        return ImageVersion.objects.create(image=image, number=number, firmware=firmware, upload_name=upload_name)
+        return ImageVersion.objects.create(image=image, number=number, firmware=firmware, **columns)
     except IntegrityError as error:
         raise ConflictError(_("Another version of this image is being added just now.")) from error
 

@@ -89,7 +89,7 @@ def image_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     versions = list(versions_of(image))
     jobs = newest_job_by_target("imageversion", [version.pk for version in versions])
     rows = [row for row in (VersionRow(version, jobs.get(version.pk)) for version in versions) if row.is_there]
-    if not rows and image.source == Source.UPLOAD:
+    if not rows and image.source != Source.RECIPE:
         raise NotFoundError  # Its last version went; the row stays for the history of machines that are gone.
     context = {
         "image": image,
@@ -155,7 +155,7 @@ def _what_goes(version: ImageVersion) -> dict[str, object]:
         "image": version.image,
         "machine_count": machine_count_of(version),
         "next_ready": next((other for other in others if other.status == VersionStatus.READY), None),
-        "image_goes_too": not others and version.image.source == Source.UPLOAD,
+        "image_goes_too": not others and version.image.source != Source.RECIPE,
     }
 
 

@@ -23,6 +23,7 @@ class JobName(TextChoices):
     COPY_REMOVE = "copy.remove", _("Remove a copy from a host")
     IMAGE_BUILD = "image.build", _("Build image")
     IMAGE_IMPORT = "image.import", _("Check and import image")
+    IMAGE_FETCH = "image.fetch", _("Fetch image from an address")
     IMAGE_DELETE = "image.delete", _("Delete image version")
 
 
@@ -45,6 +46,7 @@ class StepName(TextChoices):
     RELEASE = "release", _("Give the quota back")
     ADOPT = "adopt", _("Take it over")
     BUILD = "build", _("Build the disk")
+    FETCH = "fetch", _("Fetch the file")
     IMPORT = "import", _("Inspect and convert")
     PUBLISH = "publish", _("Offer it in the catalogue")
     DELETE_FILES = "delete_files", _("Delete its files")
@@ -71,6 +73,7 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.COPY_REMOVE: (StepName.UNDEFINE, StepName.DELETE_STORAGE),
     JobName.IMAGE_BUILD: (StepName.BUILD, StepName.PUBLISH),
     JobName.IMAGE_IMPORT: (StepName.IMPORT, StepName.PUBLISH),
+    JobName.IMAGE_FETCH: (StepName.FETCH, StepName.IMPORT, StepName.PUBLISH),
     JobName.IMAGE_DELETE: (StepName.DELETE_FILES,),
 }
 
@@ -79,6 +82,7 @@ _MINUTE_S = 60
 LIMIT_S: dict[JobName, float] = {
     JobName.IMAGE_BUILD: 120 * _MINUTE_S,
     JobName.IMAGE_IMPORT: 120 * _MINUTE_S,
+    JobName.IMAGE_FETCH: 240 * _MINUTE_S,
     JobName.MACHINE_CREATE: 90 * _MINUTE_S,
 }
 """How long after its start a job counts as stuck, in seconds. The steps have closer limits of their own."""

@@ -21,7 +21,11 @@ from portal.jobs.models import Job, JobStep
 from portal.jobs.names import ACTIVE, JobName, JobStatus, StepName, StepStatus
 
 # Work that makes something can be stopped half-way and taken back; who may ask for that needs this permission.
-CANCELLABLE = {JobName.MACHINE_CREATE: Permission.MACHINE_CREATE, JobName.IMAGE_BUILD: Permission.IMAGE_CREATE}
+CANCELLABLE = {
+    JobName.MACHINE_CREATE: Permission.MACHINE_CREATE,
+    JobName.IMAGE_BUILD: Permission.IMAGE_CREATE,
+    JobName.IMAGE_FETCH: Permission.IMAGE_CREATE,
+}
 
 
 def jobs_for(user: User | AnonymousUser) -> QuerySet[Job]:

@@ -11,11 +11,12 @@ from django.utils.translation import gettext as _
 from portal.accounts.models import Project, User
 from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError
-from portal.jobs import bus
+from portal.events import services as events
+from portal.events.kinds import Kind
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import ACTIVE, LIMIT_OF_OTHERS_S, LIMIT_S, STEPS, JobName, JobStatus, StepName, StepStatus
 from portal.jobs.selectors import may_cancel
-from portal.lib import live
+from portal.lib import bus, live
 
 LEASE = dt.timedelta(seconds=45)
 # A message that was sent and not taken for so long is sent again.
@@ -28,6 +29,7 @@ class LeaseLostError(Exception):
     """Another worker took the job over: whoever catches this stops at once and writes nothing."""
 
 
+@transaction.atomic
 def enqueue(
     name: JobName, target: models.Model, *, queue: str, actor: User | None, project: Project | None = None
 ) -> Job:
@@ -44,6 +46,7 @@ def enqueue(
     JobStep.objects.bulk_create(
         JobStep(job=job, position=position, name=step) for position, step in enumerate(STEPS[name])
     )
+    _record(job, JobStatus.QUEUED)
     wake(job)
     _tell(job)
     return job
@@ -108,7 +111,9 @@ def decide(job: Job, outcome: JobStatus, *, code: str, message: str) -> None:
 
 def finish(job: Job, status: JobStatus) -> None:
     """End the job as `status`. LeaseLostError if another worker has it."""
-    _held(job, status=status, lease_owner="", lease_until=None, due_at=None, finished_at=timezone.now())
+    with transaction.atomic():
+        _held(job, status=status, lease_owner="", lease_until=None, due_at=None, finished_at=timezone.now())
+        _record(job, status)
     _tell(job)
 
 
@@ -225,6 +230,22 @@ def _held(job: Job, **values: object) -> None:
     changed = Job.objects.filter(pk=job.pk, lease_owner=job.lease_owner, status=JobStatus.RUNNING).update(**values)
     if changed != 1:
         raise LeaseLostError
+
+
+_KINDS = {
+    JobStatus.QUEUED: Kind.JOB_QUEUED,
+    JobStatus.DONE: Kind.JOB_DONE,
+    JobStatus.FAILED: Kind.JOB_FAILED,
+    JobStatus.CANCELLED: Kind.JOB_CANCELLED,
+}
+
+
+def _record(job: Job, status: JobStatus) -> None:
+    """The event of a job that came to be or ended."""
+    data = {"name": job.name, "target": {"type": job.target_type, "id": str(job.target_id), "name": job.target_name}}
+    if status == JobStatus.FAILED:
+        data |= {"error": {"code": job.error_code, "message": job.error_message}}
+    events.record(_KINDS[status], job, project=job.project_id, actor=job.actor, data=data)
 
 
 def _tell(job: Job) -> None:

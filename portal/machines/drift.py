@@ -14,6 +14,7 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError, InvalidError
+from portal.events.kinds import Kind as EventKind
 from portal.hosts import services as hosts
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion, Kind
@@ -143,6 +144,7 @@ def is_copy(difference: Difference) -> bool:
 # --- what workers found out ---------------------------------------------------------------------------------------
 
 
+@transaction.atomic
 def record_adopted(machine: Machine) -> None:
     """It is a machine like any other now."""
     changed = Machine.objects.filter(pk=machine.pk, task=Task.ADOPTING).update(
@@ -151,6 +153,7 @@ def record_adopted(machine: Machine) -> None:
     if changed:
         Difference.objects.filter(host=machine.host, object_id=machine.pk, kind__in=ADOPTABLE).delete()
         hosts.tell(machine.host)
+        events.record(EventKind.MACHINE_ADOPTED, machine)
         events.machine_changed(machine)
 
 
@@ -162,11 +165,14 @@ def record_adoption_failed(machine: Machine) -> None:
     events.machine_changed(machine)
 
 
+@transaction.atomic
 def record_missing(machine_id: UUID) -> None:
     """Its host answers, and has no such domain. Nothing is given up: the row and whatever is on the host stay."""
     changed = Machine.objects.filter(pk=machine_id, status__in=LIVE, missing_since=None).update(
         missing_since=timezone.now(), power_state=PowerState.UNKNOWN, power_state_at=timezone.now(), console_socket=""
     )
+    if changed:
+        events.record_power(Machine.objects.get(pk=machine_id), PowerState.UNKNOWN)
     _tell_if(changed, machine_id)
 
 

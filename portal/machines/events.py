@@ -1,5 +1,10 @@
-"""Tell the browser, after commit, that a machine changed."""
+"""Tell the browser, after commit, that a machine changed; and write down, in the same transaction, what happened."""
 
+from typing import Any
+
+from portal.accounts.models import User
+from portal.events import services
+from portal.events.kinds import Kind
 from portal.lib import live
 from portal.machines.models import Machine
 
@@ -10,3 +15,11 @@ def machine_changed(machine: Machine) -> None:
         [live.project_group(machine.project_id), live.OPERATORS],
         [f"machine:{machine.pk}", "machines", f"project:{machine.project_id}"],
     )
+
+
+def record(kind: Kind, machine: Machine, *, actor: User | None = None, **data: Any) -> None:
+    services.record(kind, machine, project=machine.project_id, actor=actor, data=data)
+
+
+def record_power(machine: Machine, power_state: str) -> None:
+    record(Kind.MACHINE_STATE, machine, power_state=str(power_state))

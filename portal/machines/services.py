@@ -18,6 +18,7 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, InvalidError, NotFoundError
+from portal.events.kinds import Kind
 from portal.hosts import services as hosts
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs import services as jobs
@@ -125,6 +126,7 @@ def _create(
         detail={"image": str(image_version), "flavour": flavour.name},
         request_ip=request_ip,
     )
+    events.record(Kind.MACHINE_REQUESTED, machine, actor=actor, image=str(image_version), flavour=flavour.name)
     jobs.enqueue(JobName.MACHINE_CREATE, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
     return machine
@@ -230,6 +232,7 @@ def request_retry(machine: Machine, *, actor: User, request_ip: str | None = Non
         Machine.objects.filter(pk=machine.pk).update(host=host)
         audit.record(actor, "machine.retried", machine, request_ip=request_ip)
         machine.refresh_from_db()
+        events.record(Kind.MACHINE_REQUESTED, machine, actor=actor, again=True)
         job = jobs.enqueue(JobName.MACHINE_CREATE, machine, queue=host.queue, actor=actor)
         events.machine_changed(machine)
         return job
@@ -247,18 +250,26 @@ def record_secret(machine: Machine, secret: str) -> None:
     _update(machine, console_secret=seal(secret))
 
 
+@transaction.atomic
 def record_started(machine: Machine, *, console_socket: str) -> None:
     """The domain runs and its screen can be reached; the guest now has its time to come up."""
     now = timezone.now()
+    # The watcher may have heard of it first: only one of the two tells of it.
+    if _update(
+        machine,
+        Machine.objects.exclude(power_state=PowerState.RUNNING),
+        power_state=PowerState.RUNNING,
+    ):
+        events.record_power(machine, PowerState.RUNNING)
     _update(
         machine,
-        power_state=PowerState.RUNNING,
         power_state_at=now,
         console_socket=console_socket,
         boot_deadline=now + dt.timedelta(seconds=settings.GUEST_BOOT_TIMEOUT_S),
     )
 
 
+@transaction.atomic
 def record_power_state(machine_id: UUID, state: PowerState, *, at: dt.datetime) -> bool:
     """What the hypervisor said at `at`; older news than what is known is dropped. True if it changed something."""
     values: dict[str, object] = {"power_state": state, "power_state_at": at}
@@ -267,10 +278,13 @@ def record_power_state(machine_id: UUID, state: PowerState, *, at: dt.datetime) 
     rows = Machine.objects.filter(pk=machine_id, status__in=LIVE).exclude(power_state=state)
     changed = rows.known_before(at).update(**values)
     if changed:
-        events.machine_changed(Machine.objects.get(pk=machine_id))
+        machine = Machine.objects.get(pk=machine_id)
+        events.record_power(machine, state)
+        events.machine_changed(machine)
     return changed == 1
 
 
+@transaction.atomic
 def record_host_silent(host_id: UUID) -> None:
     """The host does not answer: what its machines do is unknown from now on, and nothing else."""
     now = timezone.now()
@@ -278,6 +292,7 @@ def record_host_silent(host_id: UUID) -> None:
     machines = list(known)
     known.filter(pk__in=[machine.pk for machine in machines]).update(power_state=PowerState.UNKNOWN, power_state_at=now)
     for machine in machines:
+        events.record_power(machine, PowerState.UNKNOWN)
         events.machine_changed(machine)
 
 
@@ -290,8 +305,9 @@ def record_addresses(machine: Machine, addresses: Collection[str]) -> None:
     _update(machine, Machine.objects.exclude(addresses=list(addresses)), addresses=list(addresses))
 
 
+@transaction.atomic
 def record_ready(machine: Machine) -> None:
-    _update(
+    if _update(
         machine,
         Machine.objects.filter(task=Task.BUILDING),
         status=Status.READY,
@@ -300,13 +316,14 @@ def record_ready(machine: Machine) -> None:
         ready_at=timezone.now(),
         boot_deadline=None,
         error_message="",
-    )
+    ):
+        events.record(Kind.MACHINE_BUILT, machine, addresses=list(machine.addresses))
 
 
 @transaction.atomic
 def record_build_failed(machine: Machine, *, message: str) -> None:
     """Building failed and everything on the host was taken back, so quota and capacity are free again."""
-    _update(
+    if _update(
         machine,
         Machine.objects.filter(task=Task.BUILDING),
         status=Status.ERROR,
@@ -317,7 +334,8 @@ def record_build_failed(machine: Machine, *, message: str) -> None:
         addresses=[],
         error_message=message,
         missing_since=None,
-    )
+    ):
+        events.record(Kind.MACHINE_BUILD_FAILED, machine, error=message)
     release_resources(machine)
 
 
@@ -338,7 +356,7 @@ def release_resources(machine: Machine) -> None:
 def record_deleted(machine: Machine) -> None:
     """Nothing of it is left on the host. The row stays for the history, without its secrets."""
     release_resources(machine)
-    _update(
+    if _update(
         machine,
         Machine.objects.filter(status__in=LIVE),
         status=Status.DELETED,
@@ -351,7 +369,8 @@ def record_deleted(machine: Machine) -> None:
         addresses=[],
         missing_since=None,
         deleted_at=timezone.now(),
-    )
+    ):
+        events.record(Kind.MACHINE_DELETED, machine)
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------

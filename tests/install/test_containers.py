@@ -28,7 +28,7 @@ def test_compose_accepts_the_file_with_settings(tmp_path: Path) -> None:
     done = _compose(tmp_path, **SETTINGS)
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
-    own = {"prepare", "web", "gateway", "worker", "worker-images", "watcher", "beat"}
+    own = {"prepare", "web", "gateway", "worker", "worker-images", "worker-hooks", "worker-fetches", "watcher", "beat"}
     assert set(services) == {"db", "redis"} | own
     assert services["gateway"]["profiles"] == ["gateway"], "it is started only when it is asked for"
     assert services["web"]["environment"]["DATABASE_URL"] == "postgres://casement:abc123@db/casement"

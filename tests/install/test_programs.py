@@ -15,7 +15,17 @@ Make = Callable[..., Options]
 
 def test_redis_starts_first_and_the_clock_last(make_options: Make) -> None:
     wanted = sorted(programs.programs(make_options(), with_libvirtd=True), key=lambda program: program.rank)
-    assert [program.name for program in wanted] == ["redis", "libvirtd", "web", "worker", "images", "watch", "beat"]
+    assert [program.name for program in wanted] == [
+        "redis",
+        "libvirtd",
+        "web",
+        "worker",
+        "images",
+        "fetches",
+        "hooks",
+        "watch",
+        "beat",
+    ]
 
 
 def test_another_redis_and_another_libvirtd_are_not_started_twice(make_options: Make) -> None:
@@ -61,7 +71,7 @@ def test_every_process_ends_with_the_supervisor(make_options: Make) -> None:
     options = make_options()
     text = programs.supervisor_configuration(options, programs.programs(options, with_libvirtd=True))
     commands = [line for line in text.splitlines() if line.startswith("command=")]
-    assert len(commands) == 7
+    assert len(commands) == 9
     assert all(line.startswith("command=setpriv --pdeathsig TERM -- ") for line in commands)
 
 

@@ -23,6 +23,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from portal.accounts.models import Membership, SshKey, User
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.events.kinds import Kind as EventKind
+from portal.events.models import Delivery, Webhook
+from portal.events.services import add_webhook, record, try_webhook
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
@@ -164,6 +167,7 @@ def _objects(estate: Estate) -> Objects:
     membership = estate.projects[0].memberships.exclude(user=estate.member).first()
     assert membership is not None
     _people_on(machines[0], estate.member, membership)
+    webhook, delivery = _webhook(estate, machines[0])
     return {
         "machines": machines,
         "console": machines[:2],
@@ -172,9 +176,25 @@ def _objects(estate: Estate) -> Objects:
         "images": [version.image],
         "jobs": [job for job in jobs if job],
         "hosts": [estate.hosts[0], estate.hosts[7]],
+        "events:webhook": [webhook],
+        "events:delivery": [delivery],
+        "events": [estate.projects[0]],
         "accounts:member": [membership],
         "accounts": [estate.projects[0]],
     }
+
+
+def _webhook(estate: Estate, machine: Machine) -> tuple[Webhook, Delivery]:
+    """It has sent something that arrived, something that did not, and something of which nothing is known yet."""
+    project, owner = estate.projects[0], estate.operator
+    webhook = add_webhook(project, actor=owner, name="Build server", url="https://ci.example.org/hook")
+    record(EventKind.MACHINE_STATE, machine, project=project.pk, data={"power_state": "running"})
+    for answer in ({"status": "done", "answer_status": 200, "answer": "ok"}, {"error": "It answers with 500."}, {}):
+        Delivery.objects.filter(pk=try_webhook(webhook, actor=owner).pk).update(tried_at=timezone.now(), **answer)
+    Webhook.objects.filter(pk=webhook.pk).update(failing_since=timezone.now())
+    delivery = webhook.deliveries.first()
+    assert delivery is not None
+    return webhook, delivery
 
 
 def _people_on(machine: Machine, member: User, other: Membership) -> None:

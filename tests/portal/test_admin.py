@@ -19,6 +19,7 @@ from portal.accounts.models import SshKey, User
 from portal.audit import services as audit
 from portal.audit.models import Event
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
@@ -50,6 +51,7 @@ def everything(machine: Machine, alice: User) -> None:
         machine=machine, created_by=alice, created_by_name="alice", mode="view", expires_at=timezone.now()
     )
     ConsoleGrant.objects.create(link=link, membership=alice.memberships.get())
+    try_webhook(add_webhook(machine.project, actor=alice, name="CI", url="https://ci.example.org/"), actor=alice)
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
 
 

@@ -11,6 +11,8 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
 from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.events.models import Delivery, Webhook
+from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
@@ -58,8 +60,13 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
     membership = alice.memberships.get()
     session = ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon")
 
+    webhook = add_webhook(project, actor=alice, name="CI", url="https://ci.example.org/hook")
+    delivery = try_webhook(webhook, actor=alice)
+
     def of(name: str) -> Model:
         namespace, _, view = name.partition(":")
+        if namespace == "events":
+            return delivery if "delivery" in view else webhook if "webhook" in view else project
         if namespace == "images" and "version" in view:
             return image_version
         if namespace == "accounts":
@@ -95,6 +102,7 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "accounts",
         "audit",
         "console",
+        "events",
         "hosts",
         "images",
         "jobs",
@@ -142,9 +150,10 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
     assert state() == before
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in OF_OBJECTS if name.split(":")[0] in ("machines", "images", "jobs", "sessions")]
-)
+CHANGED_BY_MEMBERS = ("machines", "images", "jobs", "sessions", "events")
+
+
+@pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS])
 def test_a_viewer_changes_nothing(client: Client, target: Target, vera: User, name: str) -> None:
     client.force_login(vera)
     before = state()
@@ -166,5 +175,7 @@ def state() -> tuple[object, ...]:
         list(ScreenControl.objects.values_list("machine", "user")),
         list(ScreenBan.objects.values_list("machine", "user", "until")),
         list(ConsoleLink.objects.values_list("pk", "revoked_at")),
+        list(Webhook.objects.values_list("pk", "name", "url", "enabled")),
+        list(Delivery.objects.values_list("pk", "status", "due_at")),
         Event.objects.count(),
     )

@@ -16,6 +16,9 @@ from pytest_django import DjangoDbBlocker
 
 from portal.accounts.models import User
 from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.events.kinds import Kind
+from portal.events.models import Webhook
+from portal.events.services import add_webhook, record
 from portal.jobs.models import Job
 from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status, Task
@@ -55,6 +58,11 @@ PAGES = [
     ("operator", "/projects/"),
     ("operator", "/projects/{project}/"),
     ("operator", "/images/"),
+    ("operator", "/projects/{project}/events/"),
+    ("operator", "/projects/{project}/events/?kind=machine&q=0000"),
+    ("operator", "/projects/{project}/webhooks/"),
+    ("operator", "/webhooks/{webhook}/"),
+    ("member", "/projects/{project}/events/"),
     ("member", "/machines/"),
     ("member", "/machines/?q=0000"),
     ("member", "/machines/?status=running"),
@@ -129,12 +137,24 @@ def _people_at(estate: Estate, machine: Machine) -> None:
     ConsoleSession.objects.filter(pk__in=[row["pk"] for row in ended]).update(ended_at=timezone.now())
 
 
+def _webhook(estate: Estate, machine: Machine) -> Webhook:
+    """More events and webhooks where there is more of everything."""
+    project, count = estate.projects[0], 1 + len(estate.machines) // 100
+    Webhook.objects.filter(project=project).delete()
+    for number in range(count):
+        hook = add_webhook(project, actor=estate.operator, name=f"CI {number}", url="https://ci.example.org/")
+    for _number in range(10 * count):
+        record(Kind.MACHINE_STATE, machine, project=project.pk, data={"power_state": "running"})
+    return hook
+
+
 def _cost(estate: Estate, who: str, path: str) -> int:
     machine = estate.machines[0]
     _people_at(estate, machine)
+    webhook = _webhook(estate, machine)
     client = Client()
     client.force_login(User.objects.get(pk=getattr(estate, who).pk))
-    path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk)
+    path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk, webhook=webhook.pk)
     with CaptureQueriesContext(connection) as queries:
         answer = client.get(path)
     assert answer.status_code == 200, (path, answer.status_code)

@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.apps import apps
@@ -23,6 +23,8 @@ from portal.console.models import ConsoleSession
 from portal.console.selectors import Target
 from portal.console.services import begin_session, remove_person, share
 from portal.console.tickets import Mode
+from portal.events.models import Delivery, DeliveryStatus, Webhook
+from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.images.models import ImageVersion
 from portal.jobs import services as jobs
@@ -34,13 +36,15 @@ from tests.conftest import PASSWORD
 from tests.portal.test_every_url import ALL
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
-PORTAL = ("accounts", "audit", "console", "hosts", "images", "jobs", "machines")
+PORTAL = ("accounts", "audit", "console", "events", "hosts", "images", "jobs", "machines")
 # Asking for these is itself what is done: each look is written down, each ticket is for one use.
 EACH_COUNTS = {
     "machines:secret": {"audit.Event"},
     "console:ticket": set[str](),
     "console:link-new": {"audit.Event", "console.ConsoleLink"},
     "sessions:watch": {"audit.Event"},
+    "events:webhook-secret": {"audit.Event"},
+    "events:webhook-try": {"audit.Event", "events.Event", "events.Delivery"},
 }
 
 
@@ -118,6 +122,10 @@ def _upload(scene: Scene) -> dict[str, object]:
     }
 
 
+def _import(scene: Scene) -> dict[str, object]:
+    return {"source": "debian-12", "owner": str(scene.project.pk), "request_key": uuid4()}
+
+
 def _limits(**values: object) -> dict[str, object]:
     return {"max_machines": 7, "max_vcpus": 8, "max_memory_gib": "9", "max_disk_gib": 10, **values}
 
@@ -175,6 +183,21 @@ def _session(scene: Scene) -> object:
     return ConsoleSession.objects.get().pk
 
 
+def _webhook(scene: Scene) -> UUID:
+    return add_webhook(scene.project, actor=scene.alice, name="CI", url="https://ci.example.org/").pk
+
+
+def _new_webhook(_scene: Scene) -> dict[str, object]:
+    return {"name": "CI", "url": "https://ci.example.org/", "kinds": ["job.done"], "request_key": uuid4()}
+
+
+def _delivery(scene: Scene) -> object:
+    """One that was given up."""
+    delivery = try_webhook(Webhook.objects.get(pk=_webhook(scene)), actor=scene.alice)
+    Delivery.objects.update(status=DeliveryStatus.FAILED)
+    return delivery.pk
+
+
 OFF = PowerState.SHUT_OFF
 REQUESTS: dict[str, Request] = {
     "accounts:logout": Request(),
@@ -200,6 +223,13 @@ REQUESTS: dict[str, Request] = {
     "console:link-revoke": Request(_machine(), _link),
     "console:ticket": Request(_machine(console_secret=seal("secret12"))),
     "console:selftest-steps": Request(_machine(console_secret=seal("secret12"))),
+    "events:new": Request(lambda scene: scene.project.pk, _new_webhook),
+    "events:webhook-edit": Request(_webhook, lambda _: {"name": "Other", "url": "https://other.example.org/"}),
+    "events:webhook-enable": Request(_webhook, lambda _: {"enabled": "no"}),
+    "events:webhook-try": Request(_webhook),
+    "events:webhook-secret": Request(_webhook),
+    "events:webhook-delete": Request(_webhook),
+    "events:delivery-resend": Request(_delivery),
     "hosts:enable": Request(lambda scene: scene.host.pk, lambda _: {"enabled": "no"}, by="operator"),
     "hosts:adopt": Request(
         lambda scene: scene.difference(DifferenceKind.FOREIGN, of_machine=False),
@@ -213,6 +243,7 @@ REQUESTS: dict[str, Request] = {
     "sessions:end": Request(_session, by="operator"),
     "sessions:watch": Request(_session, by="operator"),
     "images:upload": Request(form=_upload, by="operator"),
+    "images:import": Request(form=_import),
     "images:build": Request(_image, by="operator"),
     "images:delete-version": Request(_unused_version, by="operator"),
     "jobs:cancel": Request(_job),

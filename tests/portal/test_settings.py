@@ -51,6 +51,13 @@ def test_a_good_secret_is_taken_from_the_environment_file(tmp_path: Path) -> Non
         ("CASEMENT_URL", "desktops.example.org", "must be a whole address"),
         ("METRICS_TOKEN", "short", "must be at least 20 characters"),
         ("LOG_FORMAT", "xml", "must be one of line, json"),
+        ("FETCH_PRIVATE_NETWORKS", "intranet", "must be networks such as"),
+        ("FETCH_PRIVATE_NETWORKS", "10.1.0.0/16,127.0.0.0/8", "must not hold 127.0.0.0/8"),
+        ("FETCH_PRIVATE_NETWORKS", "0.0.0.0/0", "must not hold 0.0.0.0/0"),
+        ("FETCH_PRIVATE_NETWORKS", "169.254.169.254/32", "must not hold 169.254.169.254/32"),
+        ("FETCH_PRIVATE_NETWORKS", "::1/128", "must not hold ::1/128"),
+        ("FETCH_PRIVATE_NETWORKS", "::ffff:7f00:0/104", "must not hold ::ffff:7f00:0/104"),
+        ("FETCH_PRIVATE_NETWORKS", "::/0", "must not hold ::/0"),
         ("CASEMENT_URL", "ftp://desktops.example.org", "must be a whole address"),
     ],
 )

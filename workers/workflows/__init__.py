@@ -3,7 +3,7 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import create, delete, drift, images, power
+from workers.workflows import create, delete, drift, fetch, images, power
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
@@ -12,6 +12,7 @@ _ALL: tuple[Workflow[Any], ...] = (
     delete.WORKFLOW,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
+    fetch.WORKFLOW,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

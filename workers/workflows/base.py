@@ -31,12 +31,13 @@ class CancelledError(Exception):
 
 
 class WorkFailedError(Exception):
-    """The work cannot succeed; `message` is for people."""
+    """The work cannot succeed; `message` is for people. `retryable`: it may, another time."""
 
-    def __init__(self, message: str, *, code: str = "failed") -> None:
+    def __init__(self, message: str, *, code: str = "failed", retryable: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
+        self.retryable = retryable
 
 
 @dataclass(slots=True)

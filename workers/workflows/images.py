@@ -111,6 +111,7 @@ def remove_files(context: Context[ImageVersion]) -> None:
     """Also what a worker that was killed left of an image that was not whole yet."""
     version = context.target
     version.upload_path.unlink(missing_ok=True)
+    version.part_path.unlink(missing_ok=True)
     version.path.unlink(missing_ok=True)
     partial_path(version.path).unlink(missing_ok=True)
     clean_scratch(_scratch_of(version))

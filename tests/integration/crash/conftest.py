@@ -1,5 +1,8 @@
 """A stage on hosts in memory."""
 
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,10 +14,11 @@ from portal.images.models import ImageVersion
 from portal.machines.models import Flavour
 from tests.integration.crash import scenes
 from tests.integration.crash.scenes import Stage
+from tests.support.outside import NAME, Asked, Handler, Outside, outside_world
 from tests.workers.support import fake_of, write_image
 from workers import runner
 from workers.hypervisor.types import Firmware, MachineSpec
-from workers.workflows import images, power
+from workers.workflows import fetch, images, power
 
 MANY = 1_000_000
 
@@ -30,6 +34,19 @@ def room_for_many(project: Project, *hosts: Host) -> None:
 
 
 @pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    """A server that has a disk and a file with its checksum."""
+    with outside_world(tmp_path / "outside") as world:
+        sums = f"{hashlib.sha256(scenes.RAW_DISK).hexdigest()}  disk.img\n".encode()
+
+        def respond(handler: Handler, asked: Asked) -> None:
+            handler.answer(200, sums if asked.path.endswith(".sums") else scenes.RAW_DISK)
+
+        monkeypatch.setattr(scenes, "DISK_URL", f"https://{NAME}:{world.serve(respond).port}/disk.img")
+        yield world
+
+
+@pytest.fixture
 def stage(
     project: Project,
     alice: User,
@@ -38,6 +55,7 @@ def stage(
     flavour: Flavour,
     host: Host,
     monkeypatch: pytest.MonkeyPatch,
+    outside: Outside,
 ) -> Stage:
     # Switched off for new machines, so that every scene finds its machine on the first one.
     other = Host.objects.create(
@@ -50,6 +68,7 @@ def stage(
     write_image(image_version)
     monkeypatch.setattr(images, "build_image", scenes.build_in_a_moment)
     monkeypatch.setattr(images, "load_recipes", any_recipe)
+    monkeypatch.setattr(fetch, "fetcher", outside.fetcher)
 
     def add_foreign() -> UUID:
         spec = MachineSpec(uuid4(), "their's", "", 2, 512, Firmware.BIOS, uuid4(), "secret")

@@ -224,6 +224,22 @@ def _import(stage: Stage) -> Job:
     return Job.objects.get(target_id=version.pk)
 
 
+DISK_URL = "https://files.example/disk.img"
+"""The stage puts the address of a server in its place."""
+
+
+def _fetch(stage: Stage) -> Job:
+    version = images.add_from_url(
+        actor=stage.alice,
+        title="From outside",
+        kind=Kind.SERVER,
+        url=DISK_URL,
+        checksum=f"{DISK_URL}.sums",
+        project=stage.project,
+    )
+    return Job.objects.get(target_id=version.pk)
+
+
 def _delete_image(stage: Stage) -> Job:
     job = _build(stage)
     stage.work_on(job)
@@ -295,5 +311,6 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.COPY_REMOVE: (Scene(_remove_copy, _copy_is_gone),),
     JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),
+    JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
 }

@@ -198,7 +198,9 @@ def test_killed_at_any_line_of_taking_back_nothing_is_left(stage: Stage, name: J
     assert lives > 10, "the matrix was cut short"
 
 
-@pytest.mark.parametrize("name", [JobName.MACHINE_CREATE, JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT])
+@pytest.mark.parametrize(
+    "name", [JobName.MACHINE_CREATE, JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH]
+)
 def test_cancelled_at_any_line_and_killed_at_the_next_nothing_is_left(stage: Stage, name: JobName) -> None:
     (scene,) = SCENES[name]
     for lives in itertools.count(step=3):

@@ -66,7 +66,7 @@ IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 # Where libvirt keeps a running domain's sockets.
 LIVE = Path("/var/lib/libvirt/qemu")
 # These happen in the portal's own folders and touch no host.
-NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT}
+NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH}
 # Before its system is up, a guest hears no power button.
 HEARD_INSIDE = {JobName.MACHINE_STOP, JobName.MACHINE_REBOOT}
 STEPS = [

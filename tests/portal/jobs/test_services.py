@@ -6,10 +6,11 @@ import pytest
 from django.utils import timezone
 
 from portal.accounts.models import User
-from portal.jobs import bus, services
+from portal.jobs import services
 from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus, StepName, StepStatus
 from portal.jobs.selectors import others_at_work, usual_seconds
+from portal.lib import bus
 from portal.machines.models import Machine
 
 

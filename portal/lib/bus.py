@@ -29,11 +29,11 @@ _app.conf.update(
 )
 
 
-def wake(name: str, job_id: UUID, *, queue: str, countdown_s: float = 0) -> None:
-    """Send a worker the job's id. A message that cannot be sent is no loss: the clock sends it again."""
+def wake(name: str, row_id: UUID, *, queue: str, countdown_s: float = 0) -> None:
+    """Send a worker the id of what to work on. A message that cannot be sent is no loss: the clock sends it again."""
     if settings.TESTING and not getattr(settings, "BUS_IN_TESTS", False):
         return
     try:
-        _app.send_task(name, args=[str(job_id)], queue=queue, countdown=countdown_s or None, retry=False)
+        _app.send_task(name, args=[str(row_id)], queue=queue, countdown=countdown_s or None, retry=False)
     except (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError) as error:
-        logger.warning("job %s not sent, it will be sent again by the clock: %s", job_id, error)
+        logger.warning("%s %s not sent, it will be sent again by the clock: %s", name, row_id, error)

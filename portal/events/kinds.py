@@ -1,0 +1,42 @@
+"""Every kind of event. Programs of other people know these words: one that is here stays, and keeps its meaning.
+
+README.md, "Events and webhooks", says what the `data` of each holds.
+"""
+
+from django.db.models import TextChoices
+from django.utils.translation import gettext_lazy as _
+
+
+class Kind(TextChoices):
+    MACHINE_REQUESTED = "machine.requested", _("A machine was asked for")
+    MACHINE_BUILT = "machine.built", _("A machine is ready")
+    MACHINE_BUILD_FAILED = "machine.build_failed", _("A machine could not be built")
+    MACHINE_ADOPTED = "machine.adopted", _("A machine was taken over")
+    MACHINE_STATE = "machine.state", _("A machine's power changed")
+    MACHINE_CHANGED = "machine.changed", _("A machine's settings changed")
+    MACHINE_DELETED = "machine.deleted", _("A machine was deleted")
+    JOB_QUEUED = "job.queued", _("A job was asked for")
+    JOB_DONE = "job.done", _("A job is done")
+    JOB_FAILED = "job.failed", _("A job failed")
+    JOB_CANCELLED = "job.cancelled", _("A job was cancelled")
+    CONSOLE_BEGAN = "console.began", _("Somebody came to a screen")
+    CONSOLE_ENDED = "console.ended", _("Somebody left a screen")
+    IMAGE_READY = "image.ready", _("An image version is ready")
+    IMAGE_FAILED = "image.failed", _("An image version could not be made")
+    IMAGE_DELETED = "image.deleted", _("An image version was deleted")
+    WEBHOOK_TEST = "webhook.test", _("A webhook was tried")
+    WEBHOOK_STOPPED = "webhook.stopped", _("A webhook was switched off after failing for long")
+
+
+# They go to the one webhook that they are about, whatever that has chosen.
+NOT_CHOSEN = (Kind.WEBHOOK_TEST, Kind.WEBHOOK_STOPPED)
+CHOICES = [(kind.value, kind.label) for kind in Kind if kind not in NOT_CHOSEN]
+
+AREAS = {
+    "machine": _("Machines"),
+    "job": _("Jobs"),
+    "console": _("Screens"),
+    "image": _("Images"),
+    "webhook": _("Webhooks"),
+}
+"""What a kind begins with."""
