@@ -21,7 +21,7 @@ from portal.console.limits import LEASE_S, Place, is_held
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan
 from portal.console.relay import Ended, Step
 from portal.console.selectors import Target, bans_of, may_moderate, may_remove
-from portal.console.tickets import Mode
+from portal.console.tickets import Kind, Mode
 from portal.errors import ForbiddenError, NotFoundError
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
@@ -31,7 +31,13 @@ KEPT_OUT: Final = dt.timedelta(minutes=5)
 
 @transaction.atomic
 def begin_session(
-    target: Target, *, number: UUID, mode: Mode, request_ip: str | None, door: str = ConsoleSession.Door.PORTAL
+    target: Target,
+    *,
+    number: UUID,
+    mode: Mode,
+    request_ip: str | None,
+    door: str = ConsoleSession.Door.PORTAL,
+    kind: Kind = Kind.SCREEN,
 ) -> ConsoleSession:
     """Its person controls the screen from now on if they came to and nobody else does."""
     session = ConsoleSession.objects.create(
@@ -40,6 +46,7 @@ def begin_session(
         user_name=target.user.get_username(),
         machine=target.machine,
         machine_name=str(target.machine)[:150],
+        kind=kind,
         mode=mode,
         door=door,
         request_ip=request_ip,
@@ -48,7 +55,7 @@ def begin_session(
         target.user,
         "console.open",
         target.machine,
-        detail={"session": str(number), "mode": str(mode)},
+        detail={"session": str(number), "mode": str(mode)} | ({} if kind is Kind.SCREEN else {"kind": str(kind)}),
         request_ip=request_ip,
     )
     control.settle(target.machine.pk)
