@@ -134,8 +134,7 @@ class _Line:
             self._let_go()
             raise
         theirs, self._ours = socket.socketpair()
-        for work in (lambda: self._show(history), self._type):
-            threading.Thread(target=self._guarded, args=(work,), name="serial", daemon=True).start()
+        _in_threads(self._ours, lambda: self._guarded(lambda: self._show(history)), lambda: self._guarded(self._type))
         return theirs
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -209,6 +208,22 @@ class _Line:
                     return
 
 
+def _in_threads(end: socket.socket, *works: Callable[[], None]) -> None:
+    """Do each in a thread of its own; whoever ends last closes the socket that they share."""
+    left = list(works)
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            left.remove(work)
+            if not left:
+                end.close()
+
+    for work in works:
+        threading.Thread(target=run, args=(work,), name="serial", daemon=True).start()
+
+
 class _Port:
     """The machine's serial port while this process holds it: two threads, one for each direction."""
 
@@ -224,8 +239,7 @@ class _Port:
         except BaseException:
             self._socket.close()
             raise
-        for work in (self._hear, self._speak):
-            threading.Thread(target=self._guarded, args=(work,), name="serial-port", daemon=True).start()
+        _in_threads(self._socket, lambda: self._guarded(self._hear), lambda: self._guarded(self._speak))
 
     @property
     def is_open(self) -> bool:
@@ -248,8 +262,8 @@ class _Port:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except (RedisError, OSError):
-            logger.warning("serial: the port is let go of", exc_info=True)
+        except (RedisError, OSError) as error:
+            logger.warning("serial: the port is let go of: %s", error)
         finally:
             self.close()
 
