@@ -17,7 +17,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
 from django.utils.translation import gettext as _
@@ -107,7 +107,7 @@ def keep(machine_id: UUID, data: bytes) -> None:
     etag = hashlib.sha256(data).hexdigest()[:20]
     seconds, _microseconds = client.time()
     known = client.hget(copy, "etag") == etag.encode()
-    fresh: dict[str | bytes, bytes | float | int | str] = {"at": seconds, "problem": b""}
+    fresh: dict[Any, Any] = {"at": seconds, "problem": b""}
     if not known:
         fresh |= {"etag": etag, "text": zlib.compress(as_text(data).encode(), 1)}
     with client.pipeline() as pipe:
