@@ -53,9 +53,9 @@ def begin_session(
     )
     record(
         target.user,
-        "console.open",
+        "console.open" if kind is Kind.SCREEN else "console.open_serial",
         target.machine,
-        detail={"session": str(number), "mode": str(mode)} | ({} if kind is Kind.SCREEN else {"kind": str(kind)}),
+        detail={"session": str(number), "mode": str(mode)},
         request_ip=request_ip,
     )
     control.settle(target.machine.pk)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from portal.accounts.models import User
+from portal.audit.models import Event
 from portal.console import control, tickets
 from portal.console.limits import LEASE_S
 from portal.console.models import ConsoleSession
@@ -109,6 +110,9 @@ def test_all_see_the_same_and_who_controls_types(
     assert b"rm" not in port.heard
     assert port.visits == 1
     assert set(ConsoleSession.objects.values_list("kind", "door")) == {("serial", door.name)}
+    assert set(Event.objects.filter(action__startswith="console.open").values_list("action", flat=True)) == {
+        "console.open_serial"
+    }
     for wire in (bobs, veras, alices):
         wire.leave()
 
