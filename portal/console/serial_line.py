@@ -10,7 +10,9 @@ too slow misses a piece and is told so. To the relay a session's line is one end
 served by threads here; so back-pressure and bounds are the relay's, as with screens.
 
 What a session's line says: 4 bytes (big-endian) with the length of what was printed before the session began, that
-text, then the live line. A terminal must not answer what stands in the first part: it was asked long ago.
+text, then the live line. A terminal must not answer what stands in the first part: it was asked long ago. A line that
+is silent says a NUL now and then, which no terminal shows: a browser cannot see the pings of a WebSocket, and who hears
+nothing for far longer knows that the line is dead.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ HISTORY_BYTES: Final = 64 * 1024
 # Pieces that may wait to be typed. Whoever pastes more waits, in the relay.
 WAITING_PIECES: Final = 16
 KEEP_S: Final = 60
+ALIVE_S: Final = 15.0
+ALIVE: Final = b"\0"
 AFTER_END_S: Final = 10
 CONNECT_S: Final = 3.0
 # A guest that prints a lot prints byte by byte: gathered for as long, it costs a few hundred turns a second at most.
@@ -172,12 +176,18 @@ class _Line:
 
     def _show(self, history: bytes) -> None:
         self._ours.sendall(history)
+        said_at = time.monotonic()
         while not self._over.is_set():
             answer = cast(Any, store().xread({self._names.out: self._last}, count=32, block=WAIT_S * 1000))
             for self._last, fields in answer[0][1] if answer else ():
                 if b"end" in fields:
                     return
                 self._ours.sendall(self._piece(fields))
+            if answer:
+                said_at = time.monotonic()
+            elif time.monotonic() - said_at > ALIVE_S:
+                said_at = time.monotonic()
+                self._ours.sendall(ALIVE)
             self._hold_port()
 
     def _piece(self, fields: dict[bytes, bytes]) -> bytes:

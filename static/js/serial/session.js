@@ -8,6 +8,9 @@ const SUBPROTOCOL = "casement.ticket.";
 const POLL_MS = 3000;
 // A connection that lasted this long was a good one: after it, the first new attempt comes at once again.
 const STEADY_MS = 5000;
+// A silent line says something every 15 s; after three times nothing it is dead, though nobody has closed it.
+const SILENT_MS = 50_000;
+const LOOK_MS = 5000;
 // A person does not type so much; a paste of more into a line that takes nothing is cut off here.
 const MOST_UNSENT = 1024 * 1024;
 
@@ -20,6 +23,8 @@ export class Session {
     this._run = 0;
     this._timer = 0;
     this._socket = null;
+    this._heardAt = 0;
+    setInterval(() => this._look(), LOOK_MS);
     view.onInput = (bytes) => this._send(bytes);
     view.onAgain = () => this.start();
   }
@@ -94,6 +99,7 @@ export class Session {
 
   /** The first message says that the line is there. */
   _heard({ old, now }, mode) {
+    this._heardAt = Date.now();
     if (this._state.name === "connecting") {
       this._connectedAt = performance.now();
       this._view.prepare(mode);
@@ -105,6 +111,17 @@ export class Session {
     }
     if (now.length) {
       this._view.print(now);
+    }
+  }
+
+  /** After a sleep, or behind a network that went away. A hidden tab's timers are late, so it is not judged. */
+  _look() {
+    const silence = Date.now() - this._heardAt;
+    if (this._state.name === "connected" && document.visibilityState === "visible" && silence > SILENT_MS) {
+      const socket = this._socket;
+      this._run += 1;
+      this._closed({ step: "network", reason: "silent" });
+      socket.close();
     }
   }
 

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from portal.accounts.models import User
 from portal.console import control, serial_log
+from portal.console.models import ConsoleSession
 from portal.lib.secrets import seal
 from portal.machines.models import Machine
 from portal.machines.states import PowerState
@@ -142,6 +143,7 @@ def test_a_guest_is_worked_in_on_its_serial_console(place: Place, alice: User, b
     _control_passes_on(place, alice, bob, bobs)
     _one_leaves_the_terminal_by_keyboard(bobs)
     _it_is_whole_on_a_phone(place, bob)
+    _a_line_that_died_without_a_word_is_replaced(bobs)
     assert place.complaints == []
     _a_machine_that_goes_off_is_waited_for(place, bobs)
     place.complaints.clear()  # The browser itself reports each ticket that is refused.
@@ -223,6 +225,15 @@ def _it_is_whole_on_a_phone(place: Place, bob: User) -> None:
     snap(tab, "serial-phone-dark")
     assert axe.findings(tab) == []
     tab.context.close()
+
+
+def _a_line_that_died_without_a_word_is_replaced(bobs: Page) -> None:
+    """As after a sleep: by the clock, nothing has been heard for a minute."""
+    sessions = in_db(ConsoleSession.objects.count)
+    bobs.evaluate("() => { const now = Date.now; Date.now = () => now() + 60_000; }")
+    wait_for("another session", lambda: in_db(ConsoleSession.objects.count) > sessions, seconds=60)
+    expect(bobs.locator("[data-serial]")).to_have_attribute("data-input", "on")
+    expect(rows(bobs)).to_contain_text("alice-types")
 
 
 def _a_machine_that_goes_off_is_waited_for(place: Place, bobs: Page) -> None:

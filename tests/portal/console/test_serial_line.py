@@ -140,6 +140,13 @@ def test_a_lost_lease_is_taken_again_and_the_port_with_it(
     until(end, b"again")
 
 
+def test_a_silent_line_gives_a_sign_of_life_that_no_terminal_shows(
+    port: SerialPort, attach: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serial_line, "ALIVE_S", 0.1)
+    assert until(attach(), bytes(4) + b"\0") == bytes(5)
+
+
 def test_the_filter_lets_everything_through_or_nothing() -> None:
     typed = SerialInput(view_only=False)
     assert typed.feed(b"\x03\0\xff") == b"\x03\0\xff"
