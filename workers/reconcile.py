@@ -120,7 +120,7 @@ def observe_running(machine: Machine, driver: HypervisorDriver) -> None:
         screen = driver.console(machine.pk)
         if machine.keeps_definition:
             services.record_secret(machine, screen.secret)
-        services.record_console(machine, console_socket=screen.socket_path)
+        services.record_console(machine, console_socket=screen.socket_path, serial_socket=screen.serial_path)
     except InvalidOperationError:
         if not machine.keeps_definition:
             raise

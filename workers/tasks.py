@@ -2,12 +2,13 @@
 
 from uuid import UUID
 
+from portal.console import serial_log
 from portal.console.services import end_lost_sessions as end_lost
 from portal.events import delivery
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
-from workers import reconcile, runner
+from workers import console_log, reconcile, runner
 from workers.celery import app
 
 
@@ -104,6 +105,11 @@ def wake_due() -> None:
 @app.task(name="events.prune")
 def prune_events() -> None:
     delivery.prune()
+
+
+@app.task(name=serial_log.TASK)
+def read_console_log(machine_id: str) -> None:
+    console_log.read_log(UUID(machine_id))
 
 
 @app.task(name="hosts.refresh")

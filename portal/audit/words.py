@@ -37,6 +37,7 @@ ACTIONS: dict[str, Words] = {
     "machine.repair": _("had the machine defined again"),
     "machine.secret": _("looked at the first password"),
     "console.open": _("opened the screen"),
+    "console.open_serial": _("opened the serial console"),
     "console.control": _("passed on control of the screen"),
     "console.ask": _("asked for control of the screen"),
     "console.kick": _("removed somebody from the screen"),

@@ -87,7 +87,9 @@ def admit(
         if full:
             raise Refused(Step.LIMIT, full)
         try:
-            begin_session(target, number=claim.number, mode=claim.mode, request_ip=request_ip, door=door)
+            begin_session(
+                target, number=claim.number, mode=claim.mode, request_ip=request_ip, door=door, kind=claim.kind
+            )
             view_only = claim.mode is Mode.VIEW or not holds(claim.machine_id, claim.user_id)
         except BaseException:
             limits.give_back(admitted.place)
@@ -233,6 +235,6 @@ def _authorise(session_key: str | None, claim: Claim) -> Target:
     if user is None or user.pk != claim.user_id:
         raise Refused(Step.REVOKED, "signed-out")
     try:
-        return target_for(user, claim.machine_id, claim.mode)
+        return target_for(user, claim.machine_id, claim.mode, claim.kind)
     except PortalError as error:
         raise Refused(step_of(error), error.code) from error

@@ -1,4 +1,4 @@
-"""The screen's WebSocket: `console_app`, an ASGI application that is mounted at `ws/console/`.
+"""The WebSocket of screens and serial consoles: `console_app`, an ASGI application that is mounted at `ws/console/`.
 
 It needs the session and user of Channels' AuthMiddlewareStack in its scope, and nothing else of Channels. With
 uvicorn's `--ws portal.console.stream:StreamProtocol` the relay gets the connection itself; elsewhere messages go
@@ -12,6 +12,7 @@ the relay's own limit), `--ws-ping-interval 20` (a still screen outlives a proxy
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, Final
 
@@ -20,9 +21,11 @@ from channels.db import database_sync_to_async
 from portal.console import limits, tickets
 from portal.console.admission import Admitted, Refused, admit, depart
 from portal.console.origins import is_ours
-from portal.console.relay import BrowserGone, Ended, Step, relay
-from portal.console.rfb import ClientStream, Display, DisplayError, open_display
+from portal.console.relay import BrowserGone, Ended, InputFilter, Step, relay
+from portal.console.rfb import READ_SIZE, ClientStream, Connection, Display, DisplayError, open_display
+from portal.console.serial_line import LineError, SerialInput, open_line
 from portal.console.stream import Door, open_browser
+from portal.console.tickets import Kind
 from portal.console.watch import watch
 from portal.console.websocket import Receive, Send
 from portal.lib import log
@@ -83,10 +86,24 @@ async def _serve(scope: Scope, browser: Door) -> Ended:
 
 
 async def _relayed(browser: Door, admitted: Admitted) -> Ended:
-    display = await _connect(admitted)
-    stream = ClientStream(admitted.view_only)
+    display, stream = await _open(admitted)
     with watch().over(admitted, stream) as stop:
         return await relay(browser, display, stream, name=admitted.target.machine.name, stop=stop)
+
+
+async def _open(admitted: Admitted) -> tuple[Connection, InputFilter]:
+    """What the ticket is for, and what filters its input."""
+    if admitted.claim.kind is Kind.SERIAL:
+        return await _attach(admitted), SerialInput(admitted.view_only)
+    return await _connect(admitted), ClientStream(admitted.view_only)
+
+
+async def _attach(admitted: Admitted) -> Connection:
+    try:
+        line = await asyncio.to_thread(open_line, admitted.target)
+    except LineError as error:
+        raise Refused(error.step, error.reason) from error
+    return Connection(*await asyncio.open_unix_connection(sock=line, limit=READ_SIZE))
 
 
 async def _connect(admitted: Admitted) -> Display:

@@ -26,6 +26,17 @@ class MachineOffError(ConsoleError):
         )
 
 
+class NoSerialPortError(ConsoleError):
+    """Its definition is older than serial consoles, or somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            _("This machine has no serial port that can be shown. Its log is kept all the same."),
+            step=Step.DISPLAY,
+            code="no-serial-port",
+        )
+
+
 class HostSilentError(ConsoleError):
     def __init__(self) -> None:
         super().__init__(

@@ -33,8 +33,10 @@ from portal.console.admission import Admitted, Refused, admit, depart, renew, st
 from portal.console.gateway_stream import BrowserSocket, Conversation
 from portal.console.models import ConsoleSession
 from portal.console.origins import is_ours
-from portal.console.relay import HANDSHAKE_DEADLINE, Ended, Step
+from portal.console.relay import HANDSHAKE_DEADLINE, Ended, InputFilter, Step
 from portal.console.rfb import ClientStream, DisplayError, ServerInit, open_display_blocking
+from portal.console.serial_line import LineError, SerialInput, open_line
+from portal.console.tickets import Kind
 from portal.console.watch import UNCHECKED
 from portal.lib import log
 
@@ -242,14 +244,13 @@ class Session:
         return ended
 
     def _relayed(self, admitted: Admitted) -> Ended:
-        display, init, said = _connect(admitted)
-        stream = ClientStream(admitted.view_only)
+        display, init, said, stream = _open(admitted)
         self._watch = Watch(admitted, stream, self._server.parent, self._waker)
         self._watch.start()
         started = time.monotonic()
         talk = Conversation(self._browser, stream, self._wake, self._verdict)
         try:
-            failed = talk.greet(init, admitted.target.machine.name, deadline_s=HANDSHAKE_DEADLINE)
+            failed = init and talk.greet(init, admitted.target.machine.name, deadline_s=HANDSHAKE_DEADLINE)
             ended = failed or talk.stream(display, said)
         finally:
             self._watch.stop()
@@ -270,6 +271,16 @@ class Session:
         return self._watch.ended
 
 
+def _open(admitted: Admitted) -> tuple[Listener, ServerInit | None, bytes, InputFilter]:
+    """What the ticket is for, what it says first, and what filters its input. A serial line greets nobody."""
+    if admitted.claim.kind is Kind.SERIAL:
+        try:
+            return open_line(admitted.target), None, b"", SerialInput(admitted.view_only)
+        except LineError as error:
+            raise Refused(error.step, error.reason) from error
+    return *_connect(admitted), ClientStream(admitted.view_only)
+
+
 def _connect(admitted: Admitted) -> tuple[Listener, ServerInit, bytes]:
     try:
         return open_display_blocking(admitted.target.socket_path, admitted.target.secret)
@@ -284,7 +295,7 @@ def _connect(admitted: Admitted) -> tuple[Listener, ServerInit, bytes]:
 class Watch(threading.Thread):
     """Asks every WATCH_S how the session stands, beside the stream, which must not wait for a database."""
 
-    def __init__(self, admitted: Admitted, stream: ClientStream, parent: int, waker: socket.socket) -> None:
+    def __init__(self, admitted: Admitted, stream: InputFilter, parent: int, waker: socket.socket) -> None:
         super().__init__(daemon=True)
         self.ended: Ended | None = None
         self._admitted = admitted

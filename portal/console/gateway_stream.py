@@ -21,8 +21,8 @@ from websockify.websocket import WebSocketWantReadError
 from websockify.websockifyserver import CompatibleWebSocket
 
 from portal.console.frames import InPlace
-from portal.console.relay import MAX_FRAME, STALL_DEADLINE, BrowserGone, Ended, Step
-from portal.console.rfb import ClientError, ClientStream, ServerInit, greet_browser_blocking
+from portal.console.relay import MAX_FRAME, STALL_DEADLINE, BrowserGone, Ended, InputFilter, Step
+from portal.console.rfb import ClientError, ServerInit, greet_browser_blocking
 from portal.console.rfb.display import GOODBYE_S
 from portal.console.websocket import CLOSE_CODES, CLOSE_DEADLINE
 
@@ -186,7 +186,7 @@ class Conversation:
     """One session after its display is open. `wake` becomes readable when `verdict` may have changed its mind."""
 
     def __init__(
-        self, browser: BrowserSocket, stream: ClientStream, wake: socket.socket, verdict: Callable[[], Ended | None]
+        self, browser: BrowserSocket, stream: InputFilter, wake: socket.socket, verdict: Callable[[], Ended | None]
     ) -> None:
         self._browser = browser
         self._stream = stream

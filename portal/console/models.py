@@ -10,7 +10,9 @@ from portal.console.querysets import ConsoleLinkQuerySet
 
 
 class ConsoleSession(models.Model):
-    """One screen in one browser tab. The names are kept beside the links, so the row outlives person and machine.
+    """One screen or serial console in one browser tab.
+
+    The names are kept beside the links, so the row outlives person and machine.
 
     `mode` is what the tab came for; which of those who came to control does so is ScreenControl's. `asked_at` is set
     while its person waits for control, `end_ordered_by` (a name) once an operator has ended it.
@@ -19,6 +21,10 @@ class ConsoleSession(models.Model):
     class Mode(models.TextChoices):
         CONTROL = "control", _("Control")
         VIEW = "view", _("Watch only")
+
+    class Kind(models.TextChoices):
+        SCREEN = "screen", _("Screen")
+        SERIAL = "serial", _("Serial console")
 
     class Door(models.TextChoices):
         PORTAL = "portal", _("Portal")
@@ -41,6 +47,7 @@ class ConsoleSession(models.Model):
         verbose_name=_("machine"),
     )
     machine_name = models.CharField(_("name of machine"), max_length=150)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices, default=Kind.SCREEN)
     mode = models.CharField(_("mode"), max_length=10, choices=Mode.choices)
     door = models.CharField(_("door"), max_length=10, choices=Door.choices, default=Door.PORTAL)
     request_ip = models.GenericIPAddressField(_("from"), null=True, blank=True)

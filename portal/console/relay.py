@@ -15,7 +15,7 @@ import asyncio
 import enum
 import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, cast, runtime_checkable
 
@@ -24,7 +24,7 @@ from portal.console.rfb import (
     MAX_CUT_TEXT,
     READ_SIZE,
     ClientError,
-    ClientStream,
+    Connection,
     Display,
     HandshakeReader,
     greet_browser,
@@ -62,6 +62,24 @@ class Ended:
 
 class BrowserGone(Exception):
     """Raised by `Browser.send` when nobody is there to take the data."""
+
+
+class InputFilter(Protocol):
+    """What stands between a browser and its machine: gives of what the browser says that which may go through.
+
+    `let_go` is called with what the machine must be sent when its person may not type any more.
+    """
+
+    view_only: bool
+    let_go: Callable[[bytes], object] | None
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises ClientError; the session is over then."""
+
+    def set_view_only(self, view_only: bool) -> None: ...
+
+    def release(self) -> bytes:
+        """The last words, when the session ends."""
 
 
 class Browser(Protocol):
@@ -113,9 +131,11 @@ class _Traffic:
 
 
 async def relay(
-    browser: Browser, display: Display, stream: ClientStream, *, name: str, stop: Awaitable[Ended] | None = None
+    browser: Browser, display: Connection, stream: InputFilter, *, name: str, stop: Awaitable[Ended] | None = None
 ) -> Ended:
     """Run one session until a side ends it or `stop` gives a verdict. Closes the display, never the browser.
+
+    A Display's browser is greeted first; any other connection is passed on as it is.
 
     `stream.view_only` may change at any time, and holds from the next message on.
     """
@@ -144,8 +164,25 @@ async def _first_of(runs: Sequence[asyncio.Future[Ended]]) -> Ended:
     return next(run for run in runs if run in done).result()
 
 
-async def _converse(browser: Browser, display: Display, stream: ClientStream, name: str, traffic: _Traffic) -> Ended:
-    reader = HandshakeReader(browser.receive)
+async def _converse(browser: Browser, display: Connection, stream: InputFilter, name: str, traffic: _Traffic) -> Ended:
+    said = b""
+    if isinstance(display, Display):
+        reader = HandshakeReader(browser.receive)
+        failed = await _greet(reader, browser, display, name)
+        if failed is not None:
+            return failed
+        said = reader.rest()
+    if isinstance(browser, DirectBrowser):
+        return await _bridged(browser, display, stream, said, traffic)
+    return await _first_of(
+        [
+            asyncio.ensure_future(_upstream(browser, display, stream, said, traffic)),
+            asyncio.ensure_future(_downstream(browser, display, traffic)),
+        ]
+    )
+
+
+async def _greet(reader: HandshakeReader, browser: Browser, display: Display, name: str) -> Ended | None:
     try:
         async with asyncio.timeout(HANDSHAKE_DEADLINE):
             await greet_browser(reader, browser.send, display.init, name)
@@ -155,18 +192,11 @@ async def _converse(browser: Browser, display: Display, stream: ClientStream, na
         return Ended(Step.ENDED, f"browser-{error.reason}")
     except BrowserGone:
         return Ended(Step.ENDED, "browser-gone")
-    if isinstance(browser, DirectBrowser):
-        return await _bridged(browser, display, stream, reader.rest(), traffic)
-    return await _first_of(
-        [
-            asyncio.ensure_future(_upstream(browser, display, stream, reader.rest(), traffic)),
-            asyncio.ensure_future(_downstream(browser, display, traffic)),
-        ]
-    )
+    return None
 
 
 async def _upstream(
-    browser: Browser, display: Display, stream: ClientStream, data: bytes | None, traffic: _Traffic
+    browser: Browser, display: Connection, stream: InputFilter, data: bytes | None, traffic: _Traffic
 ) -> Ended:
     """Browser to display: parse, filter, write, wait for room."""
     try:
@@ -189,7 +219,7 @@ async def _upstream(
     return Ended(Step.ENDED, "browser-gone")
 
 
-async def _downstream(browser: Browser, display: Display, traffic: _Traffic) -> Ended:
+async def _downstream(browser: Browser, display: Connection, traffic: _Traffic) -> Ended:
     """Display to browser: untouched, as much as has come, one message for each read."""
     try:
         while data := await display.reader.read(READ_SIZE):
@@ -212,7 +242,7 @@ _piece = InPlace(READ_SIZE)
 
 
 async def _bridged(
-    browser: DirectBrowser, display: Display, stream: ClientStream, data: bytes, traffic: _Traffic
+    browser: DirectBrowser, display: Connection, stream: InputFilter, data: bytes, traffic: _Traffic
 ) -> Ended:
     bridge = _Bridge(browser, stream, traffic)
     early = display.hand_over(bridge)
@@ -236,7 +266,7 @@ class _Bridge(asyncio.BufferedProtocol):
 
     __slots__ = ("_browser", "_display", "_fd", "_stall", "_stalls", "_stream", "_traffic", "done", "is_full")
 
-    def __init__(self, browser: DirectBrowser, stream: ClientStream, traffic: _Traffic) -> None:
+    def __init__(self, browser: DirectBrowser, stream: InputFilter, traffic: _Traffic) -> None:
         self._browser, self._stream, self._traffic = browser, stream, traffic
         self._display: asyncio.Transport | None = None
         self._fd = -1

@@ -18,9 +18,9 @@ from portal.accounts.models import User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in, permissions_of
 from portal.audit.selectors import is_address
-from portal.console.errors import HostSilentError, KickedError, MachineOffError
+from portal.console.errors import HostSilentError, KickedError, MachineOffError, NoSerialPortError
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
-from portal.console.tickets import Mode
+from portal.console.tickets import Kind, Mode
 from portal.errors import ForbiddenError, NotFoundError
 from portal.lib.secrets import unseal
 from portal.machines.models import Machine
@@ -41,6 +41,8 @@ class Target:
     secret: str = field(repr=False)
     # The person's role would let them watch only; a share link lets them control.
     by_grant: bool = False
+    # Where the serial port listens, where that is what was asked for.
+    serial_path: str = ""
 
 
 def users_of_sessions(session_keys: Collection[str]) -> dict[str, User]:
@@ -69,8 +71,8 @@ def mode_for(user: User, machine_id: UUID, wanted: Mode) -> Mode:
     return Mode.CONTROL if wanted is Mode.CONTROL and may_control(user, machine) else Mode.VIEW
 
 
-def target_for(user: User, machine_id: UUID, mode: Mode) -> Target:
-    """The screen, if the person may have it in this mode and the machine shows one."""
+def target_for(user: User, machine_id: UUID, mode: Mode, kind: Kind = Kind.SCREEN) -> Target:
+    """The screen or serial port, if the person may have it in this mode and the machine shows one."""
     machine = machine_for(user, machine_id, Permission.MACHINE_CONSOLE_VIEW)
     by_role = PERMISSIONS[mode] in permissions_in(user, machine.project_id)
     if not by_role and not control_grants([(user.pk, machine.pk)]):
@@ -81,7 +83,11 @@ def target_for(user: User, machine_id: UUID, mode: Mode) -> Target:
         raise HostSilentError
     if not machine.has_screen:
         raise MachineOffError
-    return Target(user, machine, machine.console_socket, unseal(machine.console_secret), by_grant=not by_role)
+    if kind is Kind.SERIAL and not machine.serial_socket:
+        raise NoSerialPortError
+    serial_path = machine.serial_socket if kind is Kind.SERIAL else ""
+    secret = unseal(machine.console_secret)
+    return Target(user, machine, machine.console_socket, secret, by_grant=not by_role, serial_path=serial_path)
 
 
 def may_control(user: User, machine: Machine) -> bool:

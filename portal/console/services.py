@@ -21,10 +21,10 @@ from portal.console.limits import LEASE_S, Place, is_held
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan
 from portal.console.relay import Ended, Step
 from portal.console.selectors import Target, bans_of, may_moderate, may_remove
-from portal.console.tickets import Mode
+from portal.console.tickets import Kind, Mode
 from portal.errors import ForbiddenError, NotFoundError
 from portal.events import services as events
-from portal.events.kinds import Kind
+from portal.events.kinds import Kind as EventKind
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
@@ -33,7 +33,13 @@ KEPT_OUT: Final = dt.timedelta(minutes=5)
 
 @transaction.atomic
 def begin_session(
-    target: Target, *, number: UUID, mode: Mode, request_ip: str | None, door: str = ConsoleSession.Door.PORTAL
+    target: Target,
+    *,
+    number: UUID,
+    mode: Mode,
+    request_ip: str | None,
+    door: str = ConsoleSession.Door.PORTAL,
+    kind: Kind = Kind.SCREEN,
 ) -> ConsoleSession:
     """Its person controls the screen from now on if they came to and nobody else does."""
     session = ConsoleSession.objects.create(
@@ -42,18 +48,19 @@ def begin_session(
         user_name=target.user.get_username(),
         machine=target.machine,
         machine_name=str(target.machine)[:150],
+        kind=kind,
         mode=mode,
         door=door,
         request_ip=request_ip,
     )
     record(
         target.user,
-        "console.open",
+        "console.open" if kind is Kind.SCREEN else "console.open_serial",
         target.machine,
         detail={"session": str(number), "mode": str(mode)},
         request_ip=request_ip,
     )
-    _tell_of(Kind.CONSOLE_BEGAN, session, mode=str(mode))
+    _tell_of(EventKind.CONSOLE_BEGAN, session, mode=str(mode))
     control.settle(target.machine.pk)
     people_changed(target.machine.pk, target.machine.project_id)
     return session
@@ -80,7 +87,7 @@ def end_session(number: UUID, ended: Ended) -> None:
     )
     if changed:
         session = ConsoleSession.objects.select_related("machine", "user").get(pk=number)
-        _tell_of(Kind.CONSOLE_ENDED, session, reason=session.ended_reason, step=session.ended_step)
+        _tell_of(EventKind.CONSOLE_ENDED, session, reason=session.ended_reason, step=session.ended_step)
         _people_left([number])
 
 

@@ -16,7 +16,7 @@ from portal.accounts.http import client_ip, is_live, operators_only, person
 from portal.console import services
 from portal.console.models import ConsoleSession
 from portal.console.selectors import SHOWN_DAYS, find_sessions, holder_of, session_for
-from portal.console.tickets import Mode
+from portal.console.tickets import Kind, Mode
 from portal.console.words import how_it_ended
 from portal.lib.paging import page_of, text_of
 from portal.machines.selectors import machine_for
@@ -70,7 +70,8 @@ def session_watch(request: HttpRequest, pk: UUID) -> HttpResponse:
     session = session_for(pk)
     machine = machine_for(request.user, session.machine_id or "")
     services.record_watching(session, actor=person(request), request_ip=client_ip(request))
-    return redirect(reverse("console:screen", args=[machine.pk]) + "?watch=1")
+    page = "console:serial" if session.kind == Kind.SERIAL else "console:screen"
+    return redirect(reverse(page, args=[machine.pk]) + "?watch=1")
 
 
 def _line(session: ConsoleSession) -> Line:

@@ -33,6 +33,13 @@ class Mode(enum.StrEnum):
     VIEW = "view"
 
 
+class Kind(enum.StrEnum):
+    """Which of a machine's two consoles: both have the same rights, limits and rules."""
+
+    SCREEN = "screen"
+    SERIAL = "serial"
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a ticket stands for. `session` is the hash of the session key of the browser that asked for it.
@@ -45,6 +52,7 @@ class Claim:
     machine_id: UUID
     mode: Mode
     number: UUID = field(default_factory=uuid4)
+    kind: Kind = Kind.SCREEN
 
 
 def session_hash(session_key: str | None) -> str:
@@ -62,7 +70,7 @@ def issue(claim: Claim) -> str:
 def prepare(claim: Claim) -> tuple[str, str, str]:
     """A ticket, and under which key Redis must hold which value for it to be good."""
     token = secrets.token_urlsafe(32)
-    value = json.dumps([claim.user_id, claim.session, str(claim.machine_id), claim.mode, str(claim.number)])
+    value = json.dumps([claim.user_id, claim.session, str(claim.machine_id), claim.mode, str(claim.number), claim.kind])
     return token, _key(token), value
 
 
@@ -71,8 +79,8 @@ def redeem(token: str) -> Claim | None:
     value = cast(bytes | None, store().getdel(_key(token)))
     if value is None:
         return None
-    user_id, session, machine_id, mode, number = json.loads(value)
-    return Claim(user_id, session, UUID(machine_id), Mode(mode), UUID(number))
+    user_id, session, machine_id, mode, number, kind = json.loads(value)
+    return Claim(user_id, session, UUID(machine_id), Mode(mode), UUID(number), Kind(kind))
 
 
 def from_subprotocols(subprotocols: Sequence[str]) -> str | None:

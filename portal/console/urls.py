@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal.console import people_views, views, views_thumbnail
+from portal.console import people_views, serial_views, views, views_thumbnail
 
 app_name = "console"
 urlpatterns = [
@@ -18,6 +18,9 @@ urlpatterns = [
     path("<uuid:pk>/screen/people/let-in/", people_views.person_let_in, name="let-in"),
     path("<uuid:pk>/screen/links/", people_views.link_new, name="link-new"),
     path("<uuid:pk>/screen/links/revoke/", people_views.link_revoke, name="link-revoke"),
+    path("<uuid:pk>/serial/", serial_views.serial, name="serial"),
+    path("<uuid:pk>/serial/log/", serial_views.log, name="serial-log"),
+    path("<uuid:pk>/serial/log.txt", serial_views.log_download, name="serial-log-download"),
     # The log scrubber knows this address by "shared/".
     path("shared/<str:token>/", people_views.shared, name="shared"),
 ]

@@ -18,7 +18,7 @@ from portal.console import tickets
 from portal.console.errors import step_of
 from portal.console.selectors import mode_for, target_for
 from portal.console.selftest import run_steps
-from portal.console.tickets import Claim, Mode
+from portal.console.tickets import Claim, Kind, Mode
 from portal.errors import PortalError
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
@@ -27,7 +27,7 @@ from portal.machines.selectors import machine_for
 @require_POST
 @never_cache
 def ticket(request: HttpRequest, pk: UUID) -> JsonResponse:
-    """`{"ticket", "path", "mode", "session"}`; with `mode=view` a watching one.
+    """`{"ticket", "path", "mode", "session"}`; with `mode=view` a watching one, with `kind=serial` of the serial line.
 
     A refusal says the step, for the page's remedy, and to an operator where it is to be looked for.
     """
@@ -51,9 +51,10 @@ def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
     user = request.user
     assert isinstance(user, User)  # noqa: S101 - LoginRequiredMiddleware lets nobody else through
     wanted = Mode.VIEW if request.POST.get("mode") == Mode.VIEW else Mode.CONTROL
+    kind = Kind.SERIAL if request.POST.get("kind") == Kind.SERIAL else Kind.SCREEN
     mode = mode_for(user, pk, wanted)
-    target_for(user, pk, mode)
-    claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode)
+    target_for(user, pk, mode, kind)
+    claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode, kind=kind)
     return {"ticket": tickets.issue(claim), "path": _door(), "mode": mode, "session": str(claim.number)}
 
 

@@ -21,8 +21,7 @@ from redis.exceptions import RedisError
 
 from portal.console import limits
 from portal.console.admission import Admitted, Standing, renew, standings
-from portal.console.relay import Ended, Step
-from portal.console.rfb import ClientStream
+from portal.console.relay import Ended, InputFilter, Step
 
 # Whoever loses a right is out within two seconds, also where the machine is so busy that the questions take one.
 WATCH_S: Final = 0.5
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Watched:
     admitted: Admitted
-    stream: ClientStream
+    stream: InputFilter
     ended: asyncio.Future[Ended]
 
     def apply(self, standing: Standing) -> None:
@@ -52,7 +51,7 @@ class Watch:
         self._renew_at = 0.0
 
     @contextmanager
-    def over(self, admitted: Admitted, stream: ClientStream) -> Iterator[asyncio.Future[Ended]]:
+    def over(self, admitted: Admitted, stream: InputFilter) -> Iterator[asyncio.Future[Ended]]:
         """Watch a session while the block lasts. The future gets the reason when it must end."""
         watched = _Watched(admitted, stream, asyncio.get_running_loop().create_future())
         self._sessions[admitted.number] = watched

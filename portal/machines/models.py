@@ -92,6 +92,8 @@ class Machine(models.Model):
     genid = models.UUIDField(_("generation id"), default=uuid.uuid4, editable=False)
     console_socket = models.CharField(_("console socket"), max_length=255, blank=True, editable=False)
     console_secret = models.TextField(_("console secret (sealed)"), blank=True, editable=False)
+    # Of the run that `console_socket` is of; a machine without a screen to show has no serial console either.
+    serial_socket = models.CharField(_("serial port's socket"), max_length=255, blank=True, editable=False)
     # Waiting for a slow guest ends here; set anew at each start.
     boot_deadline = models.DateTimeField(_("must be up by"), null=True, blank=True, editable=False)
 

@@ -251,8 +251,9 @@ def record_secret(machine: Machine, secret: str) -> None:
 
 
 @transaction.atomic
-def record_started(machine: Machine, *, console_socket: str) -> None:
-    """The domain runs and its screen can be reached; the guest now has its time to come up."""
+@transaction.atomic
+def record_started(machine: Machine, *, console_socket: str, serial_socket: str = "") -> None:
+    """The domain runs and its screen and serial port can be reached; the guest now has its time to come up."""
     now = timezone.now()
     # The watcher may have heard of it first: only one of the two tells of it.
     if _update(
@@ -265,6 +266,7 @@ def record_started(machine: Machine, *, console_socket: str) -> None:
         machine,
         power_state_at=now,
         console_socket=console_socket,
+        serial_socket=serial_socket,
         boot_deadline=now + dt.timedelta(seconds=settings.GUEST_BOOT_TIMEOUT_S),
     )
 
@@ -296,9 +298,10 @@ def record_host_silent(host_id: UUID) -> None:
         events.machine_changed(machine)
 
 
-def record_console(machine: Machine, *, console_socket: str) -> None:
-    """Where the screen of a running domain is, found again after a restart of something."""
-    _update(machine, Machine.objects.exclude(console_socket=console_socket), console_socket=console_socket)
+def record_console(machine: Machine, *, console_socket: str, serial_socket: str = "") -> None:
+    """Where screen and serial port of a running domain are, found again after a restart of something."""
+    places = {"console_socket": console_socket, "serial_socket": serial_socket}
+    _update(machine, Machine.objects.exclude(**places), **places)
 
 
 def record_addresses(machine: Machine, addresses: Collection[str]) -> None:

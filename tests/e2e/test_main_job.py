@@ -56,6 +56,7 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     story.wait_for_screen()
     wait_for("the same screen", lambda: story.share_of_screen(RED) > 0.8, seconds=60)
     story.picture("own-tab")
+    _works_on_its_serial_console(story, f"{story.product.url}/machines/{machine}/", name)
     page.goto(f"{story.product.url}/machines/{machine}/")
     story.wait_for_screen()
 
@@ -88,6 +89,19 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     expect(page.get_by_role("link", name=name)).to_have_count(0)
     story.picture("gone")
     story.assert_nothing_left(machine)
+
+
+def _works_on_its_serial_console(story: Story, machine: str, name: str) -> None:
+    """libvirt's socket, the line through Redis, the terminal; and the log, which a worker brings from the pool."""
+    page = story.page
+    page.goto(f"{machine}serial/")
+    expect(page.locator("[data-serial]")).to_have_attribute("data-input", "on", timeout=60_000)
+    page.get_by_role("button", name="Enter").click()
+    expect(page.locator(".xterm-rows")).to_contain_text(f"{name} login:", timeout=120_000)
+    story.picture("serial-console")
+    page.goto(f"{machine}serial/log/?q=login:")
+    expect(page.locator(".log-text")).to_contain_text(f"{name} login:", timeout=120_000)
+    story.picture("console-log")
 
 
 def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:

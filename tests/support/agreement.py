@@ -78,6 +78,8 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
         screen = driver.console(row.pk)
         if (screen.socket_path, screen.secret) != (row.console_socket, unseal(row.console_secret)):
             yield "its screen's socket or secret is not the row's"
+        if screen.serial_path != row.serial_socket:
+            yield "its serial port's socket is not the row's"
 
 
 def _of_project(project: Project) -> Iterator[str]:

@@ -136,7 +136,13 @@ class HypervisorDriver(Protocol):
         """The power state. `DomainNotFoundError` if there is no such domain."""
 
     def console(self, machine: UUID) -> ConsoleEndpoint:
-        """Where the running domain's VNC listens. `InvalidOperationError` if it does not run."""
+        """Where the running domain's VNC and its serial port listen. `InvalidOperationError` if it does not run."""
+
+    def console_log(self, machine: UUID) -> bytes:
+        """What the guest printed on its serial port, whether or not somebody listened: the end of it, some MiB at most.
+
+        It outlives restarts and goes with `delete_storage`. Empty, and no error, if there is none.
+        """
 
     def screenshot(self, machine: UUID) -> bytes:
         """The screen as a PNG. `InvalidOperationError` if it does not run."""

@@ -146,6 +146,7 @@ class FakeHost:
         self.bases: dict[UUID, UUID] = {}
         self.seeds: dict[UUID, SeedSpec] = {}
         self.domains: dict[UUID, FakeDomain] = {}
+        self.serial_logs: dict[UUID, bytes] = {}
         self.calls: dict[str, int] = defaultdict(int)
         self.used_bytes = 0
         self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
@@ -233,6 +234,7 @@ class FakeHost:
         if power is PowerState.RUNNING and not domain.runs:
             domain.live = domain.spec
             domain.starts += 1
+            self.serial_logs[machine] = self.serial_logs.get(machine, b"") + b"the guest starts\r\n"
         if power is PowerState.SHUT_OFF:
             domain.live, domain.guest.pings = None, 0
         domain.power_state = power
@@ -373,6 +375,7 @@ class FakeDriver:
                 raise InvalidOperationError("The machine runs; its disk cannot be removed.")
             disk, seed = host.disks.pop(machine, None), host.seeds.pop(machine, None)
             host.bases.pop(machine, None)
+            host.serial_logs.pop(machine, None)
             host.used_bytes -= (disk.allocation_bytes if disk else 0) + (SEED_BYTES if seed else 0)
 
     def list_volumes(self) -> list_of[VolumeInfo]:
@@ -467,7 +470,11 @@ class FakeDriver:
             spec = self.host.running(machine, "open the console").live
             assert spec is not None  # noqa: S101 - for the type checker; a domain that runs was started with a spec.
             path = f"/nonexistent/casement-fake/{self.host.name}/{machine}/vnc.sock"
-            return ConsoleEndpoint(path, spec.console_secret)
+            return ConsoleEndpoint(path, spec.console_secret, path.replace("vnc.sock", "serial.sock"))
+
+    def console_log(self, machine: UUID) -> bytes:
+        with self.host.operation("console_log"):
+            return self.host.serial_logs.get(machine, b"")
 
     def screenshot(self, machine: UUID) -> bytes:
         with self.host.operation("screenshot"):

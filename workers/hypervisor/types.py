@@ -95,10 +95,15 @@ class MachineInfo:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleEndpoint:
-    """Where the domain's VNC listens: a UNIX socket on the host, and the password that it asks for."""
+    """Where the domain's VNC listens: a UNIX socket on the host, and the password that it asks for.
+
+    `serial_path` is the UNIX socket of its first serial port, which takes one visitor at a time and keeps others
+    waiting; empty where there is none.
+    """
 
     socket_path: str
     secret: str = field(repr=False)
+    serial_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

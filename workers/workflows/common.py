@@ -69,7 +69,7 @@ def record_running(machine: Machine, host_driver: HypervisorDriver) -> None:
         return
     if machine.keeps_definition:
         services.record_secret(machine, screen.secret)
-    services.record_started(machine, console_socket=screen.socket_path)
+    services.record_started(machine, console_socket=screen.socket_path, serial_socket=screen.serial_path)
 
 
 def is_off(machine: Machine, host_driver: HypervisorDriver) -> bool:

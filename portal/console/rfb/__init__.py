@@ -9,6 +9,7 @@ from portal.console.rfb.client_stream import MAX_CUT_TEXT, ClientStream
 from portal.console.rfb.display import (
     READ_SIZE,
     Connected,
+    Connection,
     Display,
     DisplayAddress,
     RemoteDisplay,
@@ -32,6 +33,7 @@ __all__ = [
     "ClientError",
     "ClientStream",
     "Connected",
+    "Connection",
     "Display",
     "DisplayAddress",
     "DisplayError",

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from portal.console.rfb.errors import DisplayError
@@ -42,13 +42,12 @@ DisplayAddress = str | RemoteDisplay
 
 
 @dataclass(slots=True)
-class Display:
-    """An open connection to a display, past its ServerInit: the next byte read is the first server message."""
+class Connection:
+    """An open connection to something of a machine's: the next byte read is for whoever looks at it."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    init: ServerInit
-    _handed_over: bool = False
+    _handed_over: bool = field(default=False, init=False)
 
     def hand_over(self, protocol: asyncio.BaseProtocol) -> bytes:
         """Let the protocol hear everything from now on; gives what has come already. Still closed by `close`."""
@@ -83,6 +82,13 @@ class Display:
             await self.writer.wait_closed()
         except OSError:
             return
+
+
+@dataclass(slots=True)
+class Display(Connection):
+    """An open connection to a display, past its ServerInit: the next byte read is the first server message."""
+
+    init: ServerInit
 
 
 async def _say_last(transport: asyncio.Transport, words: bytes) -> None:

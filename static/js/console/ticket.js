@@ -8,9 +8,9 @@ export class Refusal extends Error {
   }
 }
 
-/** `{ticket, path, mode, session}` for the WebSocket. `wanted` is "control" or "view". */
-export async function askForTicket(url, csrfToken, wanted) {
-  const response = await post(url, csrfToken, new URLSearchParams({ mode: wanted }));
+/** `{ticket, path, mode, session}` for the WebSocket. `wanted` is "control" or "view", `kind` "screen" or "serial". */
+export async function askForTicket(url, csrfToken, wanted, kind = "screen") {
+  const response = await post(url, csrfToken, new URLSearchParams({ mode: wanted, kind }));
   if (response.ok) {
     return response.json();
   }

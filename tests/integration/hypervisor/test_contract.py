@@ -303,6 +303,16 @@ def test_two_machines_share_no_secret_and_no_socket(bench: Bench) -> None:
     assert first.console_secret not in repr(first)
 
 
+def test_machines_have_serial_ports_of_their_own_and_a_log_that_may_be_empty(bench: Bench) -> None:
+    spec = bench.defined()
+    assert bench.driver.console_log(spec.uuid) == b""
+    bench.driver.start(spec.uuid)
+    ports = {bench.driver.console(one.uuid).serial_path for one in (spec, bench.started())}
+    assert len(ports) == 2
+    assert "" not in ports
+    assert bench.driver.console_log(uuid4()) == b""
+
+
 def test_a_running_machine_shows_its_screen(bench: Bench) -> None:
     spec = bench.started()
     assert bench.driver.screenshot(spec.uuid).startswith(PNG)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -277,8 +278,34 @@ def test_the_seed_reaches_the_guest_and_the_boot_is_logged(bench: Bench) -> None
     bench.driver.start(spec.uuid)
     wait_until(lambda: bench.driver.agent_ready(spec.uuid), 120)
     assert bench.driver.run_in_guest(spec.uuid, ("/bin/hostname",)).stdout == b"1234\n"
-    log = pool_of(bench) / "machines" / str(spec.uuid) / "serial.log"
-    wait_until(lambda: b"casement-micro ready: 1234" in log.read_bytes(), 30)
+    wait_until(lambda: b"casement-micro ready: 1234" in bench.driver.console_log(spec.uuid), 30)
+    _types_on_its_serial_port(bench, spec.uuid)
+
+
+def _types_on_its_serial_port(bench: Bench, machine: UUID) -> None:
+    """Visitors come one after the other; what nobody heard is in the log all the same."""
+    path = Path(bench.driver.console(machine).serial_path)
+    for number in (1, 2):
+        with socket.socket(socket.AF_UNIX) as port:
+            port.settimeout(30)
+            port.connect(str(path))
+            port.sendall(b"\r")
+            port.sendall(b"echo said-$((40+%d))\r" % number)
+            heard = b""
+            while b"said-4%d" % number not in heard:
+                heard += port.recv(4096)
+    bench.driver.run_in_guest(machine, ("/bin/sh", "-c", "echo to nobody > /dev/ttyS0"))
+    wait_until(lambda: b"to nobody" in bench.driver.console_log(machine), 30)
+    assert b"said-42" in bench.driver.console_log(machine)
+    # Open to QEMU's group, as the screen's socket is, so that a web process without other rights can use it.
+    assert stat.S_IMODE(path.stat().st_mode) & 0o060 == 0o060
+    assert path.stat().st_gid == Path(bench.driver.console(machine).socket_path).stat().st_gid
+    bench.driver.force_off(machine)
+    assert b"said-42" in bench.driver.console_log(machine)
+    bench.driver.undefine(machine)
+    bench.driver.delete_storage(machine)
+    assert bench.driver.console_log(machine) == b""
+    assert not path.exists()
 
 
 # --- a libvirt that goes away --------------------------------------------------------------------------------------

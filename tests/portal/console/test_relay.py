@@ -1,6 +1,7 @@
 """The relay: what passes, how it ends, and that no side can make it hold more than its buffers."""
 
 import asyncio
+import socket
 import struct
 import tracemalloc
 
@@ -8,7 +9,8 @@ import pytest
 
 from portal.console import relay as relay_module
 from portal.console.relay import Ended, Step, relay
-from portal.console.rfb import READ_SIZE, ClientStream, open_display
+from portal.console.rfb import READ_SIZE, ClientStream, Connection, open_display
+from portal.console.serial_line import SerialInput
 from tests.portal.console.displays import MemoryBrowser, display_at, greet, server_init
 from tests.portal.console.test_client_stream import KEY, KEY_UP, POINTER, POINTER_UP, UPDATE
 
@@ -41,6 +43,28 @@ async def test_both_directions_pass_and_the_name_is_ours(socket_path: str) -> No
     assert (ended.step, ended.reason) == (Step.ENDED, "browser-gone")
     assert (ended.bytes_up, ended.bytes_down) == (len(UPDATE + KEY), 7)
     assert ended.seconds < 5
+
+
+async def test_a_line_that_is_no_display_passes_as_it_is() -> None:
+    """A serial line greets nobody. Its filter may change its mind at any time."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    loop = asyncio.get_running_loop()
+    browser, typed = MemoryBrowser(), SerialInput(view_only=False)
+    line = Connection(*await asyncio.open_unix_connection(sock=ours))
+    session = asyncio.ensure_future(relay(browser, line, typed, name="box"))
+    browser.say(b"\x03ls\r")
+    assert await loop.sock_recv(theirs, 100) == b"\x03ls\r"
+    typed.set_view_only(True)
+    browser.say(b"rm\r")
+    await loop.sock_sendall(theirs, b"\0\xff<b>")
+    assert await browser.until(5) == b"\0\xff<b>"
+    theirs.shutdown(socket.SHUT_WR)
+    ended = await session
+    assert (ended.step, ended.reason) == (Step.ENDED, "display-closed")
+    assert (ended.bytes_up, ended.bytes_down) == (7, 5)
+    assert await loop.sock_recv(theirs, 100) == b""
+    theirs.close()
 
 
 async def test_a_watchers_keys_never_reach_the_display(socket_path: str) -> None:

@@ -23,7 +23,13 @@ from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 FOLDER = Path("/pool/machines/0")
-FILES = DomainFiles(FOLDER / "disk.qcow2", Path("/pool/images/1.qcow2"), FOLDER / "seed.iso", FOLDER / "serial.log")
+FILES = DomainFiles(
+    FOLDER / "disk.qcow2",
+    Path("/pool/images/1.qcow2"),
+    FOLDER / "seed.iso",
+    FOLDER / "serial.log",
+    Path("/pool/serial/0"),
+)
 ALLOWED_DEVICES = frozenset(
     {"disk", "controller", "interface", "serial", "channel", "input"}
     | {"graphics", "sound", "audio", "video", "memballoon", "rng"}

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.hypervisor.errors import HypervisorError, VolumeNotFoundError
+from workers.hypervisor.kvm import serial
 from workers.hypervisor.kvm import storage as storage_module
 from workers.hypervisor.kvm.qcow2 import parse_header, read_header
+from workers.hypervisor.kvm.serial import read_log
 from workers.hypervisor.kvm.storage import Storage
 from workers.hypervisor.types import SeedSpec
 
@@ -159,7 +161,45 @@ def test_a_serial_log_is_kept_small(storage: Storage, pool: Path, monkeypatch: p
         assert log.stat().st_size == 0
         qemu.write(b"goes on")
     assert log.read_bytes() == b"goes on"
-    assert log.with_name("serial.old.log").read_bytes().endswith(b"the end")
+    assert read_log(log.parent).endswith(b"the endgoes on")
+
+
+def test_the_log_is_read_in_the_order_in_which_it_was_written(
+    storage: Storage, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As libvirt's log daemon turns files; what is no plain file is none."""
+    machine = uuid4()
+    folder = storage.machine_folder(machine)
+    assert read_log(folder) == b""
+    storage.write_seed(machine, SEED)
+    for name, words in {"serial.log": b"d", "serial.log.0": b"c", "serial.log.1": b"b", "serial.old.log": b"a"}.items():
+        (folder / name).write_bytes(words * 3)
+    canary = pool / "canary"
+    canary.write_bytes(b"secret")
+    (folder / "serial.log.2").symlink_to(canary)
+    with pytest.raises(HypervisorError):
+        read_log(folder)
+    (folder / "serial.log.2").unlink()
+    os.mkfifo(folder / "serial.log.2")
+    assert read_log(folder) == b"aaabbbcccddd"
+    monkeypatch.setattr(serial, "LOG_MOST_BYTES", 4)
+    assert read_log(folder) == b"cddd"
+
+
+def test_a_serial_port_has_a_socket_where_the_path_leaves_room(
+    storage: Storage, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = uuid4()
+    storage.write_seed(machine, SEED)
+    (storage.machine_folder(machine) / "disk.qcow2").touch()
+    path = pool / "serial" / str(machine)
+    monkeypatch.setattr(storage_module, "SOCKET_PATH_MOST_BYTES", len(str(path)))
+    assert storage.files(machine).serial_socket == path
+    monkeypatch.setattr(storage_module, "SOCKET_PATH_MOST_BYTES", len(str(path)) - 1)
+    assert storage.files(machine).serial_socket is None
+    path.touch()
+    storage.delete_machine(machine)
+    assert not path.exists()
 
 
 @given(st.binary(max_size=200))

@@ -43,6 +43,7 @@ class DomainFiles:
     base: Path | None
     seed: Path
     serial_log: Path
+    serial_socket: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +226,16 @@ def _anti_spoofing(host: HostTraits) -> ET.Element:
 
 
 def _serial(files: DomainFiles) -> ET.Element:
-    """The boot's messages are kept; the driver keeps the file small."""
+    """The boot's messages are kept; the driver keeps the file small.
+
+    QEMU listens and never waits: what the guest prints goes to the log alone while nobody listens.
+    """
     log = _element("log", {"file": str(files.serial_log), "append": "on"})
-    return _element("serial", {"type": "pty"}, log, _element("target", {"type": "isa-serial", "port": "0"}))
+    target = _element("target", {"type": "isa-serial", "port": "0"})
+    if files.serial_socket is None:
+        return _element("serial", {"type": "pty"}, log, target)
+    source = _element("source", {"mode": "bind", "path": str(files.serial_socket)})
+    return _element("serial", {"type": "unix"}, source, log, target)
 
 
 def _agent_channel() -> ET.Element:

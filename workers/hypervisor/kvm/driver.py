@@ -22,7 +22,7 @@ from workers.hypervisor.errors import (
     HypervisorError,
     InvalidOperationError,
 )
-from workers.hypervisor.kvm import agent, events, network
+from workers.hypervisor.kvm import agent, events, network, serial
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
@@ -251,6 +251,9 @@ class KvmDriver:
     def console(self, machine: UUID) -> ConsoleEndpoint:
         return self._with(machine, "open the console", _console)
 
+    def console_log(self, machine: UUID) -> bytes:
+        return serial.read_log(self._storage().machine_folder(machine))
+
     def screenshot(self, machine: UUID) -> bytes:
         return to_png(self._with(machine, "take a screenshot", _screen_dump))
 
@@ -401,13 +404,14 @@ def _console(domain: VirDomain) -> ConsoleEndpoint:
     if not domain.isActive():
         raise InvalidOperationError("The machine is off; it has no console.")
     text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
-    graphics = ET.fromstring(text).find("devices/graphics[@type='vnc']")  # noqa: S314 - libvirt made it.
+    definition = ET.fromstring(text)  # noqa: S314 - libvirt made it.
+    graphics = definition.find("devices/graphics[@type='vnc']")
     listen = None if graphics is None else graphics.find("listen[@type='socket']")
     path = None if listen is None else listen.get("socket")
     secret = None if graphics is None else graphics.get("passwd")
     if not path or not secret:
         raise InvalidOperationError("The machine's console is not one that Casement made.")
-    return ConsoleEndpoint(path, secret)
+    return ConsoleEndpoint(path, secret, serial.socket_of(definition))
 
 
 def _screen_dump(domain: VirDomain) -> bytes:

@@ -5,6 +5,7 @@
     machines/<machine>/base       the base's UUID, which is believed instead of the overlay's own header
     machines/<machine>/seed.iso   NoCloud seed
     machines/<machine>/serial.log what the guest printed on its serial port
+    serial/<machine>              the socket of its serial port, apart from the disks, for whoever may reach that alone
 
 Every name is made from a UUID, symbolic links are not followed, and a file appears under its final name only when it is
 whole. QEMU's user may pass through the folders but neither list nor change them; libvirt gives it the disk of a machine
@@ -42,6 +43,7 @@ _COPY_CHUNK = 4 * 1024 * 1024
 # An overlay starts small and grows; with less room than this its guest could not even boot.
 ROOM_FOR_A_DISK = 64 * 1024 * 1024
 SERIAL_LOG_LIMIT = 4 * 1024 * 1024
+SOCKET_PATH_MOST_BYTES = 107  # Of sockaddr_un, without the byte that ends it.
 _FOLDER_MODE = 0o710
 _IMAGE_MODE = 0o440
 
@@ -64,13 +66,14 @@ class Storage:
         self._pool = pool_dir
         self._images = pool_dir / "images"
         self._machines = pool_dir / "machines"
+        self._serial = pool_dir / "serial"
         self._qemu_gid = qemu_gid
 
     # --- folders --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         with storage_errors("make its folders"):
-            for folder in (self._pool, self._images, self._machines):
+            for folder in (self._pool, self._images, self._machines, self._serial):
                 self._make_folder(folder)
 
     def _make_folder(self, folder: Path) -> None:
@@ -90,10 +93,27 @@ class Storage:
     def files(self, machine: UUID) -> DomainFiles:
         """The machine's files, for its XML. `VolumeNotFoundError` if disk or seed is missing."""
         folder = self._folder(machine)
-        files = DomainFiles(folder / "disk.qcow2", self._base_of(machine), folder / "seed.iso", folder / "serial.log")
+        files = DomainFiles(
+            folder / "disk.qcow2",
+            self._base_of(machine),
+            folder / "seed.iso",
+            folder / "serial.log",
+            self._serial_socket(machine),
+        )
         if not files.disk.is_file() or not files.seed.is_file():
             raise VolumeNotFoundError("The machine's disk or seed is not on the host.")
         return files
+
+    def _serial_socket(self, machine: UUID) -> Path | None:
+        """None where the pool's path leaves no room for a socket's address. The folder is newer than some pools."""
+        with storage_errors("make a folder for serial ports"):
+            self._make_folder(self._serial)
+        path = self._serial / str(UUID(str(machine)))
+        return path if len(os.fsencode(path)) <= SOCKET_PATH_MOST_BYTES else None
+
+    def machine_folder(self, machine: UUID) -> Path:
+        """The machine's folder, which may not exist."""
+        return self._folder(machine)
 
     def total_bytes(self) -> int:
         with storage_errors("measure its storage"):
@@ -223,6 +243,7 @@ class Storage:
 
     def delete_machine(self, machine: UUID) -> None:
         with storage_errors("remove the machine's files"), contextlib.suppress(FileNotFoundError):
+            (self._serial / str(UUID(str(machine)))).unlink(missing_ok=True)
             shutil.rmtree(self._folder(machine))
 
     def list_volumes(self) -> list[VolumeInfo]:

@@ -139,7 +139,7 @@ def _private_kib(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 
 
-def _environment(redis: str) -> dict[str, str]:
+def environment_with(redis: str) -> dict[str, str]:
     limits = {f"CONSOLE_MAX_SESSIONS_PER_{name}": str(count) for name, count in LIMITS.items()}
     return {"REDIS_URL": redis, "LOG_LEVEL": "DEBUG", **limits}
 
@@ -151,7 +151,7 @@ def portal_door(
     log_dir = tmp_path_factory.mktemp("portal-door")
     # Both are the portal: its pages may come from either and open the console at the other.
     with contextlib.ExitStack() as stack:
-        webs = stack.enter_context(web_processes(2, _environment(redis_url), log_dir))
+        webs = stack.enter_context(web_processes(2, environment_with(redis_url), log_dir))
         yield Door("portal", webs[0].port, "/ws/console/", webs, webs[0].pid, log_dir)
 
 
@@ -167,7 +167,7 @@ def gateway_door(
 def running_gateway(redis: str, log_dir: Path) -> Iterator[Door]:
     listener = socket.create_server((HOST, 0), backlog=1024)
     port = listener.getsockname()[1]
-    environment = _environment(redis) | {"CONSOLE_GATEWAY_URL": f"ws://localhost:{port}/screens"}
+    environment = environment_with(redis) | {"CONSOLE_GATEWAY_URL": f"ws://localhost:{port}/screens"}
     with listener, web_processes(1, environment, log_dir) as webs:
         own = {"CASEMENT_URL": f"http://localhost:{webs[0].port}", "DATABASE_URL": database_url()}
         with (log_dir / "gateway.log").open("wb") as output:
