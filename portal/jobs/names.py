@@ -22,7 +22,7 @@ class JobName(TextChoices):
     MACHINE_HIBERNATE = "machine.hibernate", _("Hibernate")
     MACHINE_DISCARD = "machine.discard", _("Forget saved memory")
     MACHINE_RESIZE = "machine.resize", _("Resize")
-    MACHINE_PASSWORD = "machine.password", _("Set a new password")  # noqa: S105 - the name of a job
+    MACHINE_PASSWORD = "machine.password", _("Set a new password")
     MACHINE_SSH_KEY = "machine.ssh_key", _("Add an SSH key")
     MACHINE_BIN = "machine.bin", _("Put into the bin")
     MACHINE_DELETE = "machine.delete", _("Delete machine")
@@ -57,7 +57,7 @@ class StepName(TextChoices):
     DISCARD = "discard", _("Forget its saved memory")
     DEFINE_SIZE = "define_size", _("Write its size down for its next start")
     RESIZE_LIVE = "resize_live", _("Give it what it takes while it runs")
-    SET_PASSWORD = "set_password", _("Set the password in the guest")  # noqa: S105 - the name of a step
+    SET_PASSWORD = "set_password", _("Set the password in the guest")
     ADD_KEY = "add_key", _("Add the key in the guest")
     ADOPT = "adopt", _("Take it over")
     BUILD = "build", _("Build the disk")

@@ -198,7 +198,7 @@ class MachineLabel(models.Model):
 
 
 class Batch(models.Model):
-    """The same thing asked of many machines at once, and who asked. The id is that of the form: sent twice, done once."""
+    """The same asked of many machines at once, and who asked. The id is that of the form: sent twice, done once."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, verbose_name=_("asked by"))
