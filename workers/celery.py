@@ -56,6 +56,7 @@ app.conf.update(
             "schedule": every(60),
             "options": {"expires": 60},
         },
+        "machines.purge_due": {"task": "machines.purge_due", "schedule": every(60), "options": {"expires": 60}},
         "hosts.refresh": {"task": "hosts.refresh", "schedule": every(15), "options": {"expires": 15}},
     },
 )

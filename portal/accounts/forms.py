@@ -109,6 +109,7 @@ ABILITIES = (
     (Permission.MACHINE_CONSOLE, _("Work on their screens")),
     (Permission.MACHINE_OPERATE, _("Start, stop and restart them")),
     (Permission.MACHINE_CREATE, _("Create and delete machines")),
+    (Permission.MACHINE_PURGE, _("Empty the bin before its time")),
     (Permission.IMAGE_CREATE, _("Upload images for the project")),
     (Permission.IMAGE_DELETE, _("Delete images of the project")),
     (Permission.PROJECT_MANAGE, _("Add and remove members, set roles")),

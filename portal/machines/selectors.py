@@ -18,10 +18,14 @@ from portal.lib.secrets import unseal
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import (
     CAN_FORCE_OFF,
+    CAN_HIBERNATE,
+    CAN_PAUSE,
     CAN_REBOOT,
+    CAN_RESUME,
     CAN_START,
     CAN_STOP,
     INTERRUPTIBLE,
+    IS_KNOWN,
     PowerState,
     Status,
     Task,
@@ -120,23 +124,45 @@ def flavours() -> QuerySet[Flavour]:
 
 
 def allowed_actions(user: User | AnonymousUser, machine: Machine) -> frozenset[str]:
-    """Words of buttons to show: start, stop, reboot, reset, force-off, delete, console, console-view, secret."""
+    """Words of buttons to show, such as start, stop, reboot, force-off, hibernate, resize, delete, console, secret."""
     return _actions(permissions_in(user, machine.project_id), machine)
 
 
 def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]:
     possible: set[str] = set()
     if Permission.MACHINE_OPERATE in granted:
-        possible |= _power_actions(machine)
-    if Permission.MACHINE_DELETE in granted and machine.task != Task.DELETING:
+        possible |= {"edit", *_power_actions(machine)}
+    if Permission.MACHINE_DELETE in granted and machine.task not in {Task.DELETING, Task.BINNING}:
         possible.add("delete")
+    if Permission.MACHINE_CREATE in granted and _may_be_resized(machine):
+        possible.add("resize")
     if Permission.MACHINE_CREATE in granted and _may_be_retried(machine):
         possible.add("retry")
     if machine.has_screen and Permission.MACHINE_CONSOLE_VIEW in granted:
         possible.add("console" if Permission.MACHINE_CONSOLE in granted else "console-view")
-    if Permission.MACHINE_SECRET in granted and machine.login_password:
-        possible.add("secret")
+    if Permission.MACHINE_SECRET in granted:
+        possible |= _secret_actions(machine)
     return frozenset(possible)
+
+
+def _may_be_resized(machine: Machine) -> bool:
+    is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
+    return is_ready and not machine.keeps_definition and not machine.is_hibernated
+
+
+def _secret_actions(machine: Machine) -> set[str]:
+    rules = {
+        "secret": bool(machine.login_password),
+        "user-data": bool(machine.user_data),
+        "access": _may_be_asked_inside(machine),
+    }
+    return {word for word, possible in rules.items() if possible}
+
+
+def _may_be_asked_inside(machine: Machine) -> bool:
+    """Its guest runs, and it is known as whom one signs in there."""
+    runs = machine.status == Status.READY and machine.power_state == PowerState.RUNNING
+    return runs and machine.task == Task.NONE and bool(machine.login_user)
 
 
 def _may_be_retried(machine: Machine) -> bool:
@@ -150,6 +176,10 @@ def _power_actions(machine: Machine) -> set[str]:
     free = machine.task == Task.NONE
     rules = {
         "start": free and machine.power_state in CAN_START,
+        "pause": free and machine.power_state in CAN_PAUSE,
+        "resume": free and machine.power_state in CAN_RESUME,
+        "hibernate": free and machine.power_state in CAN_HIBERNATE,
+        "discard": free and machine.is_hibernated,
         "stop": free and machine.power_state in CAN_STOP,
         "reboot": free and machine.power_state in CAN_REBOOT,
         "reset": machine.task in INTERRUPTIBLE and machine.power_state in CAN_REBOOT,

@@ -49,6 +49,9 @@ class PowerState(TextChoices):
 LIVE = (Status.REQUESTED, Status.BUILDING, Status.READY, Status.ERROR)
 """What people work with: neither deleted nor in the bin."""
 
+KEPT = (*LIVE, Status.BINNED)
+"""Everything that is not deleted: it has something on a host, or is about to."""
+
 CAN_START = (PowerState.SHUT_OFF, PowerState.PAUSED, PowerState.UNKNOWN)
 CAN_STOP = (PowerState.RUNNING, PowerState.PAUSED)
 CAN_REBOOT = (PowerState.RUNNING,)

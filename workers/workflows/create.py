@@ -71,7 +71,7 @@ def define(context: Context[Machine]) -> None:
     machine = context.target
     if not machine.console_secret:
         services.record_secret(machine, new_password(common.SECRET_LENGTH))
-    common.driver(context).define(common.spec_of(machine, secret=common.stored_secret(machine)))
+    common.define(machine, common.driver(context))
 
 
 def delete_storage(context: Context[Machine]) -> None:
