@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import ROLE_DESCRIPTIONS, ROLE_PERMISSIONS, Permission, Role
 from portal.accounts.quota import Amount
-from portal.accounts.services import MOST, MOST_KEY_CHARACTERS
+from portal.accounts.services import MOST, MOST_BIN_DAYS, MOST_KEY_CHARACTERS
 
 
 class LimitsForm(forms.Form):
@@ -64,6 +64,15 @@ class ProjectForm(LimitsForm):
         owner = self.fields["owner"]
         assert isinstance(owner, forms.ModelChoiceField)  # noqa: S101 - tells mypy which field this is
         owner.queryset = User.objects.filter(is_active=True).order_by("username")
+
+
+class BinForm(forms.Form):
+    bin_days = forms.IntegerField(
+        label=_("Days until what is deleted is gone"),
+        min_value=0,
+        max_value=MOST_BIN_DAYS,
+        help_text=_("0: it is gone at once. What lies in the bin already keeps the day that it was given."),
+    )
 
 
 class MemberForm(forms.Form):

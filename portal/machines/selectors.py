@@ -15,7 +15,7 @@ from portal.hosts.models import Host
 from portal.jobs.models import Job, JobStep
 from portal.jobs.selectors import active_jobs_of, current_step, overall_progress
 from portal.lib.secrets import unseal
-from portal.machines.models import Flavour, Machine
+from portal.machines.models import Flavour, Machine, MachineLabel
 from portal.machines.states import (
     CAN_FORCE_OFF,
     CAN_HIBERNATE,
@@ -26,6 +26,7 @@ from portal.machines.states import (
     CAN_STOP,
     INTERRUPTIBLE,
     IS_KNOWN,
+    LIVE,
     PowerState,
     Status,
     Task,
@@ -36,7 +37,8 @@ _RELATED = ("project", "owner", "flavour", "host", "image_version__image")
 # What people mean by a state, which is several columns: the filter of the list page.
 CONDITIONS = {
     "running": Q(status=Status.READY, power_state=PowerState.RUNNING),
-    "off": Q(status=Status.READY, power_state=PowerState.SHUT_OFF),
+    "off": Q(status=Status.READY, power_state=PowerState.SHUT_OFF, saved_at=None),
+    "hibernated": Q(status=Status.READY, saved_at__isnull=False),
     "busy": ~Q(task=Task.NONE),
     "failed": Q(status=Status.ERROR),
     "unknown": Q(status=Status.READY, power_state=PowerState.UNKNOWN),
@@ -55,10 +57,16 @@ def machine_for(
 
 
 def machines_for(
-    user: User | AnonymousUser, *, search: str = "", status: str = "", kind: str = "", project: str = ""
+    user: User | AnonymousUser,
+    *,
+    search: str = "",
+    status: str = "",
+    kind: str = "",
+    project: str = "",
+    label: str = "",
 ) -> QuerySet[Machine]:
     """Rows for the list page, newest first; one query. Filters that mean nothing are ignored."""
-    machines = Machine.objects.visible_to(user).live().select_related(*_RELATED)
+    machines = Machine.objects.visible_to(user).live().select_related(*_RELATED).prefetch_related("labels")
     if search:
         # People are looked up once, rather than joined to each of the machines.
         owners = User.objects.filter(username__icontains=search)
@@ -72,7 +80,20 @@ def machines_for(
         machines = machines.filter(kind=kind)
     if project:
         machines = machines.filter(project__name=project)
+    if label:
+        machines = machines.filter(labels__name=label)
     return machines
+
+
+MOST_LABELS_OFFERED = 200
+
+
+def labels_of(user: User | AnonymousUser) -> list[str]:
+    """The labels of machines that the person sees, for a filter."""
+    labels = MachineLabel.objects.filter(machine__status__in=LIVE)
+    if not user.is_staff:
+        labels = labels.filter(machine__project__in=Project.objects.with_permission(user, Permission.MACHINE_VIEW))
+    return list(labels.order_by("name").values_list("name", flat=True).distinct()[:MOST_LABELS_OFFERED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +231,14 @@ def password_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, st
     if not machine.login_password:
         raise ForbiddenError
     return machine, unseal(machine.login_password)
+
+
+def user_data_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, str]:
+    """The cloud-config that it was launched with, for those who may work on it. ForbiddenError otherwise."""
+    machine = machine_for(user, pk, Permission.MACHINE_SECRET)
+    if not machine.user_data:
+        raise ForbiddenError
+    return machine, unseal(machine.user_data)
 
 
 def machines_in_error(*, limit: int = 10) -> list[Machine]:

@@ -27,7 +27,7 @@ from portal.jobs.models import Job
 from portal.jobs.names import ACTIVE, JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib.secrets import new_password, seal
-from portal.machines import events
+from portal.machines import events, userdata
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import (
     CAN_FORCE_OFF,
@@ -57,6 +57,7 @@ def request_machine(
     name: str,
     login_user: str,
     ssh_key: str = "",
+    user_data: str = "",
     request_key: UUID | None = None,
     request_ip: str | None = None,
 ) -> Machine:
@@ -66,6 +67,7 @@ def request_machine(
     if earlier is not None:
         return earlier
     key = _checked(name=name, login_user=login_user, ssh_key=ssh_key)
+    extra = userdata.checked(user_data, login_user=login_user)
     _check_image(image_version, project, flavour)
     try:
         with transaction.atomic():
@@ -77,6 +79,7 @@ def request_machine(
                 name=name,
                 login_user=login_user,
                 ssh_key=key,
+                user_data=extra,
                 request_key=request_key,
                 request_ip=request_ip,
             )
@@ -100,6 +103,7 @@ def _create(
     name: str,
     login_user: str,
     ssh_key: str,
+    user_data: str,
     request_key: UUID | None,
     request_ip: str | None,
 ) -> Machine:
@@ -119,6 +123,7 @@ def _create(
         login_user=login_user,
         login_password=seal(new_password()),
         ssh_key=ssh_key,
+        user_data=seal(user_data),
         mac=new_mac(),
         task=Task.BUILDING,
         task_since=timezone.now(),
