@@ -54,7 +54,7 @@ def machine_password(request: HttpRequest, pk: UUID) -> HttpResponse:
 def machine_resize(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Every size, and which part of it comes at once and which with the next start."""
     machine = machine_for(request.user, pk, Permission.MACHINE_CREATE)
-    form = ResizeForm(request.POST or None)
+    form = ResizeForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         try:
             resizing.request_resize(

@@ -39,16 +39,6 @@ XSS = [
 ]
 
 
-@pytest.fixture
-def as_user() -> Callable[[User], Client]:
-    def sign_in(user: User) -> Client:
-        client = Client()
-        client.force_login(user)
-        return client
-
-    return sign_in
-
-
 @dataclass(frozen=True)
 class Offer:
     """What it takes to launch a machine."""
