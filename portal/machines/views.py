@@ -242,7 +242,11 @@ class StepLine:
 
 @require_safe
 def machine_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
-    machine = machine_for(request.user, pk)
+    """What lies in the bin is shown there: records lead here long after."""
+    user = person(request)
+    if not is_live(request) and binning.binned_for(user).filter(pk=pk).exists():
+        return redirect("machines:bin")
+    machine = machine_for(user, pk)
     context = _detail_context(request, machine)
     return render(request, "machines/_detail.html" if is_live(request) else "machines/detail.html", context)
 

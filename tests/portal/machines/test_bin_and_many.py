@@ -121,6 +121,10 @@ def test_the_bin_as_a_page(kept: Machine, alice: User, bob: User, vera: User, ch
     assert "Past the bin" not in dialog
     assert as_user(bob).post(reverse("machines:delete", args=[kept.pk])).status_code == 302
     binning.record_binned(kept)
+    detail = reverse("machines:detail", args=[kept.pk])
+    assert as_user(vera).get(detail)["Location"] == reverse("machines:bin")
+    assert as_user(vera).get(detail, headers={"HX-Request": "true"}).status_code == 404
+    assert as_user(charlie).get(detail).status_code == 404
     restore, purge = (reverse(f"machines:bin-{what}", args=[kept.pk]) for what in ("restore", "purge"))
     shown = {person: as_user(person).get(reverse("machines:bin")).content.decode() for person in (alice, bob, vera)}
     assert [restore in page for page in shown.values()] == [True, True, False]
