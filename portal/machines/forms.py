@@ -72,9 +72,7 @@ class MachineForm(forms.Form):
         widget=forms.Textarea(
             attrs={**_PLAIN, "rows": 5, "class": "mono", "placeholder": "#cloud-config\npackages:\n  - htop"}
         ),
-        help_text=_(
-            "Optional. Run by the machine at its first start. Kept secret; shown to members of the project only."
-        ),
+        help_text=_("Optional: what the machine does at its first start. Only who may work on it can read it here."),
     )
     request_key = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
 
