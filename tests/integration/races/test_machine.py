@@ -228,7 +228,7 @@ def test_resized_many_times_at_once_and_deleted_nothing_is_counted_twice(
     def delete() -> int:
         return press(running, alice, ["delete"])[0][0]
 
-    answers = at_once([*(lambda size=size: resize(size) for size in sizes), delete])  # type: ignore[misc]  # as above
+    answers = at_once([*(lambda size=size: resize(size) for size in sizes), delete])
     assert set(answers) <= {302, 404, 422, DONE}, answers
     assert disagreements_but_jobs() == []
     work_off(running)
