@@ -225,6 +225,9 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 GUEST_BOOT_TIMEOUT_S = env.int("GUEST_BOOT_TIMEOUT_S", default=900)
 # How long a guest may take to shut down by itself before the page offers to force it.
 GUEST_SHUTDOWN_TIMEOUT_S = env.int("GUEST_SHUTDOWN_TIMEOUT_S", default=120)
+# How much memory a running guest can be given, in times of what it was made with. Above 1 a hostile guest can take that
+# without being asked, past its quota: only for guests that are trusted.
+GUEST_MEMORY_ROOM = max(env.float("GUEST_MEMORY_ROOM", default=1.0), 1.0)
 
 CONSOLE_MAX_SESSIONS_PER_USER = env.int("CONSOLE_MAX_SESSIONS_PER_USER", default=20)
 CONSOLE_MAX_SESSIONS_PER_MACHINE = env.int("CONSOLE_MAX_SESSIONS_PER_MACHINE", default=20)

@@ -64,7 +64,9 @@ def make_user(db: None) -> Callable[..., User]:
 
 @pytest.fixture
 def project(db: None) -> Project:
-    return Project.objects.create(name="Lighthouse", max_machines=3, max_vcpus=6, max_memory_mib=6144, max_disk_gib=60)
+    """Without a bin: what is deleted is gone. Tests of the bin give it days."""
+    limits = {"max_machines": 3, "max_vcpus": 6, "max_memory_mib": 6144, "max_disk_gib": 60}
+    return Project.objects.create(name="Lighthouse", bin_days=0, **limits)
 
 
 def _member(user: User, project: Project, role: Role) -> User:

@@ -14,6 +14,7 @@ from portal.hosts.differences import Finding
 from portal.hosts.models import DifferenceKind, Host
 from portal.images.models import ImageVersion
 from portal.machines.models import Machine
+from portal.machines.sizes import room_of
 from portal.machines.states import LIVE, Status, Task
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import DomainNotFoundError
@@ -74,8 +75,19 @@ def _of_machines(machines: list[Machine], driver: HypervisorDriver, seen: Seen) 
                 yield Finding(DifferenceKind.MISSING, machine.pk, machine.name, {"has_disk": has_disk})
         elif not has_disk:
             yield Finding(DifferenceKind.NO_DISK, machine.pk, machine.name)
-        elif info.vcpus and info.memory_mib and (info.vcpus, info.memory_mib) != (machine.vcpus, machine.memory_mib):
+        elif info.vcpus and info.memory_mib and not _has_its_size(machine, info):
             yield Finding(DifferenceKind.SIZE, machine.pk, machine.name, _size_of(info))
+
+
+def _has_its_size(machine: Machine, info: MachineInfo) -> bool:
+    """A host tells the most memory that a domain can be given: that of its definition, or of what it was started with.
+
+    One that is off has the size of its next start, which a hibernated one has not taken yet.
+    """
+    wanted = (machine.wanted_vcpus or machine.vcpus, machine.wanted_memory_mib or machine.memory_mib)
+    _most_vcpus, most_memory = room_of(*wanted)
+    sizes = {machine.memory_mib, machine.room_memory_mib, wanted[1], most_memory}
+    return info.vcpus in {machine.vcpus, wanted[0]} and info.memory_mib in sizes
 
 
 def _copies(host: Host, seen: Seen) -> Iterator[Finding]:

@@ -19,10 +19,10 @@ from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.selectors import active_job_of
-from portal.machines import services
+from portal.machines import hibernation, services
 from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine
-from portal.machines.states import LIVE, PowerState, Status, Task
+from portal.machines.states import PowerState, Status, Task
 from workers import drift
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
@@ -47,6 +47,7 @@ def reconcile_host(host_id: UUID) -> None:
         seen_at = timezone.now()
         seen = drift.Seen({info.uuid: info for info in driver.list()}, driver.list_volumes())
         _converge_power(host, driver, seen, seen_at)
+        _converge_saved(host, seen, seen_at)
         _find_screens_and_addresses(host, driver)
         _remove_leftovers(host, driver, seen)
         record_differences(host, drift.find(host, driver, seen))
@@ -98,6 +99,16 @@ def _converge_power(host: Host, driver: HypervisorDriver, seen: drift.Seen, seen
         # A domain that is busy is listed without its state; the next look knows it.
         if info.power_state not in {power_state, HostPowerState.UNKNOWN}:
             services.record_power_state(pk, PowerState(info.power_state.value), at=seen_at)
+
+
+def _converge_saved(host: Host, seen: drift.Seen, seen_at: dt.datetime) -> None:
+    """Somebody may have hibernated, woken or restarted machines past the portal."""
+    believed = hibernation.hibernated_on(host.pk)
+    there = {uuid for uuid, info in seen.domains.items() if info.saved}
+    for uuid in believed & seen.domains.keys() - there:
+        hibernation.record_saved_gone(uuid, known_at=seen_at)
+    for uuid in there - believed:
+        hibernation.record_saved_found(uuid, known_at=seen_at)
 
 
 def _find_screens_and_addresses(host: Host, driver: HypervisorDriver) -> None:
@@ -160,7 +171,7 @@ _BUILDING = (Status.REQUESTED, Status.BUILDING)
 
 def _end_orphan_tasks(host: Host) -> None:
     long_ago = timezone.now() - ORPHAN_TASK_AFTER
-    for machine in Machine.objects.stuck_since(long_ago).filter(host=host, status__in=LIVE):
+    for machine in Machine.objects.stuck_since(long_ago).filter(host=host):
         if active_job_of(machine) is None:
             logger.warning("machine %s is %s without a job: ending that", machine.pk, machine.task)
             services.record_task_ended(machine, Task(machine.task))

@@ -8,6 +8,7 @@ from portal.events import delivery
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
+from portal.machines import binning
 from workers import console_log, reconcile, runner
 from workers.celery import app
 
@@ -39,6 +40,46 @@ def machine_reset(job_id: str) -> None:
 
 @app.task(name=JobName.MACHINE_FORCE_OFF.value)
 def machine_force_off(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_PAUSE.value)
+def machine_pause(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_RESUME.value)
+def machine_resume(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_HIBERNATE.value)
+def machine_hibernate(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_DISCARD.value)
+def machine_discard(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_RESIZE.value)
+def machine_resize(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_PASSWORD.value)
+def machine_password(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_SSH_KEY.value)
+def machine_ssh_key(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_BIN.value)
+def machine_bin(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
@@ -85,6 +126,11 @@ def image_delete(job_id: str) -> None:
 @app.task(name="jobs.send_again")
 def send_again() -> None:
     jobs.send_again()
+
+
+@app.task(name="machines.purge_due")
+def purge_due() -> None:
+    binning.purge_due()
 
 
 @app.task(name="console.end_lost_sessions")

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import ROLE_DESCRIPTIONS, ROLE_PERMISSIONS, Permission, Role
 from portal.accounts.quota import Amount
-from portal.accounts.services import MOST, MOST_KEY_CHARACTERS
+from portal.accounts.services import MOST, MOST_BIN_DAYS, MOST_KEY_CHARACTERS
 
 
 class LimitsForm(forms.Form):
@@ -66,6 +66,15 @@ class ProjectForm(LimitsForm):
         owner.queryset = User.objects.filter(is_active=True).order_by("username")
 
 
+class BinForm(forms.Form):
+    bin_days = forms.IntegerField(
+        label=_("Days until what is deleted is gone"),
+        min_value=0,
+        max_value=MOST_BIN_DAYS,
+        help_text=_("0: it is gone at once. What lies in the bin already keeps the day that it was given."),
+    )
+
+
 class MemberForm(forms.Form):
     person = forms.CharField(
         label=_("User name or e-mail address"),
@@ -109,6 +118,7 @@ ABILITIES = (
     (Permission.MACHINE_CONSOLE, _("Work on their screens")),
     (Permission.MACHINE_OPERATE, _("Start, stop and restart them")),
     (Permission.MACHINE_CREATE, _("Create and delete machines")),
+    (Permission.MACHINE_PURGE, _("Empty the bin before its time")),
     (Permission.IMAGE_CREATE, _("Upload images for the project")),
     (Permission.IMAGE_DELETE, _("Delete images of the project")),
     (Permission.PROJECT_MANAGE, _("Add and remove members, set roles")),

@@ -48,6 +48,8 @@ class Project(models.Model):
     max_vcpus = models.PositiveIntegerField(_("vCPUs allowed"), default=20)
     max_memory_mib = models.PositiveIntegerField(_("memory allowed (MiB)"), default=20480)
     max_disk_gib = models.PositiveIntegerField(_("disk allowed (GiB)"), default=200)
+    # 0 deletes at once.
+    bin_days = models.PositiveSmallIntegerField(_("days in the bin"), default=7)
     used_machines = models.PositiveIntegerField(_("machines reserved"), default=0, editable=False)
     used_vcpus = models.PositiveIntegerField(_("vCPUs reserved"), default=0, editable=False)
     used_memory_mib = models.PositiveIntegerField(_("memory reserved (MiB)"), default=0, editable=False)

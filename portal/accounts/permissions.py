@@ -13,6 +13,7 @@ class Permission(enum.StrEnum):
     MACHINE_CREATE = "machine.create"
     MACHINE_OPERATE = "machine.operate"
     MACHINE_DELETE = "machine.delete"
+    MACHINE_PURGE = "machine.purge"
     MACHINE_CONSOLE = "machine.console"
     MACHINE_CONSOLE_VIEW = "machine.console-view"
     MACHINE_SECRET = "machine.secret"  # noqa: S105 - the name of a permission
@@ -38,7 +39,7 @@ _MEMBER = _VIEWER | {
     Permission.MACHINE_SECRET,
     Permission.IMAGE_CREATE,
 }
-_OWNER = _MEMBER | {Permission.PROJECT_MANAGE, Permission.IMAGE_DELETE}
+_OWNER = _MEMBER | {Permission.PROJECT_MANAGE, Permission.MACHINE_PURGE, Permission.IMAGE_DELETE}
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.OWNER: frozenset(_OWNER),

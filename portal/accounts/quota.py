@@ -19,6 +19,18 @@ class Amount:
     memory_mib: int
     disk_gib: int
 
+    def beyond(self, other: "Amount") -> "Amount":
+        """What of this is more than `other`; nowhere less than nothing."""
+        return Amount(
+            machines=max(self.machines - other.machines, 0),
+            vcpus=max(self.vcpus - other.vcpus, 0),
+            memory_mib=max(self.memory_mib - other.memory_mib, 0),
+            disk_gib=max(self.disk_gib - other.disk_gib, 0),
+        )
+
+
+NOTHING = Amount(machines=0, vcpus=0, memory_mib=0, disk_gib=0)
+
 
 def reserve(project_id: UUID, amount: Amount) -> None:
     """Take `amount` from the project's quota, all of it or, with QuotaExceededError, nothing."""

@@ -19,6 +19,7 @@ from portal.lib.ssh import clean_ssh_key, key_comment
 # The largest number that PostgreSQL's integer columns hold.
 MOST = 2**31 - 1
 MOST_KEYS = 50
+MOST_BIN_DAYS = 365
 MOST_KEY_CHARACTERS = 8192
 
 _LIMIT_COLUMNS = {
@@ -76,6 +77,21 @@ def update_quota(project: Project, *, actor: User, limits: Amount, request_ip: s
         request_ip=request_ip,
     )
     events.project_changed(project)
+
+
+@transaction.atomic
+def set_bin_days(project: Project, *, actor: User, days: int, request_ip: str | None = None) -> None:
+    """How long deleted machines of the project can be taken back, from now on."""
+    require(actor, project.pk, Permission.PROJECT_MANAGE)
+    if not 0 <= days <= MOST_BIN_DAYS:
+        raise InvalidError(
+            _("The bin keeps things for 0 to %(most)s days.") % {"most": MOST_BIN_DAYS}, field="bin_days"
+        )
+    before = project.bin_days
+    if Project.objects.filter(pk=project.pk).exclude(bin_days=days).update(bin_days=days) == 1:
+        detail = {"before": before, "after": days}
+        audit.record(actor, "project.bin", project, project=project, detail=detail, request_ip=request_ip)
+        events.project_changed(project)
 
 
 def add_member(project: Project, *, actor: User, person: str, role: Role, request_ip: str | None = None) -> Membership:

@@ -66,7 +66,7 @@ def begin_session(
     return session
 
 
-def _tell_of(kind: Kind, session: ConsoleSession, **data: object) -> None:
+def _tell_of(kind: EventKind, session: ConsoleSession, **data: object) -> None:
     """The event of somebody who came or left. Its subject is the machine, as long as there is a row of it."""
     machine = session.machine
     if machine is not None:

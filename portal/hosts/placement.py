@@ -47,15 +47,21 @@ def has_room_for(amount: Amount) -> Q:
     Really used memory is as old as the host's last report, so it only keeps machines off a host that is full already;
     the promises, which are exact, do the counting.
     """
-    return Q(
+    return may_be_promised(amount) & Q(
         enabled=True,
         last_error="",
         last_seen_at__isnull=False,
+        memory_used_mib__lte=F("memory_mib") - amount.memory_mib,
+        storage_free_bytes__gt=STORAGE_FULL_BYTES,  # A host that is nearly full takes nothing, whatever is promised.
+    )
+
+
+def may_be_promised(amount: Amount) -> Q:
+    """By what is promised alone: for machines that are on the host already, whether it takes new ones or not."""
+    return Q(
         reserved_vcpus__lte=_number(VCPUS - amount.vcpus),
         reserved_memory_mib__lte=_number(MEMORY_MIB - amount.memory_mib),
         reserved_disk_gib__lte=_number(DISK_GIB - amount.disk_gib),
-        memory_used_mib__lte=F("memory_mib") - amount.memory_mib,
-        storage_free_bytes__gt=STORAGE_FULL_BYTES,  # A host that is nearly full takes nothing, whatever is promised.
     )
 
 

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, Max
+from django.db.models import F, Max, Q
 from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -79,6 +79,24 @@ def reserve_capacity(amount: Amount) -> Host:
     raise NoCapacityError(_why_none(amount))
 
 
+def reserve_more(host: Host, amount: Amount) -> None:
+    """Reserve more for a machine that is on the host, all of it or, with NoCapacityError, nothing."""
+    if not _reserve(Q(pk=host.pk) & placement.may_be_promised(amount), amount):
+        raise NoCapacityError(
+            _("The machine's host has no room for this: %(free_memory)s MiB of memory and %(free_disk)s GiB of disk.")
+            % _free_on(host)
+        )
+    tell(host)
+
+
+def _free_on(host: Host) -> dict[str, int]:
+    host.refresh_from_db()
+    return {
+        "free_memory": max(host.memory_promisable_mib - host.reserved_memory_mib, 0),
+        "free_disk": max(host.disk_promisable_gib - host.reserved_disk_gib, 0),
+    }
+
+
 def take_capacity(host: Host, amount: Amount) -> None:
     """Count a machine that is on the host already, whether there is room or not."""
     Host.objects.filter(pk=host.pk).update(
@@ -100,9 +118,13 @@ def release_capacity(host: Host, amount: Amount) -> None:
 
 
 def _reserve_on(pk: UUID, amount: Amount) -> bool:
+    return _reserve(Q(pk=pk) & placement.has_room_for(amount), amount)
+
+
+def _reserve(where: Q, amount: Amount) -> bool:
     """A try that fails leaves no lock on the host: two requests that each try the other's would wait for ever."""
     with transaction.atomic():
-        changed = Host.objects.filter(placement.has_room_for(amount), pk=pk).update(
+        changed = Host.objects.filter(where).update(
             reserved_vcpus=F("reserved_vcpus") + amount.vcpus,
             reserved_memory_mib=F("reserved_memory_mib") + amount.memory_mib,
             reserved_disk_gib=F("reserved_disk_gib") + amount.disk_gib,

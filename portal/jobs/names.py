@@ -17,6 +17,14 @@ class JobName(TextChoices):
     MACHINE_REBOOT = "machine.reboot", _("Restart")
     MACHINE_RESET = "machine.reset", _("Reset")
     MACHINE_FORCE_OFF = "machine.force_off", _("Force off")
+    MACHINE_PAUSE = "machine.pause", _("Pause")
+    MACHINE_RESUME = "machine.resume", _("Resume")
+    MACHINE_HIBERNATE = "machine.hibernate", _("Hibernate")
+    MACHINE_DISCARD = "machine.discard", _("Forget saved memory")
+    MACHINE_RESIZE = "machine.resize", _("Resize")
+    MACHINE_PASSWORD = "machine.password", _("Set a new password")
+    MACHINE_SSH_KEY = "machine.ssh_key", _("Add an SSH key")
+    MACHINE_BIN = "machine.bin", _("Put into the bin")
     MACHINE_DELETE = "machine.delete", _("Delete machine")
     MACHINE_ADOPT = "machine.adopt", _("Take machine over")
     MACHINE_REPAIR = "machine.repair", _("Define machine again")
@@ -44,6 +52,14 @@ class StepName(TextChoices):
     UNDEFINE = "undefine", _("Remove the machine")
     DELETE_STORAGE = "delete_storage", _("Delete its disks")
     RELEASE = "release", _("Give the quota back")
+    SUSPEND = "suspend", _("Stop it where it is")
+    RESUME = "resume", _("Let it go on")
+    SAVE = "save", _("Write its memory to disk")
+    DISCARD = "discard", _("Forget its saved memory")
+    DEFINE_SIZE = "define_size", _("Write its size down for its next start")
+    RESIZE_LIVE = "resize_live", _("Give it what it takes while it runs")
+    SET_PASSWORD = "set_password", _("Set the password in the guest")
+    ADD_KEY = "add_key", _("Add the key in the guest")
     ADOPT = "adopt", _("Take it over")
     BUILD = "build", _("Build the disk")
     FETCH = "fetch", _("Fetch the file")
@@ -67,6 +83,14 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.MACHINE_REBOOT: (StepName.RESTART,),
     JobName.MACHINE_RESET: (StepName.RESET,),
     JobName.MACHINE_FORCE_OFF: (StepName.CUT_POWER,),
+    JobName.MACHINE_PAUSE: (StepName.SUSPEND,),
+    JobName.MACHINE_RESUME: (StepName.RESUME,),
+    JobName.MACHINE_HIBERNATE: (StepName.SAVE,),
+    JobName.MACHINE_DISCARD: (StepName.DISCARD,),
+    JobName.MACHINE_RESIZE: (StepName.DEFINE_SIZE, StepName.RESIZE_LIVE),
+    JobName.MACHINE_PASSWORD: (StepName.SET_PASSWORD,),
+    JobName.MACHINE_SSH_KEY: (StepName.ADD_KEY,),
+    JobName.MACHINE_BIN: (StepName.WAIT_WORK, StepName.CUT_POWER),
     JobName.MACHINE_DELETE: (StepName.WAIT_WORK, StepName.UNDEFINE, StepName.DELETE_STORAGE, StepName.RELEASE),
     JobName.MACHINE_ADOPT: (StepName.ADOPT,),
     JobName.MACHINE_REPAIR: (StepName.SEED, StepName.DEFINE),

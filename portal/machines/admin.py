@@ -1,7 +1,7 @@
 from django.contrib import admin
 
-from portal.lib.admin import ModelAdmin, ReadOnlyAdmin
-from portal.machines.models import Flavour, Machine
+from portal.lib.admin import LookedAtInline, ModelAdmin, ReadOnlyAdmin
+from portal.machines.models import Batch, BatchItem, Flavour, Machine, MachineLabel
 
 
 @admin.register(Flavour)
@@ -20,4 +20,32 @@ class MachineAdmin(ReadOnlyAdmin):
     list_select_related = ("project", "owner", "host")
     search_fields = ("name", "id", "project__name", "owner__username", "mac")
     # Sealed or not, what opens a guest is shown nowhere but on the machine's own page, where looking leaves a trace.
-    exclude = ("login_password", "console_secret")
+    exclude = ("login_password", "next_password", "console_secret", "user_data")
+
+
+@admin.register(MachineLabel)
+class MachineLabelAdmin(ReadOnlyAdmin):
+    list_display = ("name", "machine")
+    list_select_related = ("machine",)
+    search_fields = ("name", "machine__name")
+
+
+class BatchItemInline(LookedAtInline):
+    model = BatchItem
+    fields = ("machine", "job", "refusal")
+
+
+@admin.register(Batch)
+class BatchAdmin(ReadOnlyAdmin):
+    list_display = ("action", "actor", "created_at")
+    list_filter = ("action",)
+    list_select_related = ("actor",)
+    search_fields = ("actor__username", "items__machine__name")
+    inlines = (BatchItemInline,)
+
+
+@admin.register(BatchItem)
+class BatchItemAdmin(ReadOnlyAdmin):
+    list_display = ("machine", "batch", "job", "refusal")
+    list_select_related = ("machine", "batch", "job")
+    search_fields = ("machine__name", "refusal")

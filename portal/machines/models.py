@@ -83,10 +83,30 @@ class Machine(models.Model):
     # Its host answers, and does not have it.
     missing_since = models.DateTimeField(_("missing since"), null=True, blank=True, editable=False)
     error_message = models.TextField(_("error"), blank=True)
+    description = models.TextField(_("description"), blank=True, max_length=2000)
+    protected = models.BooleanField(_("protected from deletion"), default=False)
+
+    # The size that was asked for and is not there yet: of a resize under way, or of the next start.
+    wanted_flavour = models.ForeignKey(
+        Flavour, on_delete=models.PROTECT, null=True, blank=True, related_name="+", editable=False
+    )
+    wanted_vcpus = models.PositiveSmallIntegerField(_("vCPUs to come"), null=True, blank=True, editable=False)
+    wanted_memory_mib = models.PositiveIntegerField(_("memory to come (MiB)"), null=True, blank=True, editable=False)
+    # The most that its definition lets it have while it runs; 0 where that is not known.
+    room_vcpus = models.PositiveSmallIntegerField(_("room for vCPUs"), default=0, editable=False)
+    room_memory_mib = models.PositiveIntegerField(_("room for memory (MiB)"), default=0, editable=False)
+    # Its memory lies in a file of its host, for which so much disk is reserved.
+    saved_at = models.DateTimeField(_("hibernated"), null=True, blank=True, editable=False)
+    saved_gib = models.PositiveIntegerField(_("disk for its memory (GiB)"), default=0, editable=False)
 
     login_user = models.CharField(_("user in the guest"), max_length=32)
     login_password = models.TextField(_("first password (sealed)"), blank=True, editable=False)
     ssh_key = models.TextField(_("SSH key"), blank=True)
+    # What is on its way into the guest.
+    next_password = models.TextField(_("next password (sealed)"), blank=True, editable=False)
+    next_ssh_key = models.TextField(_("next SSH key"), blank=True, editable=False)
+    password_changed_at = models.DateTimeField(_("password set anew"), null=True, blank=True, editable=False)
+    user_data = models.TextField(_("cloud-config of its owner (sealed)"), blank=True, editable=False)
     mac = models.CharField(_("MAC address"), max_length=17, unique=True)
     addresses = models.JSONField(_("addresses"), default=list, blank=True)
     genid = models.UUIDField(_("generation id"), default=uuid.uuid4, editable=False)
@@ -100,6 +120,8 @@ class Machine(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     ready_at = models.DateTimeField(_("ready"), null=True, blank=True)
     deleted_at = models.DateTimeField(_("deleted"), null=True, blank=True)
+    binned_at = models.DateTimeField(_("in the bin since"), null=True, blank=True, editable=False)
+    purge_at = models.DateTimeField(_("deleted for good on"), null=True, blank=True, editable=False)
 
     objects = MachineQuerySet.as_manager()
 
@@ -123,6 +145,7 @@ class Machine(models.Model):
             models.Index(fields=["status", "power_state", "-created_at"], name="machine_state_newest"),
             # What lists are filtered by, so that counting what matches reads no whole rows.
             models.Index(fields=["status", "kind", "task", "name", "owner"], name="machine_filters"),
+            models.Index(fields=["purge_at"], condition=Q(status=Status.BINNED), name="machine_purge_due"),
         ]
 
     def __str__(self) -> str:
@@ -130,7 +153,24 @@ class Machine(models.Model):
 
     @property
     def amount(self) -> Amount:
-        return Amount(machines=1, vcpus=self.vcpus, memory_mib=self.memory_mib, disk_gib=self.disk_gib)
+        """What it holds: the larger of the size that it has and the one to come; in the bin, its disk alone."""
+        if self.status == Status.BINNED:
+            return Amount(machines=0, vcpus=0, memory_mib=0, disk_gib=self.disk_gib)
+        return Amount(
+            machines=1,
+            vcpus=max(self.vcpus, self.wanted_vcpus or 0),
+            memory_mib=max(self.memory_mib, self.wanted_memory_mib or 0),
+            disk_gib=self.disk_gib + self.saved_gib,
+        )
+
+    @property
+    def is_hibernated(self) -> bool:
+        return self.saved_at is not None
+
+    @property
+    def waits_for_restart(self) -> bool:
+        """Another size comes with its next start."""
+        return self.wanted_vcpus is not None and self.task == Task.NONE
 
     @property
     def domain_name(self) -> str:
@@ -140,3 +180,57 @@ class Machine(models.Model):
     @property
     def has_screen(self) -> bool:
         return self.power_state in HAS_SCREEN and bool(self.console_socket)
+
+
+class MachineLabel(models.Model):
+    """A word that people sort machines by."""
+
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="labels", verbose_name=_("machine"))
+    name = models.CharField(_("label"), max_length=40)
+
+    class Meta:
+        verbose_name = _("label")
+        verbose_name_plural = _("labels")
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["machine", "name"], name="label_once_per_machine")]
+        indexes = [models.Index(fields=["name"], name="label_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Batch(models.Model):
+    """The same asked of many machines at once, and who asked. The id is that of the form: sent twice, done once."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, verbose_name=_("asked by"))
+    action = models.CharField(_("action"), max_length=20)
+    created_at = models.DateTimeField(_("asked"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("request for many")
+        verbose_name_plural = _("requests for many")
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.pk}"
+
+
+class BatchItem(models.Model):
+    """What became of it at one machine: the job that does it, or why it was refused."""
+
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="items", verbose_name=_("request"))
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="+", verbose_name=_("machine"))
+    job = models.ForeignKey(
+        "jobs.Job", on_delete=models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("job")
+    )
+    refusal = models.TextField(_("why not"), blank=True)
+
+    class Meta:
+        verbose_name = _("machine of a request")
+        verbose_name_plural = _("machines of requests")
+        ordering = ["pk"]
+        constraints = [models.UniqueConstraint(fields=["batch", "machine"], name="machine_once_per_batch")]
+
+    def __str__(self) -> str:
+        return str(self.machine)

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
-from portal.machines.states import LIVE, PowerState, Status, Task
+from portal.machines.states import KEPT, LIVE, PowerState, Status, Task
 
 if TYPE_CHECKING:
     # For annotations only: models imports this module. (ruff does not see the quoted name in the base class.)
@@ -35,7 +35,7 @@ class MachineQuerySet(models.QuerySet["Machine"]):
         return self.with_permission(user, Permission.MACHINE_VIEW)
 
     def live(self) -> MachineQuerySet:
-        """Not deleted."""
+        """Neither deleted nor in the bin."""
         return self.filter(status__in=LIVE)
 
     def known_before(self, moment: dt.datetime) -> MachineQuerySet:
@@ -53,4 +53,4 @@ class MachineQuerySet(models.QuerySet["Machine"]):
     def stuck_since(self, moment: dt.datetime) -> MachineQuerySet:
         """Busy with a task since before `moment`, or, the clock having been set back, since a time to come."""
         long_ago = Q(task_since__lt=moment) | Q(task_since__gt=timezone.now() + CLOCK_SLACK)
-        return self.live().exclude(task=Task.NONE).filter(long_ago)
+        return self.filter(status__in=KEPT).exclude(task=Task.NONE).filter(long_ago)

@@ -15,13 +15,18 @@ from portal.hosts.models import Host
 from portal.jobs.models import Job, JobStep
 from portal.jobs.selectors import active_jobs_of, current_step, overall_progress
 from portal.lib.secrets import unseal
-from portal.machines.models import Flavour, Machine
+from portal.machines.models import Flavour, Machine, MachineLabel
 from portal.machines.states import (
     CAN_FORCE_OFF,
+    CAN_HIBERNATE,
+    CAN_PAUSE,
     CAN_REBOOT,
+    CAN_RESUME,
     CAN_START,
     CAN_STOP,
     INTERRUPTIBLE,
+    IS_KNOWN,
+    LIVE,
     PowerState,
     Status,
     Task,
@@ -32,7 +37,8 @@ _RELATED = ("project", "owner", "flavour", "host", "image_version__image")
 # What people mean by a state, which is several columns: the filter of the list page.
 CONDITIONS = {
     "running": Q(status=Status.READY, power_state=PowerState.RUNNING),
-    "off": Q(status=Status.READY, power_state=PowerState.SHUT_OFF),
+    "off": Q(status=Status.READY, power_state=PowerState.SHUT_OFF, saved_at=None),
+    "hibernated": Q(status=Status.READY, saved_at__isnull=False),
     "busy": ~Q(task=Task.NONE),
     "failed": Q(status=Status.ERROR),
     "unknown": Q(status=Status.READY, power_state=PowerState.UNKNOWN),
@@ -51,10 +57,16 @@ def machine_for(
 
 
 def machines_for(
-    user: User | AnonymousUser, *, search: str = "", status: str = "", kind: str = "", project: str = ""
+    user: User | AnonymousUser,
+    *,
+    search: str = "",
+    status: str = "",
+    kind: str = "",
+    project: str = "",
+    label: str = "",
 ) -> QuerySet[Machine]:
     """Rows for the list page, newest first; one query. Filters that mean nothing are ignored."""
-    machines = Machine.objects.visible_to(user).live().select_related(*_RELATED)
+    machines = Machine.objects.visible_to(user).live().select_related(*_RELATED).prefetch_related("labels")
     if search:
         # People are looked up once, rather than joined to each of the machines.
         owners = User.objects.filter(username__icontains=search)
@@ -68,7 +80,20 @@ def machines_for(
         machines = machines.filter(kind=kind)
     if project:
         machines = machines.filter(project__name=project)
+    if label:
+        machines = machines.filter(labels__name=label)
     return machines
+
+
+MOST_LABELS_OFFERED = 200
+
+
+def labels_of(user: User | AnonymousUser) -> list[str]:
+    """The labels of machines that the person sees, for a filter."""
+    labels = MachineLabel.objects.filter(machine__status__in=LIVE)
+    if not user.is_staff:
+        labels = labels.filter(machine__project__in=Project.objects.with_permission(user, Permission.MACHINE_VIEW))
+    return list(labels.order_by("name").values_list("name", flat=True).distinct()[:MOST_LABELS_OFFERED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +145,45 @@ def flavours() -> QuerySet[Flavour]:
 
 
 def allowed_actions(user: User | AnonymousUser, machine: Machine) -> frozenset[str]:
-    """Words of buttons to show: start, stop, reboot, reset, force-off, delete, console, console-view, secret."""
+    """Words of buttons to show, such as start, stop, reboot, force-off, hibernate, resize, delete, console, secret."""
     return _actions(permissions_in(user, machine.project_id), machine)
 
 
 def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]:
     possible: set[str] = set()
     if Permission.MACHINE_OPERATE in granted:
-        possible |= _power_actions(machine)
-    if Permission.MACHINE_DELETE in granted and machine.task != Task.DELETING:
+        possible |= {"edit", *_power_actions(machine)}
+    if Permission.MACHINE_DELETE in granted and machine.task not in {Task.DELETING, Task.BINNING}:
         possible.add("delete")
+    if Permission.MACHINE_CREATE in granted and _may_be_resized(machine):
+        possible.add("resize")
     if Permission.MACHINE_CREATE in granted and _may_be_retried(machine):
         possible.add("retry")
     if machine.has_screen and Permission.MACHINE_CONSOLE_VIEW in granted:
         possible.add("console" if Permission.MACHINE_CONSOLE in granted else "console-view")
-    if Permission.MACHINE_SECRET in granted and machine.login_password:
-        possible.add("secret")
+    if Permission.MACHINE_SECRET in granted:
+        possible |= _secret_actions(machine)
     return frozenset(possible)
+
+
+def _may_be_resized(machine: Machine) -> bool:
+    is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
+    return is_ready and not machine.keeps_definition and not machine.is_hibernated
+
+
+def _secret_actions(machine: Machine) -> set[str]:
+    rules = {
+        "secret": bool(machine.login_password),
+        "user-data": bool(machine.user_data),
+        "access": _may_be_asked_inside(machine),
+    }
+    return {word for word, possible in rules.items() if possible}
+
+
+def _may_be_asked_inside(machine: Machine) -> bool:
+    """Its guest runs, and it is known as whom one signs in there."""
+    runs = machine.status == Status.READY and machine.power_state == PowerState.RUNNING
+    return runs and machine.task == Task.NONE and bool(machine.login_user)
 
 
 def _may_be_retried(machine: Machine) -> bool:
@@ -150,6 +197,10 @@ def _power_actions(machine: Machine) -> set[str]:
     free = machine.task == Task.NONE
     rules = {
         "start": free and machine.power_state in CAN_START,
+        "pause": free and machine.power_state in CAN_PAUSE,
+        "resume": free and machine.power_state in CAN_RESUME,
+        "hibernate": free and machine.power_state in CAN_HIBERNATE,
+        "discard": free and machine.is_hibernated,
         "stop": free and machine.power_state in CAN_STOP,
         "reboot": free and machine.power_state in CAN_REBOOT,
         "reset": machine.task in INTERRUPTIBLE and machine.power_state in CAN_REBOOT,
@@ -180,6 +231,14 @@ def password_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, st
     if not machine.login_password:
         raise ForbiddenError
     return machine, unseal(machine.login_password)
+
+
+def user_data_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, str]:
+    """The cloud-config that it was launched with, for those who may work on it. ForbiddenError otherwise."""
+    machine = machine_for(user, pk, Permission.MACHINE_SECRET)
+    if not machine.user_data:
+        raise ForbiddenError
+    return machine, unseal(machine.user_data)
 
 
 def machines_in_error(*, limit: int = 10) -> list[Machine]:

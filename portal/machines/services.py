@@ -3,18 +3,20 @@ workers found out is recorded by the `record_*` half. None of them ever calls a 
 
 import datetime as dt
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from portal.accounts import quota
 from portal.accounts.models import Project, SshKey, User
 from portal.accounts.permissions import Permission
+from portal.accounts.quota import NOTHING, Amount
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, InvalidError, NotFoundError
@@ -26,14 +28,17 @@ from portal.jobs.models import Job
 from portal.jobs.names import ACTIVE, JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib.secrets import new_password, seal
-from portal.machines import events
+from portal.machines import events, userdata
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import (
     CAN_FORCE_OFF,
+    CAN_PAUSE,
     CAN_REBOOT,
+    CAN_RESUME,
     CAN_START,
     CAN_STOP,
     INTERRUPTIBLE,
+    KEPT,
     LIVE,
     PowerState,
     Status,
@@ -53,6 +58,7 @@ def request_machine(
     name: str,
     login_user: str,
     ssh_key: str = "",
+    user_data: str = "",
     request_key: UUID | None = None,
     request_ip: str | None = None,
 ) -> Machine:
@@ -62,6 +68,7 @@ def request_machine(
     if earlier is not None:
         return earlier
     key = _checked(name=name, login_user=login_user, ssh_key=ssh_key)
+    extra = userdata.checked(user_data, login_user=login_user)
     _check_image(image_version, project, flavour)
     try:
         with transaction.atomic():
@@ -73,6 +80,7 @@ def request_machine(
                 name=name,
                 login_user=login_user,
                 ssh_key=key,
+                user_data=extra,
                 request_key=request_key,
                 request_ip=request_ip,
             )
@@ -82,7 +90,8 @@ def request_machine(
         if earlier is not None:
             return earlier
         raise ConflictError(
-            _("There is a machine named %(name)s in this project already.") % {"name": name}, field="name"
+            _("There is a machine named %(name)s in this project already, or in its bin.") % {"name": name},
+            field="name",
         ) from error
 
 
@@ -95,6 +104,7 @@ def _create(
     name: str,
     login_user: str,
     ssh_key: str,
+    user_data: str,
     request_key: UUID | None,
     request_ip: str | None,
 ) -> Machine:
@@ -114,6 +124,7 @@ def _create(
         login_user=login_user,
         login_password=seal(new_password()),
         ssh_key=ssh_key,
+        user_data=seal(user_data),
         mac=new_mac(),
         task=Task.BUILDING,
         task_since=timezone.now(),
@@ -133,27 +144,25 @@ def _create(
 
 
 def request_start(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    return _request_power(machine, JobName.MACHINE_START, Task.STARTING, CAN_START, actor=actor, request_ip=request_ip)
+    return claim(machine, JobName.MACHINE_START, Task.STARTING, CAN_START, actor=actor, request_ip=request_ip)
 
 
 def request_stop(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    return _request_power(machine, JobName.MACHINE_STOP, Task.STOPPING, CAN_STOP, actor=actor, request_ip=request_ip)
+    return claim(machine, JobName.MACHINE_STOP, Task.STOPPING, CAN_STOP, actor=actor, request_ip=request_ip)
 
 
 def request_reboot(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    return _request_power(
-        machine, JobName.MACHINE_REBOOT, Task.REBOOTING, CAN_REBOOT, actor=actor, request_ip=request_ip
-    )
+    return claim(machine, JobName.MACHINE_REBOOT, Task.REBOOTING, CAN_REBOOT, actor=actor, request_ip=request_ip)
 
 
 def request_reset(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    return _request_power(
+    return claim(
         machine, JobName.MACHINE_RESET, Task.RESETTING, CAN_REBOOT, INTERRUPTIBLE, actor=actor, request_ip=request_ip
     )
 
 
 def request_force_off(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    return _request_power(
+    return claim(
         machine,
         JobName.MACHINE_FORCE_OFF,
         Task.FORCING_OFF,
@@ -164,8 +173,16 @@ def request_force_off(machine: Machine, *, actor: User, request_ip: str | None =
     )
 
 
+def request_pause(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    return claim(machine, JobName.MACHINE_PAUSE, Task.PAUSING, CAN_PAUSE, actor=actor, request_ip=request_ip)
+
+
+def request_resume(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+    return claim(machine, JobName.MACHINE_RESUME, Task.RESUMING, CAN_RESUME, actor=actor, request_ip=request_ip)
+
+
 @transaction.atomic
-def _request_power(
+def claim(
     machine: Machine,
     name: JobName,
     task: Task,
@@ -174,38 +191,60 @@ def _request_power(
     *,
     actor: User,
     request_ip: str | None,
+    permission: Permission = Permission.MACHINE_OPERATE,
+    where: Q | None = None,
+    then: Callable[[Machine], None] | None = None,
+    detail: dict[str, object] | None = None,
 ) -> Job:
-    """Claim the machine for a power job. The same request again, while it is under way, gives the job under way."""
-    require(actor, machine.project_id, Permission.MACHINE_OPERATE)
+    """Claim the machine for a job. The same request again, while it is under way, gives the job under way.
+
+    `where` narrows which machines may be claimed; `then` changes the claimed row further, or refuses by a PortalError.
+    """
+    require(actor, machine.project_id, permission)
     claimed = Machine.objects.filter(
-        pk=machine.pk, status=Status.READY, task__in=from_tasks, power_state__in=power_states
+        where or Q(), pk=machine.pk, status=Status.READY, task__in=from_tasks, power_state__in=power_states
     ).update(task=task, task_since=timezone.now())
     if claimed != 1:
-        under_way = _same_job_under_way(machine, name)
+        under_way = same_job_under_way(machine, name)
         if under_way is not None:
             return under_way
-        raise ConflictError(_why_not(machine))
+        raise ConflictError(why_not(machine))
     for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
         jobs.request_cancel(job)  # The gentler job that this one replaces.
-    audit.record(actor, name.value, machine, request_ip=request_ip)
+    if then is not None:
+        then(machine)
+    audit.record(actor, name.value, machine, detail=detail, request_ip=request_ip)
     job = jobs.enqueue(name, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
     return job
 
 
-@transaction.atomic
 def request_delete(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    """Have the machine removed, whatever it is doing: running work is asked to stop first."""
-    require(actor, machine.project_id, Permission.MACHINE_DELETE)
-    claimed = (
-        Machine.objects.filter(pk=machine.pk, status__in=LIVE)
-        .exclude(task=Task.DELETING)
-        .update(task=Task.DELETING, task_since=timezone.now())
-    )
-    if claimed != 1:
-        under_way = _same_job_under_way(machine, JobName.MACHINE_DELETE)
+    """Have the machine removed for good, whatever it is doing: running work is asked to stop first.
+
+    Past the project's bin, or out of it, this needs a permission of its own.
+    """
+    past_the_bin = machine.status == Status.BINNED or goes_to_bin(machine)
+    permission = Permission.MACHINE_PURGE if past_the_bin else Permission.MACHINE_DELETE
+    require(actor, machine.project_id, permission)
+    return delete_for_good(machine, actor=actor, request_ip=request_ip)
+
+
+def goes_to_bin(machine: Machine) -> bool:
+    """What was built, in a project that keeps what is deleted for some days."""
+    return machine.status == Status.READY and machine.project.bin_days > 0
+
+
+@transaction.atomic
+def delete_for_good(machine: Machine, *, actor: User | None, request_ip: str | None = None) -> Job:
+    """As `request_delete`, for whoever was asked about permission already; without an actor it is the clock."""
+    existing = Machine.objects.filter(pk=machine.pk, status__in=KEPT)
+    claimed = existing.filter(protected=False).exclude(task=Task.DELETING)
+    if claimed.update(task=Task.DELETING, task_since=timezone.now()) != 1:
+        under_way = same_job_under_way(machine, JobName.MACHINE_DELETE)
         if under_way is not None:
             return under_way
+        refuse_protected(machine)
         raise NotFoundError
     for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
         jobs.request_cancel(job)
@@ -213,6 +252,15 @@ def request_delete(machine: Machine, *, actor: User, request_ip: str | None = No
     job = jobs.enqueue(JobName.MACHINE_DELETE, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
     return job
+
+
+def refuse_protected(machine: Machine) -> None:
+    """ConflictError if it is protected from deletion."""
+    if Machine.objects.filter(pk=machine.pk, protected=True).exists():
+        raise ConflictError(
+            _("%(name)s is protected from deletion. Take the protection off first, where its name is changed.")
+            % {"name": machine.name}
+        )
 
 
 def request_retry(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
@@ -223,10 +271,10 @@ def request_retry(machine: Machine, *, actor: User, request_ip: str | None = Non
             status=Status.REQUESTED, task=Task.BUILDING, task_since=timezone.now(), error_message="", holds_quota=True
         )
         if claimed != 1:
-            under_way = _same_job_under_way(machine, JobName.MACHINE_CREATE)
+            under_way = same_job_under_way(machine, JobName.MACHINE_CREATE)
             if under_way is not None:
                 return under_way
-            raise ConflictError(_why_not(machine))
+            raise ConflictError(why_not(machine))
         quota.reserve(machine.project_id, machine.amount)
         host = hosts.reserve_capacity(machine.amount)
         Machine.objects.filter(pk=machine.pk).update(host=host)
@@ -280,6 +328,8 @@ def record_power_state(machine_id: UUID, state: PowerState, *, at: dt.datetime) 
     rows = Machine.objects.filter(pk=machine_id, status__in=LIVE).exclude(power_state=state)
     changed = rows.known_before(at).update(**values)
     if changed:
+        if state == PowerState.SHUT_OFF:
+            settle_size(machine_id)
         machine = Machine.objects.get(pk=machine_id)
         events.record_power(machine, state)
         events.machine_changed(machine)
@@ -351,8 +401,71 @@ def record_task_ended(machine: Machine, task: Task, *, message: str = "") -> Non
 def release_resources(machine: Machine) -> None:
     """Give quota and host capacity back, exactly once whoever calls how often."""
     if Machine.objects.filter(pk=machine.pk, holds_quota=True).update(holds_quota=False) == 1:
-        quota.release(machine.project_id, machine.amount)
-        hosts.release_capacity(machine.host, machine.amount)
+        held = Machine.objects.get(pk=machine.pk).amount  # Another size may have come since `machine` was read.
+        quota.release(machine.project_id, held)
+        hosts.release_capacity(machine.host, held)
+
+
+Change = Callable[[Machine], dict[str, object]]
+
+
+@transaction.atomic
+def change_held(machine_id: UUID, where: Q, change: Change) -> bool:
+    """Change columns that what a machine holds is counted by, and quota and host capacity by the difference.
+
+    True if it was done, and there was something to change: exactly once, for `where` is looked at under the row's lock.
+    QuotaExceededError or NoCapacityError, and nothing is changed, where there is no room for more.
+    """
+    machine = Machine.objects.select_for_update().filter(where, pk=machine_id, status__in=KEPT).first()
+    if machine is None:
+        return False
+    before = machine.amount
+    values = change(machine)
+    if not values or Machine.objects.filter(where, pk=machine_id, status__in=KEPT).update(**values) != 1:
+        return False
+    for name, value in values.items():
+        setattr(machine, name, value)
+    if machine.holds_quota:
+        _move(machine, before, machine.amount)
+    events.machine_changed(machine)
+    return True
+
+
+def _move(machine: Machine, before: Amount, after: Amount) -> None:
+    more, less = after.beyond(before), before.beyond(after)
+    if more != NOTHING:
+        quota.reserve(machine.project_id, more)
+        hosts.reserve_more(machine.host, more)
+    if less != NOTHING:
+        quota.release(machine.project_id, less)
+        hosts.release_capacity(machine.host, less)
+
+
+def settle_size(machine_id: UUID) -> bool:
+    """The machine is off, so the size of its next start is its size now. What it held besides is given back."""
+    waits = Q(wanted_vcpus__isnull=False, saved_at=None)
+    busy = Q(task__in=[Task.RESIZING, Task.HIBERNATING])
+    return change_held(machine_id, waits & ~busy, size_taken)
+
+
+def size_taken(machine: Machine) -> dict[str, object]:
+    """The columns of a machine that has the size which it waited for."""
+    vcpus, memory_mib = machine.wanted_vcpus or machine.vcpus, machine.wanted_memory_mib or machine.memory_mib
+    return {
+        "vcpus": vcpus,
+        "memory_mib": memory_mib,
+        "flavour_id": machine.wanted_flavour_id or machine.flavour_id,
+        **NO_SIZE_WANTED,
+    }
+
+
+NO_SIZE_WANTED: dict[str, object] = {"wanted_vcpus": None, "wanted_memory_mib": None, "wanted_flavour_id": None}
+
+
+def record_room(machine: Machine, *, vcpus: int, memory_mib: int) -> None:
+    """The most that its definition lets it have while it runs; written down before the domain knows it."""
+    changed = Machine.objects.exclude(room_vcpus=vcpus, room_memory_mib=memory_mib)
+    _update(machine, changed, room_vcpus=vcpus, room_memory_mib=memory_mib)
 
 
 @transaction.atomic
@@ -361,7 +474,6 @@ def record_deleted(machine: Machine) -> None:
     release_resources(machine)
     if _update(
         machine,
-        Machine.objects.filter(status__in=LIVE),
         status=Status.DELETED,
         task=Task.NONE,
         task_since=None,
@@ -369,6 +481,11 @@ def record_deleted(machine: Machine) -> None:
         console_socket="",
         console_secret="",
         login_password="",
+        next_password="",
+        user_data="",
+        saved_at=None,
+        saved_gib=0,
+        purge_at=None,
         addresses=[],
         missing_since=None,
         deleted_at=timezone.now(),
@@ -397,10 +514,15 @@ def suggest_name(project: Project, *, kind: str) -> str:
     return next(name for number in range(1, len(taken) + 2) if (name := f"{kind}-{number}") not in taken)
 
 
+def tell(machine_id: UUID) -> None:
+    """The browsers, that its row has changed."""
+    events.machine_changed(Machine.objects.get(pk=machine_id))
+
+
 def _update(machine: Machine, rows: object = None, **values: object) -> bool:
     """Change columns of a machine that is not deleted, and tell the browsers. `rows` narrows when to do it."""
     queryset = Machine.objects.all() if rows is None else rows
-    changed: int = queryset.filter(pk=machine.pk, status__in=LIVE).update(**values)  # type: ignore[attr-defined]
+    changed: int = queryset.filter(pk=machine.pk, status__in=KEPT).update(**values)  # type: ignore[attr-defined]
     if changed:
         for field, value in values.items():
             setattr(machine, field, value)
@@ -449,7 +571,7 @@ def _machine_of_request(project: Project, request_key: UUID | None) -> Machine |
     return Machine.objects.filter(project=project, request_key=request_key).first()
 
 
-def _same_job_under_way(machine: Machine, name: JobName) -> Job | None:
+def same_job_under_way(machine: Machine, name: JobName) -> Job | None:
     job = active_job_of(machine)
     return job if job is not None and job.name == name and not job.cancel_requested else None
 
@@ -462,7 +584,7 @@ def _remember_key(actor: User, ssh_key: str) -> None:
         )
 
 
-def _why_not(machine: Machine) -> str:
+def why_not(machine: Machine) -> str:
     """Which state the machine is in, for someone whose request does not fit it."""
     machine.refresh_from_db()
     if machine.task != Task.NONE:
@@ -475,4 +597,6 @@ def _why_not(machine: Machine) -> str:
             "name": machine.name,
             "status": machine.get_status_display(),
         }
+    if machine.is_hibernated:
+        return _("%(name)s is hibernated. Wake it first, or have its saved memory forgotten.") % {"name": machine.name}
     return _("%(name)s is %(power)s already.") % {"name": machine.name, "power": machine.get_power_state_display()}

@@ -11,6 +11,7 @@ class Status(TextChoices):
     BUILDING = "building", _("Being built")
     READY = "ready", _("Ready")
     ERROR = "error", _("Failed")
+    BINNED = "binned", _("In the bin")
     DELETED = "deleted", _("Deleted")
 
 
@@ -26,6 +27,13 @@ class Task(TextChoices):
     FORCING_OFF = "forcing_off", _("forcing off")
     ADOPTING = "adopting", _("being taken over")
     REPAIRING = "repairing", _("being defined again")
+    PAUSING = "pausing", _("being paused")
+    RESUMING = "resuming", _("going on")
+    HIBERNATING = "hibernating", _("hibernating")
+    DISCARDING = "discarding", _("forgetting its saved memory")
+    RESIZING = "resizing", _("getting another size")
+    ACCESS = "access", _("getting a password or key")
+    BINNING = "binning", _("going into the bin")
     DELETING = "deleting", _("deleting")
 
 
@@ -39,13 +47,20 @@ class PowerState(TextChoices):
 
 
 LIVE = (Status.REQUESTED, Status.BUILDING, Status.READY, Status.ERROR)
-"""Everything that still counts: not deleted."""
+"""What people work with: neither deleted nor in the bin."""
+
+KEPT = (*LIVE, Status.BINNED)
+"""Everything that is not deleted: it has something on a host, or is about to."""
 
 CAN_START = (PowerState.SHUT_OFF, PowerState.PAUSED, PowerState.UNKNOWN)
 CAN_STOP = (PowerState.RUNNING, PowerState.PAUSED)
 CAN_REBOOT = (PowerState.RUNNING,)
 CAN_FORCE_OFF = (PowerState.RUNNING, PowerState.PAUSED, PowerState.UNKNOWN)
+CAN_PAUSE = (PowerState.RUNNING,)
+CAN_RESUME = (PowerState.PAUSED,)
+CAN_HIBERNATE = (PowerState.RUNNING, PowerState.PAUSED)
+IS_KNOWN = (PowerState.RUNNING, PowerState.PAUSED, PowerState.SHUT_OFF)
 HAS_SCREEN = (PowerState.RUNNING, PowerState.PAUSED)
 
-INTERRUPTIBLE = (Task.NONE, Task.STOPPING, Task.REBOOTING)
+INTERRUPTIBLE = (Task.NONE, Task.STOPPING, Task.REBOOTING, Task.HIBERNATING)
 """Tasks that a harder one may replace: a guest that ignores the power button must not block the plug."""

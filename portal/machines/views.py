@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.contrib import messages
@@ -26,7 +26,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from portal.accounts.http import client_ip, is_live, person
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
-from portal.accounts.selectors import keys_of, projects_for
+from portal.accounts.selectors import keys_of, permissions_in, projects_for
 from portal.audit import services as audit
 from portal.errors import PortalError
 from portal.images.models import Image, Kind
@@ -34,12 +34,13 @@ from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, StepStatus
 from portal.jobs.selectors import active_job_of, overall_progress, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
-from portal.machines import launch, services
+from portal.machines import binning, launch, many, services
 from portal.machines.forms import MachineForm
 from portal.machines.models import Machine
 from portal.machines.selectors import (
     Row,
     allowed_actions,
+    labels_of,
     machine_for,
     machines_for,
     password_of,
@@ -53,6 +54,7 @@ VIEW_COOKIE = "casement_view"
 CONDITION_CHOICES = {
     "running": gettext_lazy("Running"),
     "off": gettext_lazy("Shut off"),
+    "hibernated": gettext_lazy("Hibernated"),
     "busy": gettext_lazy("Busy"),
     "failed": gettext_lazy("Failed"),
     "unknown": gettext_lazy("Host not answering"),
@@ -64,7 +66,7 @@ CONDITION_CHOICES = {
 @require_safe
 def machine_list(request: HttpRequest) -> HttpResponse:
     user = person(request)
-    filters = {name: text_of(request, name) for name in ("q", "status", "kind", "project")}
+    filters = {name: text_of(request, name) for name in ("q", "status", "kind", "project", "label")}
     page = page_of(
         request,
         machines_for(
@@ -73,6 +75,7 @@ def machine_list(request: HttpRequest) -> HttpResponse:
             status=filters["status"],
             kind=filters["kind"],
             project=filters["project"],
+            label=filters["label"],
         ),
         per_page=PER_PAGE,
     )
@@ -83,6 +86,8 @@ def machine_list(request: HttpRequest) -> HttpResponse:
         "view": view,
         "filters": filters,
         "filtered": any(filters.values()),
+        "many_actions": many.CHOICES,
+        "many_id": uuid4(),
     }
     if not is_live(request) or not context["rows"]:
         context |= _choices_of(user, with_tiles=not (context["rows"] or context["filtered"]))
@@ -106,6 +111,8 @@ def _choices_of(user: User, *, with_tiles: bool) -> dict[str, object]:
         "projects": list(projects_for(user).values("name")),  # An operator has hundreds; only their names are shown.
         "conditions": CONDITION_CHOICES,
         "kinds": Kind.choices,
+        "labels": labels_of(user),
+        "binned": binning.binned_for(user).count(),
         "may_create": may_create,
         "tiles": _first_tiles(user) if may_create and with_tiles else [],
     }
@@ -174,6 +181,7 @@ def _launch(request: HttpRequest, form: MachineForm, tiles: list[launch.Tile]) -
             name=data["name"],
             login_user=data["login_user"],
             ssh_key=data["ssh_key"],
+            user_data=data["user_data"],
             request_key=data["request_key"],
             request_ip=client_ip(request),
         )
@@ -217,7 +225,7 @@ def _new_context(
         "chosen_image": chosen_image,
         "chosen_flavour": chosen_flavour,
         "flavour": flavour,
-        "more_open": bool(form.errors.get("login_user") or form.errors.get("ssh_key")),
+        "more_open": bool({"login_user", "ssh_key", "user_data"} & form.errors.keys()),
     }
 
 
@@ -234,7 +242,11 @@ class StepLine:
 
 @require_safe
 def machine_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
-    machine = machine_for(request.user, pk)
+    """What lies in the bin is shown there: records lead here long after."""
+    user = person(request)
+    if not is_live(request) and binning.binned_for(user).filter(pk=pk).exists():
+        return redirect("machines:bin")
+    machine = machine_for(user, pk)
     context = _detail_context(request, machine)
     return render(request, "machines/_detail.html" if is_live(request) else "machines/detail.html", context)
 
@@ -258,6 +270,7 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
         "console_mode": "control" if "console" in actions else "view",
         "stop_overdue_in": _stop_overdue_in(machine),
         "timeline": timeline_of(machine),
+        "to_bin": services.goes_to_bin(machine),
         "ssh_command": f"ssh {machine.login_user}@{machine.addresses[0]}" if machine.addresses else "",
     }
 
@@ -307,7 +320,7 @@ def _stop_overdue_in(machine: Machine) -> int | None:
 Action = Callable[..., Job]
 
 
-def _act(request: HttpRequest, pk: UUID, permission: Permission, service: Action) -> HttpResponse:
+def act(request: HttpRequest, pk: UUID, permission: Permission, service: Action) -> HttpResponse:
     """Ask for it; htmx then refreshes what shows the machine, a plain browser goes to its page."""
     machine = machine_for(request.user, pk, permission)
     service(machine, actor=person(request), request_ip=client_ip(request))
@@ -319,32 +332,32 @@ def _act(request: HttpRequest, pk: UUID, permission: Permission, service: Action
 
 @require_POST
 def machine_start(request: HttpRequest, pk: UUID) -> HttpResponse:
-    return _act(request, pk, Permission.MACHINE_OPERATE, services.request_start)
+    return act(request, pk, Permission.MACHINE_OPERATE, services.request_start)
 
 
 @require_POST
 def machine_stop(request: HttpRequest, pk: UUID) -> HttpResponse:
-    return _act(request, pk, Permission.MACHINE_OPERATE, services.request_stop)
+    return act(request, pk, Permission.MACHINE_OPERATE, services.request_stop)
 
 
 @require_POST
 def machine_reboot(request: HttpRequest, pk: UUID) -> HttpResponse:
-    return _act(request, pk, Permission.MACHINE_OPERATE, services.request_reboot)
+    return act(request, pk, Permission.MACHINE_OPERATE, services.request_reboot)
 
 
 @require_POST
 def machine_reset(request: HttpRequest, pk: UUID) -> HttpResponse:
-    return _act(request, pk, Permission.MACHINE_OPERATE, services.request_reset)
+    return act(request, pk, Permission.MACHINE_OPERATE, services.request_reset)
 
 
 @require_POST
 def machine_force_off(request: HttpRequest, pk: UUID) -> HttpResponse:
-    return _act(request, pk, Permission.MACHINE_OPERATE, services.request_force_off)
+    return act(request, pk, Permission.MACHINE_OPERATE, services.request_force_off)
 
 
 @require_POST
 def machine_retry(request: HttpRequest, pk: UUID) -> HttpResponse:
-    return _act(request, pk, Permission.MACHINE_CREATE, services.request_retry)
+    return act(request, pk, Permission.MACHINE_CREATE, services.request_retry)
 
 
 @require_safe
@@ -352,14 +365,25 @@ def machine_confirm_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What will be lost, in words: a dialog over the page, or without a script a page."""
     machine = machine_for(request.user, pk, Permission.MACHINE_DELETE)
     template = "machines/_confirm_delete.html" if is_live(request) else "machines/confirm_delete.html"
-    return render(request, template, {"machine": machine, "next": _next_of(request)})
+    to_bin = services.goes_to_bin(machine)
+    context = {
+        "machine": machine,
+        "next": _next_of(request),
+        "to_bin": to_bin,
+        "may_purge": to_bin and Permission.MACHINE_PURGE in permissions_in(request.user, machine.project_id),
+    }
+    return render(request, template, context)
 
 
 @require_POST
 def machine_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Into the bin, where its project has one; past it only if that was asked for."""
     machine = machine_for(request.user, pk, Permission.MACHINE_DELETE)
-    services.request_delete(machine, actor=person(request), request_ip=client_ip(request))
-    messages.success(request, _("%(name)s is being deleted.") % {"name": machine.name})
+    for_good = request.POST.get("purge") == "yes" or not services.goes_to_bin(machine)
+    request_removal = services.request_delete if for_good else binning.request_removal
+    request_removal(machine, actor=person(request), request_ip=client_ip(request))
+    text = _("%(name)s is being deleted.") if for_good else _("%(name)s goes into the bin.")
+    messages.success(request, text % {"name": machine.name})
     target = _next_of(request)
     if is_live(request):
         return HttpResponse(status=204, headers={"HX-Redirect": target})

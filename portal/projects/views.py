@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from portal.accounts import services
-from portal.accounts.forms import ABILITY_TABLE, ROLE_CHOICES, LimitsForm, MemberForm, ProjectForm, RoleForm
+from portal.accounts.forms import ABILITY_TABLE, ROLE_CHOICES, BinForm, LimitsForm, MemberForm, ProjectForm, RoleForm
 from portal.accounts.http import client_ip, is_live, operators_only, person
 from portal.accounts.models import Membership, Project
 from portal.accounts.permissions import Permission, Role
@@ -96,6 +96,18 @@ def project_quota(request: HttpRequest, pk: UUID) -> HttpResponse:
         return _project_page(request, project, limits_form=form, status=422)
     services.update_quota(project, actor=person(request), limits=form.limits(), request_ip=client_ip(request))
     messages.success(request, _("The quota has been changed."))
+    return redirect("accounts:project", pk=project.pk)
+
+
+@require_POST
+def project_bin(request: HttpRequest, pk: UUID) -> HttpResponse:
+    project = project_for(request.user, pk, Permission.PROJECT_MANAGE)
+    form = BinForm(request.POST)
+    if not form.is_valid():
+        return _project_page(request, project, bin_form=form, status=422)
+    days = form.cleaned_data["bin_days"]
+    services.set_bin_days(project, actor=person(request), days=days, request_ip=client_ip(request))
+    messages.success(request, _("The days in the bin have been changed."))
     return redirect("accounts:project", pk=project.pk)
 
 
@@ -185,6 +197,7 @@ def _project_page(
     *,
     member_form: MemberForm | None = None,
     limits_form: LimitsForm | None = None,
+    bin_form: BinForm | None = None,
     wrong_member: Membership | None = None,
     wrong_text: str = "",
     status: int = 200,
@@ -207,6 +220,7 @@ def _project_page(
         "can_set_quota": request.user.is_staff,
         "member_form": member_form or MemberForm(),
         "limits_form": limits_form or LimitsForm.of(project),
+        "bin_form": bin_form or BinForm(initial={"bin_days": project.bin_days}),
         "wrong_member": wrong_member,
         "wrong_text": wrong_text,
     }

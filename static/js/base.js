@@ -6,6 +6,7 @@ import "./base/morph.js";
 import { answerClicks, answerCopies, openDialogs } from "./base/actions.js";
 import { startLaunch } from "./base/launch.js";
 import { follow } from "./base/live.js";
+import { followPicks } from "./base/many.js";
 import { renewThumbnails } from "./base/thumbnails.js";
 import { keepTimesRight, showTimes } from "./base/times.js";
 import { keepToasts } from "./base/toasts.js";
@@ -42,6 +43,7 @@ keepToasts();
 keepTimesRight();
 startLaunch();
 renewThumbnails();
+followPicks();
 document.addEventListener("htmx:afterSwap", () => showTimes());
 document.addEventListener("htmx:oobAfterSwap", () => showTimes());
 if (document.body.dataset.liveUrl) {

@@ -119,7 +119,8 @@ def _delete(page: Page, product: Product, machine: str) -> None:
     page.evaluate(
         """async (url) => {
             const token = document.cookie.match(/casement_csrf=([^;]+)/)[1];
-            await fetch(url, {method: "POST", headers: {"X-CSRFToken": token}});
+            const body = new URLSearchParams({purge: "yes"});
+            await fetch(url, {method: "POST", headers: {"X-CSRFToken": token}, body});
         }""",
         f"{product.url}/machines/{machine}/delete",
     )

@@ -79,6 +79,7 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
 
     page.get_by_role("link", name="Delete…").click()
     story.picture("asks-before-deleting")
+    page.get_by_label("Past the bin").check()
     story.press("Delete machine")
     page.wait_for_url(f"{story.product.url}/machines/")
     wait_for(
@@ -139,6 +140,7 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     page.goto(f"{story.product.url}/machines/{machine}/")
 
     page.get_by_role("link", name="Delete…").click()
+    page.get_by_label("Past the bin").check()
     story.press("Delete machine")
     wait_for(
         "it is gone",

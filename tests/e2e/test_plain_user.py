@@ -67,6 +67,7 @@ def status_of(story: Story, machine: UUID) -> object:
 def delete(story: Story, machine: UUID) -> None:
     story.page.goto(f"{story.product.url}/machines/{machine}/")
     story.page.get_by_role("link", name="Delete…").click()
+    story.page.get_by_label("Past the bin").check()
     story.press("Delete machine")
     wait_for("it is gone", lambda: status_of(story, machine) == "deleted", seconds=120)
     story.assert_nothing_left(machine)

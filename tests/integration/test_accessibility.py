@@ -29,7 +29,7 @@ from portal.events.services import add_webhook, record, try_webhook
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
-from portal.machines.models import Machine
+from portal.machines.models import Batch, BatchItem, Machine, MachineLabel
 from portal.machines.states import PowerState, Status, Task
 from tests.portal.test_every_url import ALL, PUBLIC
 from tests.support import axe
@@ -138,6 +138,7 @@ def site(redis_db: str, tmp_path: Path) -> Iterator[Site]:
 
 # --- something of each kind ----------------------------------------------------------------------------------------
 
+SAVED = {"saved_at": timezone.now(), "saved_gib": 1}
 STATES: list[dict[str, Any]] = [
     {"status": Status.READY, "power_state": PowerState.RUNNING, "task": Task.NONE},
     {"status": Status.READY, "power_state": PowerState.SHUT_OFF, "task": Task.NONE, "console_socket": ""},
@@ -146,6 +147,7 @@ STATES: list[dict[str, Any]] = [
     {"status": Status.READY, "power_state": PowerState.UNKNOWN, "task": Task.NONE},
     {"status": Status.READY, "power_state": PowerState.PAUSED, "task": Task.NONE},
     {"status": Status.READY, "power_state": PowerState.RUNNING, "task": Task.NONE, "console_socket": ""},
+    {"status": Status.READY, "power_state": PowerState.SHUT_OFF, "task": Task.NONE, "console_socket": "", **SAVED},
 ]
 Objects = dict[str, Sequence[Model]]
 
@@ -168,7 +170,10 @@ def _objects(estate: Estate) -> Objects:
     assert membership is not None
     _people_on(machines[0], estate.member, membership)
     webhook, delivery = _webhook(estate, machines[0])
+    _dress(machines[0])
     return {
+        "machines:bin-": [_binned(machines[0])],
+        "machines:many-": [_batch(machines, estate)],
         "machines": machines,
         "console": machines[:2],
         "sessions": [session],
@@ -195,6 +200,38 @@ def _webhook(estate: Estate, machine: Machine) -> tuple[Webhook, Delivery]:
     delivery = webhook.deliveries.first()
     assert delivery is not None
     return webhook, delivery
+
+
+def _dress(machine: Machine) -> None:
+    """All that a machine may show beside its state."""
+    MachineLabel.objects.bulk_create(MachineLabel(machine=machine, name=name) for name in ("web", "team:blue"))
+    waits = {"wanted_vcpus": 4, "wanted_memory_mib": 4096, "wanted_flavour": machine.flavour}
+    about = {"description": "The one that everybody uses.", "protected": True}
+    Machine.objects.filter(pk=machine.pk).update(login_password="x", user_data="x", **waits, **about)
+
+
+def _binned(like: Machine) -> Machine:
+    week = timezone.now() + dt.timedelta(days=7)
+    values = {"status": Status.BINNED, "binned_at": timezone.now(), "purge_at": week, "host": like.host}
+    size = {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
+    return Machine.objects.create(
+        project=like.project,
+        owner=like.owner,
+        name="thrown-away",
+        kind=like.kind,
+        mac="52:54:ff:00:00:01",
+        **values,
+        **size,
+    )
+
+
+def _batch(machines: list[Machine], estate: Estate) -> Batch:
+    """One that is under way, one that is done, one that was refused; asked by the operator."""
+    batch = Batch.objects.create(actor=estate.operator, action="stop")
+    for machine, status in zip(machines, ["running", "done", ""], strict=False):
+        job = Job.objects.filter(project=estate.projects[0], status=status).first()
+        BatchItem.objects.create(batch=batch, machine=machine, job=job, refusal="" if job else "It is busy.")
+    return batch
 
 
 def _people_on(machine: Machine, member: User, other: Membership) -> None:

@@ -16,6 +16,9 @@ from pytest_django.fixtures import Settings
 
 from portal import settings as portal_settings
 from portal.accounts.models import User
+from portal.jobs import services as jobs
+from portal.jobs.models import Job
+from portal.jobs.names import JobStatus
 from portal.lib.live import OPERATORS, publish_on_commit
 from portal.machines.events import machine_changed
 from portal.machines.models import Machine
@@ -99,3 +102,41 @@ def test_a_storm_of_changes_costs_the_portal_a_small_share_and_the_tab_stays_rig
 
     at_once([stops])
     expect(tab.locator(f"#machine-{machine.pk}")).to_contain_text("Shut off", timeout=60_000)
+
+
+def test_many_are_chosen_by_keyboard_stay_chosen_and_their_results_come_by_themselves(
+    page: tuple[Page, str], machine: Machine
+) -> None:
+    tab, url = page
+    tab.goto(f"{url}/machines/?view=table")
+    tab.wait_for_selector("html[data-line=up]", state="attached")
+    pick = tab.get_by_label(f"Choose {machine.name}")
+    pick.focus()
+    tab.keyboard.press("Space")
+    bar = tab.locator("#many")
+    expect(bar).to_contain_text("1 chosen")
+
+    def is_reset() -> None:
+        Machine.objects.filter(pk=machine.pk).update(addresses=["10.213.0.77"])
+        machine_changed(machine)
+
+    at_once([is_reset])
+    expect(tab.locator(f"#machine-{machine.pk}")).to_contain_text("10.213.0.77", timeout=60_000)
+    expect(pick).to_be_checked()
+    bar.get_by_role("combobox").select_option("stop")
+    bar.get_by_role("button", name="Do it").focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_url(re.compile(r"/machines/many/[0-9a-f-]+/$"))
+    tab.wait_for_selector("html[data-line=up]", state="attached")
+    expect(tab.locator("#many-result")).to_contain_text("0 done, 1 under way", timeout=60_000)
+    tab.evaluate("window.notReloaded = true")
+    at_once([worked_off])
+    expect(tab.locator("#many-result")).to_contain_text("1 done, 0 under way", timeout=60_000)
+    assert tab.evaluate("window.notReloaded") is True
+
+
+def worked_off() -> None:
+    """A worker ends the job; what it does on a host is no part of this."""
+    job = jobs.take_lease(Job.objects.get().pk, owner="a worker")
+    assert job is not None
+    jobs.finish(job, JobStatus.DONE)

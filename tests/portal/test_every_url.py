@@ -18,7 +18,8 @@ from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
-from portal.machines.models import Machine
+from portal.machines.models import Batch, Machine, MachineLabel
+from portal.machines.states import Status
 
 # For people who have not signed in, and the admin, which has its own tests of the same kind.
 PUBLIC = {"accounts:login", "jsi18n"}
@@ -62,11 +63,26 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
 
     webhook = add_webhook(project, actor=alice, name="CI", url="https://ci.example.org/hook")
     delivery = try_webhook(webhook, actor=alice)
+    binned = Machine.objects.create(
+        project=project,
+        owner=alice,
+        name="thrown-away",
+        kind=machine.kind,
+        vcpus=1,
+        memory_mib=1024,
+        disk_gib=10,
+        host=machine.host,
+        mac="52:54:00:00:00:02",
+        status=Status.BINNED,
+    )
+    batch = Batch.objects.create(actor=alice, action="stop")
 
     def of(name: str) -> Model:
         namespace, _, view = name.partition(":")
         if namespace == "events":
             return delivery if "delivery" in view else webhook if "webhook" in view else project
+        if view.startswith(("bin-", "many-")):
+            return binned if view.startswith("bin-") else batch
         if namespace == "images" and "version" in view:
             return image_version
         if namespace == "accounts":
@@ -165,10 +181,11 @@ def test_a_viewer_changes_nothing(client: Client, target: Target, vera: User, na
 def state() -> tuple[object, ...]:
     """What a request that is refused must leave as it was."""
     return (
-        list(Machine.objects.values_list("pk", "status", "task", "power_state")),
+        list(Machine.objects.order_by("pk").values_list("pk", "status", "task", "power_state", "name", "protected")),
+        list(MachineLabel.objects.order_by("pk").values_list("machine", "name")),
         list(ImageVersion.objects.values_list("pk", "status")),
         list(Job.objects.values_list("pk", "status", "cancel_requested")),
-        list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines")),
+        list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines", "bin_days")),
         list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),
         list(Host.objects.values_list("pk", "enabled")),
         list(ConsoleSession.objects.values_list("pk", "mode", "end_ordered_by", "ended_at", "asked_at")),

@@ -16,6 +16,7 @@ from django.apps import apps
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from portal.accounts.models import Membership, Project, SshKey, User
 from portal.accounts.permissions import Role
@@ -40,6 +41,7 @@ PORTAL = ("accounts", "audit", "console", "events", "hosts", "images", "jobs", "
 # Asking for these is itself what is done: each look is written down, each ticket is for one use.
 EACH_COUNTS = {
     "machines:secret": {"audit.Event"},
+    "machines:user-data": {"audit.Event"},
     "console:ticket": set[str](),
     "console:link-new": {"audit.Event", "console.ConsoleLink"},
     "sessions:watch": {"audit.Event"},
@@ -142,6 +144,10 @@ def _machine(**values: object) -> Callable[[Scene], str]:
     return lambda scene: scene.set_machine(**values)
 
 
+def _larger() -> Flavour:
+    return Flavour.objects.create(name="larger", title="Larger", vcpus=2, memory_mib=2048, disk_gib=10)
+
+
 def _job(scene: Scene) -> object:
     return jobs.enqueue(JobName.MACHINE_CREATE, scene.machine, queue="q", actor=scene.alice).pk
 
@@ -208,6 +214,7 @@ REQUESTS: dict[str, Request] = {
     "accounts:key-delete": Request(form=_key),
     "accounts:project-new": Request(form=lambda _: _limits(name="Harbour"), by="operator"),
     "accounts:project-quota": Request(lambda scene: scene.project.pk, lambda _: _limits(), by="operator"),
+    "accounts:project-bin": Request(lambda scene: scene.project.pk, lambda _: {"bin_days": 3}),
     "accounts:project-people": Request(
         lambda scene: scene.project.pk, lambda _: {"person": "olga", "role": Role.VIEWER}
     ),
@@ -254,6 +261,20 @@ REQUESTS: dict[str, Request] = {
     "machines:reset": Request(_machine()),
     "machines:force-off": Request(_machine()),
     "machines:retry": Request(_machine(status=Status.ERROR, power_state=OFF, holds_quota=False)),
+    "machines:pause": Request(_machine()),
+    "machines:resume": Request(_machine(power_state=PowerState.PAUSED)),
+    "machines:hibernate": Request(_machine()),
+    "machines:discard": Request(_machine(power_state=OFF, saved_at=timezone.now(), saved_gib=1)),
+    "machines:resize": Request(_machine(), lambda _: {"flavour": _larger().pk}),
+    "machines:edit": Request(_machine(), lambda _: {"name": "lamp", "labels": "web, blue", "protected": "on"}),
+    "machines:password": Request(_machine()),
+    "machines:key": Request(_machine(), lambda _: {"public_key": KEY}),
+    "machines:user-data": Request(_machine(user_data=seal("#cloud-config\n"))),
+    "machines:many": Request(
+        form=lambda scene: {"machine": scene.set_machine(), "action": "stop", "request_key": uuid4()}
+    ),
+    "machines:bin-restore": Request(_machine(status=Status.BINNED, power_state=OFF)),
+    "machines:bin-purge": Request(_machine(status=Status.BINNED, power_state=OFF)),
     "machines:delete": Request(_machine()),
     "machines:secret": Request(_machine(login_password=seal("first-password"))),
 }

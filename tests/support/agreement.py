@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from django.conf import settings
-from django.db.models import Sum
 
 from portal.accounts.models import Project
 from portal.hosts.models import Host
@@ -21,6 +20,8 @@ from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.types import MachineInfo
 
+# What is in the bin is off, and all of it is there.
+ON_HOSTS = (Status.READY, Status.BINNED)
 _AMOUNTS = ("vcpus", "memory_mib", "disk_gib")
 
 
@@ -43,9 +44,9 @@ def _of_host(host: Host) -> Iterator[str]:
     for uuid in seen.machines - set(rows):
         if uuid not in seen.domains or seen.domains[uuid].owned:
             yield f"{uuid} is on {host} and belongs to nobody there"
-    held = Machine.objects.filter(host=host, holds_quota=True).aggregate(*(Sum(name) for name in _AMOUNTS))
+    held = _held_by(Machine.objects.filter(host=host, holds_quota=True))
     for name in _AMOUNTS:
-        if getattr(host, f"reserved_{name}") != (held[f"{name}__sum"] or 0):
+        if getattr(host, f"reserved_{name}") != held[name]:
             yield f"{host} has promised {getattr(host, f'reserved_{name}')} {name}, its machines hold {held}"
 
 
@@ -54,9 +55,9 @@ def _of_machine(row: Machine, driver: HypervisorDriver, seen: Seen) -> Iterator[
     info = seen.domains.get(row.pk)
     if row.task != Task.NONE:
         yield f"still {row.task}"
-    if row.holds_quota != (row.status == Status.READY):
+    if row.holds_quota != (row.status in ON_HOSTS):
         yield f"holds quota: {row.holds_quota}"
-    if row.status != Status.READY:
+    if row.status not in ON_HOSTS:
         if info is not None or files:
             yield f"left on the host: domain {info}, files {files}"
         return
@@ -72,6 +73,14 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
     if not info.owned:
         yield "its domain has no mark"
         return
+    if info.saved != row.is_hibernated or (row.saved_gib and not row.is_hibernated):
+        yield f"memory saved: {info.saved}, the row says {row.saved_at} and {row.saved_gib} GiB"
+    if row.power_state == PowerState.SHUT_OFF and row.wanted_vcpus and not row.is_hibernated:
+        yield "it is off and waits for a size"
+    if row.next_password or row.next_ssh_key:
+        yield "a password or key is still on its way"
+    if info.vcpus not in {row.vcpus, row.wanted_vcpus}:
+        yield f"it has {info.vcpus} vCPUs, the row says {row.vcpus}"
     if info.power_state.value != row.power_state:
         yield f"it is {info.power_state}, the row says {row.power_state}"
     if row.power_state == PowerState.RUNNING and not row.keeps_definition:
@@ -84,12 +93,15 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
 
 def _of_project(project: Project) -> Iterator[str]:
     held = Machine.objects.filter(project=project, holds_quota=True)
-    sums = held.aggregate(*(Sum(name) for name in _AMOUNTS))
-    if project.used_machines != held.count():
-        yield f"{project} counts {project.used_machines} machines and has {held.count()}"
-    for name in _AMOUNTS:
-        if getattr(project, f"used_{name}") != (sums[f"{name}__sum"] or 0):
+    sums = _held_by(held)
+    for name in ("machines", *_AMOUNTS):
+        if getattr(project, f"used_{name}") != sums[name]:
             yield f"{project} counts {getattr(project, f'used_{name}')} {name} and holds {sums}"
+
+
+def _held_by(machines: Iterable[Machine]) -> dict[str, int]:
+    amounts = [machine.amount for machine in machines]
+    return {name: sum(getattr(amount, name) for amount in amounts) for name in ("machines", *_AMOUNTS)}
 
 
 def _of_images() -> Iterator[str]:

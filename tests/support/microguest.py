@@ -2,7 +2,7 @@
 
 Debian's cloud kernel, an initramfs with busybox and qemu-ga, nothing else. It prints `casement-micro ready` on the
 serial line and on the screen, takes an address by DHCP, powers off on the ACPI button, reboots on Ctrl-Alt-Del, answers
-the guest agent, and gives a root shell without a password on both consoles.
+the guest agent, and gives a root shell without a password on both consoles. There is a user alice, who cannot sign in.
 """
 
 import fcntl
@@ -87,6 +87,12 @@ UDHCPC = """#!/bin/sh
 ip address replace "$ip/${mask:-24}" dev "$interface"
 [ -n "$router" ] && ip route replace default via "${router%% *}"
 echo "nameserver ${dns%% *}" > /etc/resolv.conf
+"""
+# Debian's busybox has none, and the guest agent sets passwords by it.
+CHPASSWD = r"""#!/bin/sh
+IFS=: read -r user word
+grep -q "^$user:" /etc/shadow || exit 1
+hash=$(printf '%s\n' "$word" | mkpasswd -m sha512 -P 0) && sed -i "s|^$user:[^:]*:|$user:$hash:|" /etc/shadow
 """
 POWER = "#!/bin/sh\nexec /bin/busybox poweroff -f\n"
 
@@ -184,11 +190,14 @@ def _initramfs(packages: Path, version: str) -> bytes:
         archive.add(directory, mode=stat.S_IFDIR | 0o755)
     archive.add("dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
     scripts = {"init": INIT, "etc/udhcpc": UDHCPC, "etc/ready": ANNOUNCE, "etc/acpi/PWRF/00000080": POWER}
+    scripts["usr/sbin/chpasswd"] = CHPASSWD
     for name, text in scripts.items():
         archive.add(name, text.encode(), stat.S_IFREG | 0o755)
     archive.add("etc/inittab", INITTAB.encode())
-    archive.add("etc/passwd", b"root::0:0:root:/root:/bin/sh\n")
-    archive.add("etc/group", b"root:x:0:\n")
+    archive.add("etc/passwd", b"root::0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")
+    archive.add("etc/shadow", b"root::19000::::::\nalice:!:19000::::::\n", stat.S_IFREG | 0o600)
+    archive.add("home/alice", mode=stat.S_IFDIR | 0o755)
+    archive.add("etc/group", b"root:x:0:\nalice:x:1000:\n")
     archive.add("etc/modules", "\n".join([*MODULES, ""]).encode())
     _add_modules(archive, packages, version)
     _add_programs(archive, packages)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -49,8 +50,12 @@ def seed(
     mac: str,
     desktop: bool,
     host_keys: dict[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> SeedSpec:
-    """The three files of a NoCloud seed. `host_keys` are cloud-init's `ssh_keys`, e.g. {"ed25519_private": "…"}."""
+    """The three files of a NoCloud seed. `host_keys` are cloud-init's `ssh_keys`, e.g. {"ed25519_private": "…"}.
+
+    `extra` is a person's own cloud-config; see `merged`.
+    """
     check_hostname(hostname)
     check_user(user)
     if not _MAC.fullmatch(mac):
@@ -58,6 +63,8 @@ def seed(
     keys = normalise_ssh_keys(ssh_keys)
     check_password_hash(password_hash)
     user_data = _user_data(hostname, user, password_hash, keys, desktop=desktop)
+    if extra:
+        user_data = merged(user_data, extra)
     if host_keys:
         user_data["ssh_keys"] = _checked_host_keys(host_keys)
         user_data["ssh_deletekeys"] = True
@@ -66,6 +73,25 @@ def seed(
         user_data="#cloud-config\n" + _dump(user_data),
         network_config=_dump(_network_config(mac)),
     )
+
+
+# What makes the machine known: its name and its keys are never a person's to set here.
+IDENTITY = frozenset({"hostname", "fqdn", "preserve_hostname", "manage_etc_hosts", "ssh_keys", "ssh_deletekeys"})
+
+
+def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Their settings over ours, but for lists, which come behind ours, and users: the machine's own stays first.
+
+    `InvalidSeedError` for a setting of the machine's identity, and for a second user of the same name.
+    """
+    if named := sorted(IDENTITY & theirs.keys()):
+        raise InvalidSeedError(f"{named[0]} is set by Casement.")
+    names = {user["name"] for user in ours["users"]}
+    for user in theirs.get("users") or []:
+        if (user.get("name") if isinstance(user, dict) else user) in names:
+            raise InvalidSeedError("The machine's own user cannot be described twice.")
+    both = {name: [*ours[name], *theirs[name]] for name in ours.keys() & theirs.keys() if isinstance(ours[name], list)}
+    return {**ours, **theirs, **both}
 
 
 def _user_data(

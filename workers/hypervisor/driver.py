@@ -113,8 +113,40 @@ class HypervisorDriver(Protocol):
     def force_off(self, machine: UUID) -> None:
         """Cut the power. Success: the domain does not run. No error if it did not run."""
 
+    def suspend(self, machine: UUID) -> None:
+        """Stop the guest's processors; its memory stays. Nothing is done if they are.
+
+        `InvalidOperationError` if it is off.
+        """
+
+    def resume(self, machine: UUID) -> None:
+        """Let a suspended guest go on. Nothing is done if it runs. `InvalidOperationError` if it is off."""
+
+    def save(self, machine: UUID) -> None:
+        """Write the guest's memory to a file of the host and switch it off; `start` then goes on from there.
+
+        Success: the domain is off and `get` says `saved`. Failure: it runs on, or it is off and nothing is saved.
+        Nothing is done if it is off and saved. `InvalidOperationError` if it is off and not. What it goes on with is
+        the definition that it had: another one, made in between, counts from the start after.
+        """
+
+    def discard_saved(self, machine: UUID) -> None:
+        """Remove the saved memory: the next start is a cold one. No error if there is none, or if it runs."""
+
+    def set_vcpus(self, machine: UUID, vcpus: int) -> None:
+        """Plug processors into the running domain, and have the guest use them, if its agent answers.
+
+        Nothing is done if it has so many. `InvalidOperationError` if it is off, has more, or was started without room.
+        """
+
+    def set_memory(self, machine: UUID, memory_mib: int) -> None:
+        """Let the running guest have so much memory, by its balloon; it takes its time for that.
+
+        `InvalidOperationError` if it is off, or was started with room for less.
+        """
+
     def undefine(self, machine: UUID) -> None:
-        """Force off and remove the definition with its NVRAM. No error if there is none. Disks stay."""
+        """Force off and remove the definition with NVRAM and saved memory. No error if there is none. Disks stay."""
 
     def adopt(self, machine: UUID) -> None:
         """Put Casement's mark on a domain that somebody else defined, so that the other operations work on it.
@@ -162,6 +194,15 @@ class HypervisorDriver(Protocol):
 
         A command that takes longer is not ended: it may go on in the guest.
         """
+
+    def set_password(self, machine: UUID, user: str, password: str) -> None:
+        """Give a user in the guest this password. `GuestAgentError` if the agent does not answer or knows no such user.
+
+        It goes through the agent's own channel: it is in no command line, in the guest or on the host.
+        """
+
+    def add_ssh_key(self, machine: UUID, user: str, key: str) -> None:
+        """Let the key in as this user; one that is let in already is not added again. Errors as `set_password`."""
 
     # --- events -----------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from workers.hypervisor.errors import (
     StorageFullError,
     VolumeNotFoundError,
 )
+from workers.hypervisor.fake_life import FakeLife
 from workers.hypervisor.types import (
     Accelerator,
     CommandResult,
@@ -85,17 +86,23 @@ class FakeGuest:
     run: GuestCommand = echo_guest
     pings: int = 0
     reboots: int = 0
+    passwords: dict[str, str] = field(default_factory=dict, repr=False)
+    ssh_keys: dict[str, list_of[str]] = field(default_factory=dict)
 
 
 @dataclass
 class FakeDomain:
-    """`live` is what a running domain was started with; a redefinition changes `spec` only."""
+    """`live` is what a running domain was started with; a redefinition changes `spec` only.
+
+    `saved` is what a hibernated one ran with, and goes on with.
+    """
 
     spec: MachineSpec
     owned: bool = True
     disk_elsewhere: bool = False
     power_state: PowerState = PowerState.SHUT_OFF
     live: MachineSpec | None = None
+    saved: MachineSpec | None = None
     guest: FakeGuest = field(default_factory=FakeGuest)
     starts: int = 0
 
@@ -232,7 +239,7 @@ class FakeHost:
     def set_power(self, machine: UUID, power: PowerState) -> None:
         domain = self.domains[machine]
         if power is PowerState.RUNNING and not domain.runs:
-            domain.live = domain.spec
+            domain.live, domain.saved = domain.saved or domain.spec, None
             domain.starts += 1
             self.serial_logs[machine] = self.serial_logs.get(machine, b"") + b"the guest starts\r\n"
         if power is PowerState.SHUT_OFF:
@@ -287,7 +294,7 @@ def forget_fake_hosts() -> None:
         _hosts.clear()
 
 
-class FakeDriver:
+class FakeDriver(FakeLife):
     """HypervisorDriver on a FakeHost."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -529,7 +536,9 @@ class FakeDriver:
 
 def _machine_info(domain: FakeDomain) -> MachineInfo:
     spec = domain.live or domain.spec
-    return MachineInfo(spec.uuid, spec.name, domain.power_state, spec.vcpus, spec.memory_mib, owned=domain.owned)
+    memory_mib = spec.most_memory_mib or spec.memory_mib
+    told = (spec.uuid, spec.name, domain.power_state, spec.vcpus, memory_mib)
+    return MachineInfo(*told, owned=domain.owned, saved=domain.saved is not None)
 
 
 def _size_of(source: Path) -> int:

@@ -57,7 +57,8 @@ class MachineSpec:
 
     `name` is shown by host tools and is made by the portal (never a person's free text); `title` is what one typed.
     `console_secret` is the VNC password, at most 8 characters (RFB uses no more) and never empty. `genid` changes
-    whenever a guest must notice that it is another machine or was set back in time.
+    whenever a guest must notice that it is another machine or was set back in time. `most_vcpus` and `most_memory_mib`
+    are what it can be given while it runs; 0 leaves no room.
     """
 
     uuid: UUID
@@ -70,6 +71,8 @@ class MachineSpec:
     console_secret: str = field(repr=False)
     nics: tuple[NicSpec, ...] = ()
     desktop: bool = True
+    most_vcpus: int = 0
+    most_memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,10 @@ class SeedSpec:
 
 @dataclass(frozen=True, slots=True)
 class MachineInfo:
-    """One domain as the host sees it. `owned`: Casement defined it (its mark is in the domain's metadata)."""
+    """One domain as the host sees it. `owned`: Casement defined it (its mark is in the domain's metadata).
+
+    `memory_mib` is the most that it can be given. `saved`: it is off, and its memory lies in a file of the host.
+    """
 
     uuid: UUID
     name: str
@@ -91,6 +97,7 @@ class MachineInfo:
     vcpus: int
     memory_mib: int
     owned: bool
+    saved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,16 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import create, delete, drift, fetch, images, power
+from workers.workflows import access, create, delete, drift, fetch, hibernate, images, power, resize
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
     *power.WORKFLOWS,
+    *hibernate.WORKFLOWS,
+    resize.WORKFLOW,
+    *access.WORKFLOWS,
+    delete.TO_BIN,
     delete.WORKFLOW,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,

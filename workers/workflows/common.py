@@ -6,6 +6,7 @@ from portal.lib.secrets import unseal
 from portal.machines import services
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_by_id
+from portal.machines.sizes import room_of
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import InvalidOperationError
@@ -23,21 +24,32 @@ def driver(context: Context[Machine]) -> HypervisorDriver:
 
 
 def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
-    """What the domain is made from."""
+    """What the domain is made from: in the size of its next start."""
     mode = NetworkMode(machine.host.network_mode or NetworkMode.NAT)
     network = machine.host.network if mode == NetworkMode.NAT else None
+    vcpus, memory_mib = machine.wanted_vcpus or machine.vcpus, machine.wanted_memory_mib or machine.memory_mib
+    most_vcpus, most_memory_mib = room_of(vcpus, memory_mib)
     return MachineSpec(
         uuid=machine.pk,
         name=machine.domain_name,
         title=machine.name,
-        vcpus=machine.vcpus,
-        memory_mib=machine.memory_mib,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
         firmware=Firmware(machine.image_version.firmware) if machine.image_version else Firmware.BIOS,
         genid=machine.genid,
         console_secret=secret,
         nics=(NicSpec(mac=machine.mac, mode=mode, network=network),),
         desktop=machine.kind == "desktop",
+        most_vcpus=most_vcpus,
+        most_memory_mib=most_memory_mib,
     )
+
+
+def define(machine: Machine, host_driver: HypervisorDriver) -> None:
+    """Of a machine that is off: what it can be given while it runs is written down first."""
+    spec = spec_of(machine, secret=stored_secret(machine))
+    services.record_room(machine, vcpus=spec.most_vcpus, memory_mib=spec.most_memory_mib)
+    host_driver.define(spec)
 
 
 def stored_secret(machine: Machine) -> str:

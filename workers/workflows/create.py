@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
 from portal.lib.secrets import new_password, unseal
-from portal.machines import services
+from portal.machines import services, userdata
 from portal.machines.models import Machine
 from workers.hypervisor import cloud_init
 from workers.hypervisor.errors import HypervisorError
@@ -62,6 +62,7 @@ def _write_seed(context: Context[Machine], instance_id: UUID) -> None:
         ssh_keys=(machine.ssh_key,) if machine.ssh_key else (),
         mac=machine.mac,
         desktop=machine.kind == "desktop",
+        extra=userdata.parsed(unseal(machine.user_data)),
     )
     common.driver(context).write_seed(machine.pk, seed)
 
@@ -71,7 +72,7 @@ def define(context: Context[Machine]) -> None:
     machine = context.target
     if not machine.console_secret:
         services.record_secret(machine, new_password(common.SECRET_LENGTH))
-    common.driver(context).define(common.spec_of(machine, secret=common.stored_secret(machine)))
+    common.define(machine, common.driver(context))
 
 
 def delete_storage(context: Context[Machine]) -> None:

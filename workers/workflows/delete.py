@@ -1,10 +1,11 @@
-"""Remove a machine so that nothing of it is left: domain, disk, seed, socket, quota."""
+"""Remove a machine so that nothing of it is left: domain, disk, seed, socket, quota. Or switch it off, for the bin."""
 
 from portal.jobs.names import JobName, StepName
 from portal.jobs.selectors import others_at_work
-from portal.machines import services
+from portal.machines import binning, services
 from portal.machines.models import Machine
 from portal.machines.states import Task
+from workers.hypervisor.errors import DomainNotFoundError
 from workers.workflows import common, create
 from workers.workflows.base import Again, Context, Step, Workflow
 
@@ -18,6 +19,26 @@ def wait_for_other_work(context: Context[Machine]) -> None:
 def release(context: Context[Machine]) -> None:
     services.release_resources(context.target)
 
+
+def cut_power(context: Context[Machine]) -> None:
+    """One that its host has lost goes into the bin as well: its disk may be there."""
+    driver = common.driver(context)
+    try:
+        driver.force_off(context.target.pk)
+        driver.discard_saved(context.target.pk)
+    except DomainNotFoundError:
+        return
+
+
+TO_BIN: Workflow[Machine] = Workflow(
+    JobName.MACHINE_BIN,
+    load=common.load,
+    steps=(Step(StepName.WAIT_WORK, wait_for_other_work), Step(StepName.CUT_POWER, cut_power)),
+    on_done=binning.record_binned,
+    on_failed=lambda machine, message: services.record_task_ended(machine, Task.BINNING, message=message),
+    cancellable=False,
+    max_retries=20,
+)
 
 WORKFLOW: Workflow[Machine] = Workflow(
     JobName.MACHINE_DELETE,

@@ -1,4 +1,4 @@
-"""Start, shut down, restart, reset, force off."""
+"""Start, shut down, restart, reset, force off, pause, go on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 
 from portal.jobs.names import JobName, StepName
 from portal.lib.secrets import new_password
-from portal.machines import services
+from portal.machines import hibernation, services
 from portal.machines.models import Machine
 from portal.machines.states import PowerState, Task
 from workers.hypervisor.driver import HypervisorDriver
@@ -21,13 +21,17 @@ OFF_POLL_S = 1.0
 
 
 def start_with_new_secret(context: Context[Machine]) -> None:
-    """A screen secret lives from one start to the next stop. A domain that runs already keeps its own."""
+    """A screen secret lives from one start to the next stop. A domain that runs already, or wakes, keeps its own."""
     machine = context.target
     driver = common.driver(context)
-    if common.is_off(machine, driver) and not machine.keeps_definition:
+    info = driver.get(machine.pk)
+    if info.power_state == HostPowerState.SHUT_OFF and not info.saved and not machine.keeps_definition:
+        if services.settle_size(machine.pk):
+            machine.refresh_from_db()
         services.record_secret(machine, new_password(common.SECRET_LENGTH))
-        driver.define(common.spec_of(machine, secret=common.stored_secret(machine)))
+        common.define(machine, driver)
     common.start(context)
+    hibernation.record_saved_gone(machine.pk)
 
 
 def ask_shut_down(context: Context[Machine]) -> None:
@@ -97,8 +101,22 @@ def reset(context: Context[Machine]) -> None:
 
 
 def cut_power(context: Context[Machine]) -> None:
-    common.driver(context).force_off(context.target.pk)
+    """What was being saved just now goes with it."""
+    driver = common.driver(context)
+    driver.force_off(context.target.pk)
+    driver.discard_saved(context.target.pk)
     services.record_power_state(context.target.pk, PowerState.SHUT_OFF, at=timezone.now())
+    hibernation.record_saved_gone(context.target.pk)
+
+
+def suspend(context: Context[Machine]) -> None:
+    common.driver(context).suspend(context.target.pk)
+    services.record_power_state(context.target.pk, PowerState.PAUSED, at=timezone.now())
+
+
+def let_go_on(context: Context[Machine]) -> None:
+    common.driver(context).resume(context.target.pk)
+    services.record_power_state(context.target.pk, PowerState.RUNNING, at=timezone.now())
 
 
 def _seconds_in_step(context: Context[Machine]) -> float:
@@ -128,4 +146,6 @@ WORKFLOWS: tuple[Workflow[Machine], ...] = (
     _workflow(JobName.MACHINE_REBOOT, Task.REBOOTING, Step(StepName.RESTART, restart)),
     _workflow(JobName.MACHINE_RESET, Task.RESETTING, Step(StepName.RESET, reset)),
     _workflow(JobName.MACHINE_FORCE_OFF, Task.FORCING_OFF, Step(StepName.CUT_POWER, cut_power)),
+    _workflow(JobName.MACHINE_PAUSE, Task.PAUSING, Step(StepName.SUSPEND, suspend, undo=let_go_on)),
+    _workflow(JobName.MACHINE_RESUME, Task.RESUMING, Step(StepName.RESUME, let_go_on)),
 )

@@ -32,6 +32,13 @@ _BUSY = {
     Task.FORCING_OFF: _("Forcing off"),
     Task.ADOPTING: _("Being taken over"),
     Task.REPAIRING: _("Being defined again"),
+    Task.PAUSING: _("Being paused"),
+    Task.RESUMING: _("Going on"),
+    Task.HIBERNATING: _("Hibernating"),
+    Task.DISCARDING: _("Forgetting its saved memory"),
+    Task.RESIZING: _("Getting another size"),
+    Task.ACCESS: _("Getting a password or key"),
+    Task.BINNING: _("Going into the bin"),
     Task.DELETING: _("Deleting"),
 }
 _POWER = {
@@ -40,8 +47,11 @@ _POWER = {
     PowerState.SHUT_OFF: Look(_("Shut off"), "off", icon="square-rounded"),
     PowerState.UNKNOWN: Look(_("Host not answering"), "unknown", icon="help-circle"),
 }
+_HIBERNATED = Look(_("Hibernated"), "paused", icon="zzz")
+_BINNED = Look(_("In the bin"), "off", icon="trash")
 _MISSING = Look(_("Missing on its host"), "failed", icon="alert-triangle-filled")
 _FAILED = Look(_("Failed"), "failed", icon="alert-triangle-filled")
+_BY_STATUS = {Status.ERROR: _FAILED, Status.BINNED: _BINNED}
 _REQUESTED = Look(_("Requested"), "busy", icon="clock")
 
 _IMAGE_LOOKS = {
@@ -58,12 +68,12 @@ _KIND_LOOKS = {
 def look_of(machine: Machine) -> Look:
     if machine.task != Task.NONE:
         return Look(_BUSY[Task(machine.task)], "busy", icon="loader-2")
-    if machine.status == Status.ERROR:
-        return _FAILED
+    if machine.status in _BY_STATUS:
+        return _BY_STATUS[Status(machine.status)]
     if machine.missing_since is not None:
         return _MISSING
     if machine.status == Status.READY:
-        return _POWER[PowerState(machine.power_state)]
+        return _HIBERNATED if machine.is_hibernated else _POWER[PowerState(machine.power_state)]
     return _REQUESTED
 
 

@@ -19,7 +19,8 @@ from portal.images import services as images
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
-from portal.machines import drift, services
+from portal.lib.secrets import unseal
+from portal.machines import access, binning, drift, hibernation, resizing, services
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import PowerState, Status
 from tests.workers.support import fake_of, work_on
@@ -86,6 +87,12 @@ class Stage:
             for holder in (fake.domains, fake.disks, fake.bases, fake.seeds):
                 holder.clear()
 
+    def larger(self) -> Flavour:
+        """A size with a processor more, which a running machine takes, and more memory, which it does not."""
+        size = {"vcpus": self.flavour.vcpus + 1, "memory_mib": self.flavour.memory_mib + 64}
+        values = {"title": "Larger", "disk_gib": self.flavour.disk_gib, **size}
+        return Flavour.objects.get_or_create(name="larger", defaults=values)[0]
+
     def difference(self, object_id: UUID, kind: DifferenceKind, host: Host | None = None) -> Difference:
         """As reconciliation finds it."""
         reconcile.reconcile_host((host or self.host).pk)
@@ -117,6 +124,10 @@ def _is(status: Status, power: PowerState) -> Check:
     return lambda _stage, job: (_machine(job).status, _machine(job).power_state) == (status, power)
 
 
+def _is_off_and(check: Callable[[Machine], object]) -> Check:
+    return lambda stage, job: OFF(stage, job) and bool(check(_machine(job)))
+
+
 RUNS = _is(Status.READY, PowerState.RUNNING)
 OFF = _is(Status.READY, PowerState.SHUT_OFF)
 
@@ -132,6 +143,68 @@ def _create(stage: Stage) -> Job:
 
 def _power(state: Callable[[Stage], Machine], request: Callable[..., Job]) -> Callable[[Stage], Job]:
     return lambda stage: request(state(stage), actor=stage.alice)
+
+
+def _hibernated(stage: Stage) -> Machine:
+    machine = stage.built()
+    stage.work_on(hibernation.request_hibernate(machine, actor=stage.alice))
+    machine.refresh_from_db()
+    assert machine.is_hibernated
+    return machine
+
+
+def _paused(stage: Stage) -> Machine:
+    machine = stage.built()
+    stage.work_on(services.request_pause(machine, actor=stage.alice))
+    machine.refresh_from_db()
+    return machine
+
+
+def _resize(state: Callable[[Stage], Machine]) -> Callable[[Stage], Job]:
+    return lambda stage: resizing.request_resize(state(stage), actor=stage.alice, flavour=stage.larger())
+
+
+def _has_larger_size(stage: Stage, job: Job) -> bool:
+    machine, wanted = _machine(job), stage.larger()
+    assert (machine.vcpus, driver_of(stage.host).get(machine.pk).vcpus) == (wanted.vcpus, wanted.vcpus)
+    if machine.power_state == PowerState.SHUT_OFF:
+        return (machine.memory_mib, machine.wanted_memory_mib) == (wanted.memory_mib, None)
+    return (machine.memory_mib, machine.wanted_memory_mib) == (stage.flavour.memory_mib, wanted.memory_mib)
+
+
+def _waits_for_nothing(_stage: Stage, job: Job) -> bool:
+    return _machine(job).wanted_vcpus is None
+
+
+def _new_password(stage: Stage) -> Job:
+    machine = stage.built()
+    machine.login_user = "alice"
+    return access.request_password(machine, actor=stage.alice)
+
+
+def _password_is_known(stage: Stage, job: Job) -> bool:
+    machine = _machine(job)
+    return machine.password_changed_at is not None and bool(unseal(machine.login_password))
+
+
+def _add_key(stage: Stage) -> Job:
+    return access.request_ssh_key(stage.built(), actor=stage.alice, public_key=KEY)
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
+
+
+def _bin(stage: Stage) -> Job:
+    Project.objects.filter(pk=stage.project.pk).update(bin_days=7)
+    machine = Machine.objects.get(pk=stage.built().pk)
+    try:
+        return binning.request_removal(machine, actor=stage.alice)
+    finally:
+        Project.objects.filter(pk=stage.project.pk).update(bin_days=0)
+
+
+def _is_binned(_stage: Stage, job: Job) -> bool:
+    return _machine(job).status == Status.BINNED
 
 
 def _adopt_foreign(stage: Stage) -> Job:
@@ -297,11 +370,37 @@ def is_still_missing(stage: Stage, job: Job) -> bool:
 
 SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
-    JobName.MACHINE_START: (Scene(_power(Stage.off, services.request_start), RUNS, OFF),),
+    JobName.MACHINE_START: (
+        Scene(_power(Stage.off, services.request_start), RUNS, OFF),
+        Scene(_power(_hibernated, services.request_start), RUNS, OFF, "wake"),
+    ),
     JobName.MACHINE_STOP: (Scene(_power(Stage.built, services.request_stop), OFF, _is_whole),),
     JobName.MACHINE_REBOOT: (Scene(_power(Stage.built, services.request_reboot), RUNS, RUNS),),
     JobName.MACHINE_RESET: (Scene(_power(Stage.built, services.request_reset), RUNS, RUNS),),
     JobName.MACHINE_FORCE_OFF: (Scene(_power(Stage.built, services.request_force_off), OFF, RUNS),),
+    JobName.MACHINE_PAUSE: (
+        Scene(_power(Stage.built, services.request_pause), _is(Status.READY, PowerState.PAUSED), RUNS),
+    ),
+    JobName.MACHINE_RESUME: (
+        Scene(_power(_paused, services.request_resume), RUNS, _is(Status.READY, PowerState.PAUSED)),
+    ),
+    JobName.MACHINE_HIBERNATE: (
+        Scene(
+            _power(Stage.built, hibernation.request_hibernate),
+            _is_off_and(lambda machine: machine.is_hibernated and machine.saved_gib),
+            RUNS,
+        ),
+    ),
+    JobName.MACHINE_DISCARD: (
+        Scene(_power(_hibernated, hibernation.request_discard), _is_off_and(lambda machine: not machine.is_hibernated)),
+    ),
+    JobName.MACHINE_RESIZE: (
+        Scene(_resize(Stage.built), _has_larger_size, _waits_for_nothing, "running"),
+        Scene(_resize(Stage.off), _has_larger_size, _waits_for_nothing, "off"),
+    ),
+    JobName.MACHINE_PASSWORD: (Scene(_new_password, _password_is_known),),
+    JobName.MACHINE_SSH_KEY: (Scene(_add_key, RUNS),),
+    JobName.MACHINE_BIN: (Scene(_bin, _is_binned),),
     JobName.MACHINE_DELETE: (Scene(_power(Stage.built, services.request_delete), is_gone),),
     JobName.MACHINE_ADOPT: (
         Scene(_adopt_foreign, lambda _stage, job: _machine(job).keeps_definition, _is_left_alone, "foreign"),

@@ -37,7 +37,7 @@ from tests.integration.crash.conftest import any_recipe, room_for_many
 from tests.integration.crash.mortal import work_and_die, work_on
 from tests.integration.crash.scenes import SCENES, Scene, Stage
 from tests.integration.crash.steps import step_replaced
-from tests.support.agreement import disagreements
+from tests.support.agreement import ON_HOSTS, disagreements
 from tests.support.libvirtd import (
     Libvirtd,
     alone,
@@ -67,8 +67,8 @@ IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 LIVE = Path("/var/lib/libvirt/qemu")
 # These happen in the portal's own folders and touch no host.
 NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH}
-# Before its system is up, a guest hears no power button.
-HEARD_INSIDE = {JobName.MACHINE_STOP, JobName.MACHINE_REBOOT}
+# Before its system is up, a guest hears no power button and has no agent.
+HEARD_INSIDE = {JobName.MACHINE_STOP, JobName.MACHINE_REBOOT, JobName.MACHINE_PASSWORD, JobName.MACHINE_SSH_KEY}
 STEPS = [
     (name, scene, step.name)
     for name, played in SCENES.items()
@@ -90,10 +90,15 @@ class RealStage(Stage):
 
     def built(self) -> Machine:
         whole = Machine.objects.filter(
-            host=self.host, status=Status.READY, keeps_definition=False, missing_since=None, flavour=self.flavour
+            host=self.host,
+            status=Status.READY,
+            keeps_definition=False,
+            missing_since=None,
+            flavour=self.flavour,
+            wanted_vcpus=None,
         )
         machine = whole.order_by("-power_state").first() or super().built()
-        if machine.power_state == PowerState.SHUT_OFF:
+        if machine.power_state != PowerState.RUNNING:
             self.work_on(services.request_start(machine, actor=self.alice))
             machine.refresh_from_db()
         return machine
@@ -103,7 +108,8 @@ class RealStage(Stage):
 
     def thin_out(self) -> None:
         """Every guest that boots takes its share of the machine; two are enough to go on with."""
-        for machine in Machine.objects.filter(host=self.host, status=Status.READY)[2:]:
+        ours = Machine.objects.filter(host=self.host)
+        for machine in [*ours.filter(status=Status.READY)[2:], *ours.filter(status=Status.BINNED)]:
             self.work_on(services.request_delete(machine, actor=self.operator))
 
     def go_on(self, job: Job) -> Job:
@@ -188,7 +194,7 @@ def stage(
 
 
 def _stage(first: tuple[str, Path], second: tuple[str, Path], folder: Path) -> RealStage:
-    project = Project.objects.create(name="Lighthouse")
+    project = Project.objects.create(name="Lighthouse", bin_days=0)
     alice = User.objects.create_user("alice")
     Membership.objects.create(user=alice, project=project, role=Role.OWNER)
     operator = User.objects.create_user("olga", is_staff=True, is_superuser=True)
@@ -268,7 +274,7 @@ def wrong() -> list[str]:
     known = {str(pk): status for pk, status in Machine.objects.values_list("pk", "status")}
     # Other portals may have machines on this libvirt; they are no more ours than anyone's.
     ours = [text for text in disagreements() if "belongs to nobody" not in text or text.split()[0] in known]
-    gone = [uuid for uuid, status in known.items() if status != Status.READY]
+    gone = [uuid for uuid, status in known.items() if status not in ON_HOSTS]
     return [*ours, *(text for uuid in gone for text in _left_of(uuid))]
 
 

@@ -18,6 +18,7 @@ from portal.jobs.names import ACTIVE
 from portal.machines import services
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import PowerState, Status, Task
+from tests.support.agreement import disagreements
 from tests.support.together import at_once
 from tests.workers.support import assert_nothing_left, work_on, write_image
 
@@ -184,3 +185,59 @@ def test_a_failed_machine_retried_many_times_at_once_is_built_once(
     project.refresh_from_db()
     assert project.used_machines == 1
     assert Host.objects.get().reserved_vcpus == 1
+
+
+@pytest.mark.parametrize("_round", ROUNDS)
+@pytest.mark.parametrize(
+    ("state", "buttons"),
+    [
+        ("running", ["hibernate", "stop"]),
+        ("running", ["hibernate", "force-off", "delete"]),
+        ("running", ["pause", "reboot", "password"]),
+        ("stopped", ["start", "delete"]),
+    ],
+)
+def test_of_what_excludes_the_other_one_is_done_and_all_agrees(
+    request: pytest.FixtureRequest, alice: User, state: str, buttons: list[str], _round: int
+) -> None:
+    machine: Machine = request.getfixturevalue(state)
+    told = press(machine, alice, buttons)
+    assert {status for status, _ in told} <= {DONE, CONFLICT, GONE}, told
+    work_off(machine)
+    work_off(machine)
+    machine.refresh_from_db()
+    assert machine.task == Task.NONE
+    assert disagreements() == []
+
+
+@pytest.mark.parametrize("_round", ROUNDS)
+def test_resized_many_times_at_once_and_deleted_nothing_is_counted_twice(
+    running: Machine, alice: User, _round: int
+) -> None:
+    """F36 with sizes: each of them fits alone, and not all together."""
+    sizes = [
+        Flavour.objects.create(name=f"size-{vcpus}", title="Size", vcpus=vcpus, memory_mib=2048, disk_gib=10)
+        for vcpus in (2, 4, 6)
+    ]
+
+    def resize(flavour: Flavour) -> int:
+        client = Client()
+        client.force_login(alice)
+        return client.post(reverse("machines:resize", args=[running.pk]), {"flavour": flavour.pk}).status_code
+
+    def delete() -> int:
+        return press(running, alice, ["delete"])[0][0]
+
+    answers = at_once([*(lambda size=size: resize(size) for size in sizes), delete])
+    assert set(answers) <= {302, 404, 422, DONE}, answers
+    assert disagreements_but_jobs() == []
+    work_off(running)
+    work_off(running)
+    running.refresh_from_db()
+    assert running.status == Status.DELETED
+    assert_nothing_left(running)
+
+
+def disagreements_but_jobs() -> list[str]:
+    """While work is under way: what is counted agrees with what is held all the same."""
+    return [text for text in disagreements() if " counts " in text or " has promised " in text]

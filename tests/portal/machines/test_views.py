@@ -39,16 +39,6 @@ XSS = [
 ]
 
 
-@pytest.fixture
-def as_user() -> Callable[[User], Client]:
-    def sign_in(user: User) -> Client:
-        client = Client()
-        client.force_login(user)
-        return client
-
-    return sign_in
-
-
 @dataclass(frozen=True)
 class Offer:
     """What it takes to launch a machine."""
@@ -218,12 +208,12 @@ def test_the_list_takes_the_same_queries_for_one_machine_and_for_many(
 ) -> None:
     client = as_user(alice)
     jobs.enqueue(JobName.MACHINE_STOP, machine, queue="q", actor=alice)
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(13):
         client.get(reverse("machines:list"))
     for number in range(12):
         other = _another(machine, f"other-{number}")
         jobs.enqueue(JobName.MACHINE_STOP, other, queue="q", actor=alice)
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(13):
         answer = client.get(reverse("machines:list"))
     assert _text(answer).count("machine-card") == 13
 
@@ -232,7 +222,7 @@ def test_a_live_refresh_of_the_list_takes_few_queries(
     alice: User, machine: Machine, as_user: Callable[[User], Client], django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     client = as_user(alice)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         answer = client.get(reverse("machines:list"), headers=HTMX)
     assert "<html" not in _text(answer)
     assert 'id="machine-list"' in _text(answer)

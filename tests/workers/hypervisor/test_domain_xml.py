@@ -118,6 +118,16 @@ def test_the_mark_says_whose_it_is() -> None:
     assert mark.get("uuid") == str(PLAIN.uuid)
 
 
+def test_room_to_grow_is_there_and_not_used() -> None:
+    root = etree.fromstring(domain_xml(replace(PLAIN, most_vcpus=6, most_memory_mib=3072), FILES, TCG))
+    assert dict(root.find("vcpu").attrib) == {"placement": "static", "current": "2"}  # type: ignore[union-attr]
+    assert (root.findtext("vcpu"), root.find("cpu/topology").get("cores")) == ("6", "6")  # type: ignore[union-attr]
+    assert (root.findtext("memory"), root.findtext("currentMemory")) == ("3072", "2048")
+    assert etree.RelaxNG(etree.parse(SCHEMA)).validate(root)
+    exact = domain_xml(replace(PLAIN, most_vcpus=2, most_memory_mib=2048), FILES, TCG)
+    assert exact == domain_xml(PLAIN, FILES, TCG)
+
+
 @pytest.mark.parametrize(
     "title",
     [
@@ -166,6 +176,9 @@ def test_any_title_is_kept_or_refused(title: str) -> None:
         {"vcpus": 0},
         {"vcpus": 256},
         {"memory_mib": 0},
+        {"most_vcpus": 1},
+        {"most_vcpus": 256},
+        {"most_memory_mib": 1024},
         {"nics": (NicSpec("52:54:00:12:34:5", NetworkMode.USER),)},
         {"nics": (NicSpec("53:54:00:12:34:56", NetworkMode.USER),)},
         {"nics": (NicSpec("52:54:00:12:34:AB", NetworkMode.USER),)},

@@ -49,13 +49,18 @@ def ask(domain: VirDomain, command: str, arguments: dict[str, Any] | None = None
         reply = libvirt_qemu.qemuAgentCommand(domain, request, max(1, round(limit_s)), 0)
         return json.loads(reply)["return"]
     except libvirt.libvirtError as error:
-        if error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}:
-            raise
-        if error.get_error_code() in _SILENCE:
-            raise GuestAgentError("The guest agent does not answer.") from error
-        raise GuestAgentError("The guest agent refused the command.", retryable=False) from error
+        raise as_agent_error(error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise GuestAgentError("The guest agent gave an answer that cannot be read.") from error
+
+
+def as_agent_error(error: libvirt.libvirtError) -> Exception:
+    """What a failed question to the agent is raised as; a connection that was lost stays what it is."""
+    if error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}:
+        return error  # type: ignore[no-any-return]  # libvirt has no annotations
+    if error.get_error_code() in _SILENCE:
+        return GuestAgentError("The guest agent does not answer.")
+    return GuestAgentError("The guest agent refused the command.", retryable=False)
 
 
 def run(domain: VirDomain, argv: tuple[str, ...], stdin: bytes, timeout_s: float) -> CommandResult:

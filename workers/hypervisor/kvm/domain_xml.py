@@ -67,8 +67,8 @@ def domain_xml(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> str:
         _text("genid", str(spec.genid)),
         *([_text("title", spec.title)] if spec.title else []),
         _element("metadata", {}, _element(f"{{{NAMESPACE}}}{MARK}", {"uuid": str(spec.uuid)})),
-        _text("memory", str(spec.memory_mib), unit="MiB"),
-        _text("vcpu", str(spec.vcpus), placement="static"),
+        *_memory(spec),
+        _vcpus(spec),
         _os(spec),
         _element("features", {}, _element("acpi"), _element("apic"), _element("vmport", {"state": "off"})),
         _cpu(spec, kvm=kvm),
@@ -97,6 +97,8 @@ def check(spec: MachineSpec) -> None:
         raise InvalidSpecError("The console's password must have 1 to 8 printable characters.")
     if not 1 <= spec.vcpus <= _MOST_VCPUS or spec.memory_mib < _LEAST_MEMORY_MIB:
         raise InvalidSpecError("The machine's size is out of bounds.")
+    if spec.most_vcpus > _MOST_VCPUS or 0 < spec.most_vcpus < spec.vcpus or 0 < spec.most_memory_mib < spec.memory_mib:
+        raise InvalidSpecError("The machine's room to grow is out of bounds.")
     for nic in spec.nics:
         _check_nic(nic)
 
@@ -109,6 +111,19 @@ def _check_nic(nic: NicSpec) -> None:
 
 
 # --- policy -----------------------------------------------------------------------------------------------------
+
+
+def _memory(spec: MachineSpec) -> list[ET.Element]:
+    """With room to grow, the guest starts with a balloon that takes the room away; a guest need not play along."""
+    most = _text("memory", str(spec.most_memory_mib or spec.memory_mib), unit="MiB")
+    if spec.most_memory_mib <= spec.memory_mib:
+        return [most]
+    return [most, _text("currentMemory", str(spec.memory_mib), unit="MiB")]
+
+
+def _vcpus(spec: MachineSpec) -> ET.Element:
+    current = {"current": str(spec.vcpus)} if spec.most_vcpus > spec.vcpus else {}
+    return _text("vcpu", str(spec.most_vcpus or spec.vcpus), placement="static", **current)
 
 
 def _os(spec: MachineSpec) -> ET.Element:
@@ -127,7 +142,8 @@ def _cpu(spec: MachineSpec, *, kvm: bool) -> ET.Element:
     processor and spare themselves the page table isolation that every system call of an Intel guest pays for. rdrand
     lets the random pool be ready at once, arat spares a slower timer; svm would offer nested guests.
     """
-    topology = _element("topology", {"sockets": "1", "dies": "1", "cores": str(spec.vcpus), "threads": "1"})
+    cores = str(spec.most_vcpus or spec.vcpus)
+    topology = _element("topology", {"sockets": "1", "dies": "1", "cores": cores, "threads": "1"})
     if kvm:
         return _element("cpu", {"mode": "host-passthrough", "check": "none", "migratable": "on"}, topology)
     extras = [_element("feature", {"policy": "require", "name": name}) for name in _SOFTWARE_CPU_EXTRAS]

@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from builtins import list as list_of
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -22,7 +23,7 @@ from workers.hypervisor.errors import (
     HypervisorError,
     InvalidOperationError,
 )
-from workers.hypervisor.kvm import agent, events, network, serial
+from workers.hypervisor.kvm import agent, events, life, network, serial
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
@@ -211,6 +212,27 @@ class KvmDriver:
     def force_off(self, machine: UUID) -> None:
         self._with(machine, "switch the machine off", _destroy, limit_s=FORCE_OFF_LIMIT_S)
 
+    def suspend(self, machine: UUID) -> None:
+        self._with(machine, "pause the machine", life.suspend)
+
+    def resume(self, machine: UUID) -> None:
+        self._with(machine, "let the machine go on", life.resume)
+
+    def save(self, machine: UUID) -> None:
+        self._with(machine, "save the machine's memory", life.save, limit_s=life.SAVE_LIMIT_S)
+
+    def discard_saved(self, machine: UUID) -> None:
+        self._with(machine, "remove the machine's saved memory", life.discard_saved)
+
+    def set_vcpus(self, machine: UUID, vcpus: int) -> None:
+        def work(domain: VirDomain) -> None:
+            life.set_vcpus(domain, vcpus)
+
+        self._with(machine, "give the machine processors", work, limit_s=life.HOTPLUG_LIMIT_S)
+
+    def set_memory(self, machine: UUID, memory_mib: int) -> None:
+        self._with(machine, "give the machine memory", lambda domain: life.set_memory(domain, memory_mib))
+
     def undefine(self, machine: UUID) -> None:
         try:
             self._with(machine, "remove the machine", _remove, limit_s=FORCE_OFF_LIMIT_S)
@@ -240,10 +262,12 @@ class KvmDriver:
         """One bulk call. libvirt has none for marks: they are read one by one until one is found, and remembered."""
         stats_of_all = conn.getAllDomainStats(_LIST_STATS, _LIST_FLAGS)
         found = [(UUID(bytes=domain.UUID()), domain, stats) for domain, stats in stats_of_all]
+        saved = life.saved(conn)
         known = self._owned
         owned = {uuid for uuid, domain, _ in found if uuid in known or is_owned(domain)}
         self._owned = owned
-        return [_info_from_stats(uuid, domain.name(), stats, owned=uuid in owned) for uuid, domain, stats in found]
+        infos = [_info_from_stats(uuid, domain.name(), stats, owned=uuid in owned) for uuid, domain, stats in found]
+        return [replace(info, saved=info.uuid in saved) for info in infos]
 
     def power_state(self, machine: UUID) -> PowerState:
         return self._with(machine, "tell the machine's state", _power_state)
@@ -272,6 +296,12 @@ class KvmDriver:
             return agent.run(domain, argv, stdin, timeout_s)
 
         return self._with(machine, "run a command in the guest", work, limit_s=timeout_s + AGENT_LIMIT_S)
+
+    def set_password(self, machine: UUID, user: str, password: str) -> None:
+        self._with(machine, "set the password", lambda domain: life.set_password(domain, user, password))
+
+    def add_ssh_key(self, machine: UUID, user: str, key: str) -> None:
+        self._with(machine, "add the key", lambda domain: life.add_ssh_key(domain, user, key))
 
     # --- events -----------------------------------------------------------------------------------------------
 
@@ -385,7 +415,9 @@ def _power_state(domain: VirDomain) -> PowerState:
 def _describe_domain(domain: VirDomain) -> MachineInfo:
     state, most_memory_kib, _memory, vcpus, _time = domain.info()
     power = _POWER_STATES.get(state, PowerState.UNKNOWN)
-    return MachineInfo(UUID(bytes=domain.UUID()), domain.name(), power, vcpus, most_memory_kib // 1024, owned=True)
+    saved = power is PowerState.SHUT_OFF and bool(domain.hasManagedSaveImage(0))
+    memory_mib = most_memory_kib // 1024
+    return MachineInfo(UUID(bytes=domain.UUID()), domain.name(), power, vcpus, memory_mib, owned=True, saved=saved)
 
 
 def _info_from_stats(uuid: UUID, name: str, stats: dict[str, int], *, owned: bool) -> MachineInfo:
