@@ -3,10 +3,11 @@
 from uuid import UUID
 
 from portal.console.services import end_lost_sessions as end_lost
+from portal.figures.services import forget
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
-from workers import reconcile, runner
+from workers import reconcile, runner, sample
 from workers.celery import app
 
 
@@ -94,3 +95,19 @@ def refresh_hosts() -> None:
 @app.task(name="hosts.refresh_one")
 def refresh_host(host_id: str) -> None:
     reconcile.reconcile_host(UUID(host_id))
+
+
+@app.task(name="figures.sample")
+def sample_hosts() -> None:
+    for host in hosts():
+        app.send_task("figures.sample_one", args=[str(host.pk)], queue=host.queue, expires=10)
+
+
+@app.task(name="figures.sample_one")
+def sample_host(host_id: str) -> None:
+    sample.sample_host(UUID(host_id))
+
+
+@app.task(name="figures.forget")
+def forget_figures() -> None:
+    forget()

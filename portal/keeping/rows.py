@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import islice
@@ -119,6 +120,8 @@ def _plain(value: Any) -> str:
         return str(value)
     if isinstance(value, dt.timedelta):
         return duration_iso_string(value)
+    if isinstance(value, (bytes, memoryview)):
+        return b64encode(value).decode()  # As Django's BinaryField reads it back.
     raise KeepingError(f"A backup cannot hold a {type(value).__name__}.")
 
 
