@@ -30,7 +30,7 @@ SIZE: Final = SHAPES[Level.LIVE].size
 # Longer than a driver may take and the round after it; whoever was killed is replaced then.
 TURN_S: Final = 30
 # A host that did not answer is left in peace for as long: it would hold a worker's place most of the time.
-REST_S: Final = 60
+REST_S: Final = 30
 KEEP_S: Final = 3600
 BUSIEST_KEPT: Final = 5
 AT_ONCE: Final = 250

@@ -269,7 +269,7 @@ def test_a_host_that_does_not_answer_is_left_in_peace_and_stops_no_other(
     for _ in range(3):
         sample.sample_host(machine.host_id)
     assert fake.calls["stats"] == 1
-    assert 50_000 < int(str(store().pttl(f"casement:figures:{machine.host_id}:turn"))) <= live.REST_S * 1000
+    assert 20_000 < int(str(store().pttl(f"casement:figures:{machine.host_id}:turn"))) <= live.REST_S * 1000
     other = Host.objects.create(name="other", uri=f"fake://{uuid4().hex}", pool_dir="/nowhere")
     sample.sample_host(other.pk)
     assert host_figures(other, Level.LIVE).now.memory_used is not None

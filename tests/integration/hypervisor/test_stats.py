@@ -55,7 +55,7 @@ def test_a_busy_guest_is_seen_to_be_busy_and_an_idle_one_idle(bench: Bench) -> N
     # Until the busy one is at it, whatever else this machine has to do.
     wait_until(lambda: _cpu_of(driver, busy.uuid) > 0.3, LONG_S)
     before, used = driver.stats(), time.monotonic()
-    wait_until(lambda: time.monotonic() - used > 3, LONG_S)
+    wait_until(lambda: time.monotonic() - used > (3 if bench.is_real else 0.3), LONG_S)
     after = driver.stats()
     assert 0.3 < cpu_between(before, after, busy.uuid) < 1.1
     assert cpu_between(before, after, idle.uuid) < 0.3 < 3 * cpu_between(before, after, busy.uuid)
