@@ -54,7 +54,10 @@ class TableRow:
 
 
 def share_text(value: float | None) -> str:
-    return _("unknown") if value is None else _("%(share)s %%") % {"share": format_number(value * 100)}
+    """Tenths only where they are a large part of it."""
+    if value is None:
+        return _("unknown")
+    return _("%(share)s %%") % {"share": format_number(value * 100 if value < 0.1 else round(value * 100))}
 
 
 def size_text(value: float | None) -> str:

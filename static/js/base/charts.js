@@ -19,6 +19,16 @@ const TEXTS = {
   rate: (value) => `${bytes(value)}/s`,
 };
 
+const moments = (options) => {
+  const format = new Intl.DateTimeFormat(navigator.language, options);
+  return (seconds) => format.format(new Date(seconds * 1000));
+};
+const timeOfDay = moments({ hour: "2-digit", minute: "2-digit" });
+const day = moments({ day: "numeric", month: "short" });
+const exact = moments({ dateStyle: "short", timeStyle: "medium" });
+// A point of the month is two hours; an axis of days says which day it is.
+const DAILY_S = 3600;
+
 /** Steps of an axis that are round in bytes: 1, 2, 4 … 512 of a unit. */
 const POWERS = Array.from({ length: 51 }, (_, power) => 2 ** power);
 const SHARES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1];
@@ -35,7 +45,7 @@ function colours(place) {
   return { lines: [of("--chart-1"), of("--chart-2")], ink: of("--ink-2"), grid: of("--line"), font: style.fontFamily };
 }
 
-function optionsFor(place, { unit, top, lines }) {
+function optionsFor(place, { unit, top, step, lines }) {
   const { lines: strokes, ink, grid, font } = colours(place);
   const text = TEXTS[unit];
   const axis = {
@@ -47,14 +57,15 @@ function optionsFor(place, { unit, top, lines }) {
   return {
     width: place.clientWidth,
     height: HEIGHT,
+    padding: [8, 8, 0, 0],
     cursor: { y: false, drag: { setScale: false, x: false, y: false } },
     legend: { live: true },
     scales: { x: { time: true }, y: { range: rangeOf(unit, top) } },
     axes: [
-      { ...axis, space: 60 },
+      { ...axis, space: 64, size: 28, values: (_chart, ticks) => ticks.map(step < DAILY_S ? timeOfDay : day) },
       {
         ...axis,
-        size: 76,
+        size: unit === "share" ? 48 : 76,
         incrs: unit === "share" ? SHARES : POWERS,
         values: (_chart, ticks) => ticks.map(text),
       },
@@ -73,12 +84,6 @@ function optionsFor(place, { unit, top, lines }) {
     ],
   };
 }
-
-const exact = (seconds) =>
-  new Date(seconds * 1000).toLocaleString(document.documentElement.lang || undefined, {
-    dateStyle: "short",
-    timeStyle: "medium",
-  });
 
 /** A point between two gaps has no line, and is drawn as a dot. */
 function alone(chart, series) {

@@ -192,6 +192,7 @@ def test_without_redis_pages_are_there(
 
 
 def test_numbers_have_units_and_nothing_is_a_number_that_is_not_known() -> None:
-    assert (share_text(0.123), rate_text(2048), share_text(None)) == ("12.3 %", "2 KiB/s", "unknown")
+    assert (share_text(0.0123), share_text(0.123), share_text(None)) == ("1.2 %", "12 %", "unknown")
+    assert rate_text(2048) == "2 KiB/s"
     nothing = Figures(Level.LIVE, 0, 10, [Point()] * 60, Point())
     assert [chart.lines for chart in charts_of(nothing, memory_total=GIB)] == [[], [], [], []]
