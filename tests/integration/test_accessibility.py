@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.conf import settings
@@ -23,6 +23,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from portal.accounts.models import Membership, SshKey, User
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.figures.models import Series
+from portal.figures.points import SHAPES, Level, Point, Ring, pack
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
@@ -164,9 +166,12 @@ def _objects(estate: Estate) -> Objects:
     membership = estate.projects[0].memberships.exclude(user=estate.member).first()
     assert membership is not None
     _people_on(machines[0], estate.member, membership)
+    _figures_of(machines[0].pk, estate.hosts[0].pk)
     return {
         "machines": machines,
         "console": machines[:2],
+        "figures": machines[:1],
+        "host-figures": [estate.hosts[0]],
         "sessions": [session],
         "images:delete-version": [version],
         "images": [version.image],
@@ -175,6 +180,16 @@ def _objects(estate: Estate) -> Objects:
         "accounts:member": [membership],
         "accounts": [estate.projects[0]],
     }
+
+
+def _figures_of(*subjects: UUID) -> None:
+    """An hour of them, with a gap."""
+    ring, slot = Ring(Level.HOUR), SHAPES[Level.HOUR].slot(timezone.now().timestamp())
+    point = pack(Point(0.5, 2**29, 2**30, 2**20, 2**18, 2**16, 2**14))
+    for place in (*range(-60, -30), *range(-20, 0)):
+        ring = ring.put(slot + place, point)
+    rows = [Series(subject=subject, level="hour", end=ring.end, data=ring.data) for subject in subjects]
+    Series.objects.bulk_create(rows)
 
 
 def _people_on(machine: Machine, member: User, other: Membership) -> None:

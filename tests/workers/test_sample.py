@@ -204,7 +204,7 @@ def test_what_is_put_by_stays_the_same_size(built: Built, fake: FakeHost, clock:
     sizes = {row.level: len(row.data) for row in Series.objects.filter(subject=machine.pk)}
     assert sizes["hour"] == 60 * 14
     assert sizes["day"] <= 288 * 14
-    assert len(store().hget(f"casement:figures:{machine.host_id}", machine.pk.bytes)) <= 80 + 60 * 14
+    assert int(str(store().hstrlen(f"casement:figures:{machine.host_id}", machine.pk.bytes))) <= 80 + 60 * 14
 
 
 class TestKilled:
