@@ -11,7 +11,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from portal.figures.points import Level, Point, mean
+from portal.figures.points import Level, Point, mean, pack, unpack
 from portal.figures.selectors import Figures
 from portal.lib.units import format_bytes, format_number
 
@@ -159,7 +159,7 @@ def table_of(figures: Figures) -> tuple[list[str], list[TableRow]]:
     size = POINTS_A_LINE[figures.level]
     rows = []
     for place in range(0, len(figures.points), size):
-        point = mean(figures.points[place : place + size])
+        point = unpack(mean(b"".join(map(pack, figures.points[place : place + size]))))
         if point != Point():
             at = dt.datetime.fromtimestamp(figures.start_s + place * figures.step_s, dt.UTC)
             rows.append(TableRow(at, [_COLUMNS[name][1](getattr(point, name)) for name in columns]))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import groupby
 from typing import Final, NamedTuple
 
 GIB: Final = 1024**3
@@ -115,14 +114,20 @@ class Ring:
     def __len__(self) -> int:
         return len(self.data) // POINT_BYTES
 
-    def items(self) -> Iterator[tuple[int, Point]]:
-        """Slots of which something is known, with their points, oldest first."""
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """Slots of which something is known, with their points as they are packed, oldest first."""
         slot = self.end + 1 - len(self)
         for place in range(0, len(self.data), POINT_BYTES):
             packed = self.data[place : place + POINT_BYTES]
             if packed != GAP:
-                yield slot, unpack(packed)
+                yield slot, packed
             slot += 1
+
+    def between(self, first: int, last: int) -> bytes:
+        """The points of these slots, as far as it has them."""
+        begin = max(len(self) - 1 - (self.end - first), 0)
+        stop = max(len(self) - (self.end - last), 0)
+        return self.data[begin * POINT_BYTES : stop * POINT_BYTES]
 
     def put(self, slot: int, packed: bytes) -> Ring:
         """With a point at `slot`, and gaps between. What was of that slot or later goes: the clock was set back."""
@@ -145,43 +150,46 @@ def appended(data: bytes, end: int, slot: int, packed: bytes, size: int) -> byte
     return (data + packed)[-size * POINT_BYTES :]
 
 
-Slots = dict[int, Point]
 Rings = Mapping[Level, Ring]
 
 
-def mean(points: Iterable[Point]) -> Point:
-    """Of each figure, over those that tell it."""
-    columns = zip(*points, strict=True)
-    return Point(*[_mean_of([value for value in column if value is not None]) for column in columns])
+def mean(packed: bytes) -> bytes:
+    """Of one point after another: each figure's mean over those that tell it."""
+    values = struct.unpack(f"<{len(packed) // 2}e", packed)
+    return _FORMAT.pack(*[_mean_of(values[place :: len(NAMES)]) for place in range(len(NAMES))])
 
 
-def _mean_of(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean_of(values: Sequence[float]) -> float:
+    """NaN if none of them is a number."""
+    total = sum(values)
+    if total == total:  # noqa: PLR0124 - a NaN is not itself, and what it is added to becomes one
+        return total / len(values)
+    known = [value for value in values if value == value]  # noqa: PLR0124 - as above
+    return sum(known) / len(known) if known else math.nan
 
 
-def downsampled(items: Iterable[tuple[int, Point]], fine: Level, coarse: Level) -> Iterator[tuple[int, Point]]:
-    """Points of a finer level, oldest first, as those of a coarser one."""
-    ratio = SHAPES[coarse].step_s // SHAPES[fine].step_s
-    for slot, group in groupby(items, lambda item: item[0] // ratio):
-        yield slot, mean(point for _slot, point in group)
+def downsampled(ring: Ring, first: int = 0) -> Iterator[tuple[int, bytes]]:
+    """A ring's points as those of the next coarser level, from slot `first` of that on, oldest first."""
+    ratio = SHAPES[COARSER[ring.level]].step_s // ring.shape.step_s
+    for slot in range(max((ring.end + 1 - len(ring)) // ratio, first), ring.end // ratio + 1):
+        packed = ring.between(slot * ratio, slot * ratio + ratio - 1)
+        if packed and (one := mean(packed)) != GAP:
+            yield slot, one
 
 
-def composed(rings: Rings, level: Level, now_s: float) -> Slots:
+def composed(rings: Rings, level: Level, now_s: float) -> Ring:
     """Everything that is known at that level: what its ring holds, and after it what only finer ones know yet."""
     ring = rings.get(level, Ring(level)).cut_after(SHAPES[level].slot(now_s))
-    slots = dict(ring.items())
     if level in FINER:
-        finer = FINER[level]
-        newer = downsampled(sorted(composed(rings, finer, now_s).items()), finer, level)
-        slots |= {slot: point for slot, point in newer if slot > ring.end}
-    return slots
+        for slot, packed in list(downsampled(composed(rings, FINER[level], now_s), ring.end + 1)):
+            ring = ring.put(slot, packed)
+    return ring
 
 
-def window(slots: Slots, level: Level, now_s: float) -> list[Point]:
+def window(ring: Ring, now_s: float) -> list[Point]:
     """As many points as the level has, oldest first; the last is that of now, which may not be whole yet."""
-    shape = SHAPES[level]
-    last = shape.slot(now_s)
-    return [slots.get(slot, _NOTHING) for slot in range(last + 1 - shape.size, last + 1)]
+    slots, last = dict(ring.items()), ring.shape.slot(now_s)
+    return [unpack(slots.get(slot, GAP)) for slot in range(last + 1 - ring.shape.size, last + 1)]
 
 
 # --- feeding ------------------------------------------------------------------------------------------------------
@@ -210,14 +218,14 @@ def _feed(rings: dict[Level, Ring], changed: dict[Level, Ring], fine: Ring, unti
     over = shape.slot(until_s)
     # Points of a time to come are of a clock that was set back since.
     ring = rings.get(level, Ring(level)).cut_after(over - 1)
-    new = [(slot, point) for slot, point in downsampled(fine.items(), fine.level, level) if ring.end < slot < over]
+    new = [(slot, packed) for slot, packed in downsampled(fine, ring.end + 1) if slot < over]
     if not new:
         return
     first_s, end_s = new[0][0] * shape.step_s, (new[-1][0] + 1) * shape.step_s
     if level in COARSER and is_due(_end_of(rings, COARSER[level]), level, end_s):
         _feed(rings, changed, ring, first_s)
-    for slot, point in new:
-        ring = ring.put(slot, pack(point))
+    for slot, packed in new:
+        ring = ring.put(slot, packed)
     rings[level] = changed[level] = ring
 
 

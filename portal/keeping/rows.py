@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import islice
@@ -26,8 +25,9 @@ from django.utils.duration import duration_iso_string
 
 from portal.keeping.archive import KeepingError
 
-# Who was signed in at the time of a backup may have lost that right since: everyone signs in again.
-NOT_KEPT: Final = frozenset({"sessions.session"})
+# Who was signed in at the time of a backup may have lost that right since: everyone signs in again. Figures are many
+# times all the rest, and a month of charts is nothing that anybody restores a portal for.
+NOT_KEPT: Final = frozenset({"sessions.session", "figures.series"})
 BATCH: Final = 500
 
 Convert = Callable[[Any], Any]
@@ -120,8 +120,6 @@ def _plain(value: Any) -> str:
         return str(value)
     if isinstance(value, dt.timedelta):
         return duration_iso_string(value)
-    if isinstance(value, (bytes, memoryview)):
-        return b64encode(value).decode()  # As Django's BinaryField reads it back.
     raise KeepingError(f"A backup cannot hold a {type(value).__name__}.")
 
 
