@@ -186,10 +186,14 @@ def composed(rings: Rings, level: Level, now_s: float) -> Ring:
     return ring
 
 
-def window(ring: Ring, now_s: float) -> list[Point]:
-    """As many points as the level has, oldest first; the last is that of now, which may not be whole yet."""
-    slots, last = dict(ring.items()), ring.shape.slot(now_s)
-    return [unpack(slots.get(slot, GAP)) for slot in range(last + 1 - ring.shape.size, last + 1)]
+def window(ring: Ring, now_s: float, size: int | None = None) -> list[Point]:
+    """The last `size` slots, or as many as the level has, oldest first; the last is of now and may not be whole yet."""
+    size, last = size or ring.shape.size, ring.shape.slot(now_s)
+    first, ring = last + 1 - size, ring.cut_after(last)
+    data = ring.between(first, last)
+    points = [unpack(data[place : place + POINT_BYTES]) for place in range(0, len(data), POINT_BYTES)]
+    after = last - ring.end if points else 0
+    return [_NOTHING] * (size - len(points) - after) + points + [_NOTHING] * after
 
 
 # --- feeding ------------------------------------------------------------------------------------------------------

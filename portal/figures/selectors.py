@@ -73,7 +73,7 @@ def _figures(host_id: UUID, subject: UUID, level: Level) -> Figures:
 
 
 def _now(live_ring: Ring, now_s: float) -> Point:
-    last = window(live_ring, now_s)[-1 - FRESH_S // live.STEP_S :]
+    last = window(live_ring, now_s, 1 + FRESH_S // live.STEP_S)
     return next((point for point in reversed(last) if point != Point()), Point())
 
 
@@ -105,7 +105,7 @@ def latest_of(machines: Iterable[Machine]) -> dict[UUID, Latest]:
     for machine, ring in zip(asked, rings, strict=True):
         now = _now(ring, now_s)
         if now != Point():
-            points = window(ring, now_s)[-SPARK_POINTS:]
+            points = window(ring, now_s, SPARK_POINTS)
             found[machine.pk] = Latest(now, [point.cpu for point in points])
     return found
 
