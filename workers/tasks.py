@@ -7,6 +7,7 @@ from portal.figures.services import forget
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
+from portal.lib import pulse
 from workers import reconcile, runner, sample
 from workers.celery import app
 
@@ -99,7 +100,11 @@ def refresh_host(host_id: str) -> None:
 
 @app.task(name="figures.sample")
 def sample_hosts() -> None:
+    # Figures of now are of no use later: nothing waits where no worker would take it.
+    taken = pulse.living().queues
     for host in hosts():
+        if host.queue not in taken:
+            continue
         app.send_task("figures.sample_one", args=[str(host.pk)], queue=host.queue, expires=10)
 
 

@@ -17,13 +17,15 @@ from portal.figures.models import Series
 from portal.figures.points import Level, Point
 from portal.figures.selectors import busiest_machines, host_figures, latest_of, machine_figures
 from portal.hosts.models import Host
+from portal.lib import pulse
 from portal.lib.store import store
 from portal.machines import services as machine_services
 from portal.machines.models import Machine
 from portal.machines.states import Status
 from tests.support.redis import redis_db, redis_url
 from tests.workers.support import Killed
-from workers import sample
+from workers import sample, tasks
+from workers.celery import app
 from workers.hypervisor.errors import HostUnreachableError
 from workers.hypervisor.fake import FakeDriver, FakeHost
 from workers.hypervisor.fake_stats import Work
@@ -344,3 +346,24 @@ def test_a_machine_that_is_being_made_or_unknown_has_none(built: Built, clock: C
     assert machine_figures(machine, Level.MONTH).is_empty
     Machine.objects.filter(pk=machine.pk).update(status=Status.ERROR, power_state_at=timezone.now())
     sample.sample_host(uuid4())
+
+
+def test_nothing_piles_up_where_no_worker_takes_it(host: Host, redis_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message has an end of its own as well, for a worker that is busy for long."""
+    sent = list[tuple[str, str, float]]()
+
+    def send(name: str, *, args: list[str], queue: str, expires: float) -> None:
+        sent.append((args[0], queue, expires))
+
+    monkeypatch.setattr(tasks.app, "send_task", send)
+    Host.objects.create(name="unattended", uri="fake://unattended", pool_dir="/nowhere")
+    tasks.sample_hosts()
+    assert sent == []
+    pulse.beat(pulse.worker_beat("one@here", ["default", host.queue]))
+    tasks.sample_hosts()
+    assert sent == [(str(host.pk), host.queue, 10)]
+
+
+def test_the_clock_reads_often_and_every_message_ends_before_the_next() -> None:
+    plan = app.conf.beat_schedule["figures.sample"]
+    assert plan["schedule"].run_every.total_seconds() == live.STEP_S == plan["options"]["expires"]

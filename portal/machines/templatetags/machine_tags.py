@@ -108,17 +108,6 @@ def machine_url(name: str, machine: Machine) -> str:
     return _address_of(name, get_script_prefix()).replace(_NOBODY, str(machine.pk))
 
 
-@register.simple_tag
-def loads_url() -> str:
-    """Where static/js/base/loads.js asks what machines use; each card of a list says it."""
-    return _loads_url(get_script_prefix())
-
-
-@lru_cache(maxsize=8)
-def _loads_url(_prefix: str) -> str:
-    return reverse("figures:loads")
-
-
 _NOBODY = str(UUID(int=0))
 
 

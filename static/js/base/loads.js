@@ -52,7 +52,8 @@ async function renew() {
   const shown = places();
   const ids = shown.map((place) => place.dataset.load).join(",");
   try {
-    const answer = await fetch(`${shown[0].dataset.loadsUrl}?ids=${ids}`, {
+    const { loadsUrl } = document.querySelector("[data-loads-url]").dataset;
+    const answer = await fetch(`${loadsUrl}?ids=${ids}`, {
       headers: { "HX-Request": "true" },
       signal: AbortSignal.timeout(10_000),
     });
