@@ -105,7 +105,7 @@ def follow_up(
     if machines is not None:
         point = of_host(point, machines)
     packed, end, data = pack(point), kept.end if kept else -1, kept.data if kept else b""
-    for slot in range(moment.slot - _missed(end, moment, seconds, point), moment.slot + 1):
+    for slot in range(moment.slot - _missed(kept, moment, seconds, point), moment.slot + 1):
         data, end = appended(data, end, slot, packed, SIZE), slot
     return Kept(reading, moment, end, data), point
 
@@ -115,11 +115,12 @@ def _between(before: Moment, now: Moment) -> float:
     return now.at_s - before.at_s if now.clock == before.clock else now.now_s - before.now_s
 
 
-def _missed(end: int, moment: Moment, seconds: float | None, point: Point) -> int:
-    """How many slots before this one the point tells of, too."""
-    if point.cpu is None or seconds is None:
+def _missed(kept: Kept | None, moment: Moment, seconds: float | None, point: Point) -> int:
+    """How many slots before this one the point tells of, too. None, if the clock was set in between."""
+    if kept is None or seconds is None or point.cpu is None:
         return 0
-    return max(min(moment.slot - end, round(seconds / STEP_S)) - 1, 0)
+    passed = moment.now_s - kept.moment.now_s
+    return max(moment.slot - kept.end - 1, 0) if abs(passed - seconds) < STEP_S else 0
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

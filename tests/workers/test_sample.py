@@ -125,6 +125,18 @@ def test_a_late_reading_stands_for_all_the_time_it_tells_of(built: Built, fake: 
     assert cpu(machine)[-5:] == [None, 0.5, 0.5, 0.5, 0.5]
 
 
+def test_readings_that_come_a_little_early_or_late_leave_no_gaps(built: Built, fake: FakeHost, clock: Clock) -> None:
+    """At 0 s, 9.95, 20.05, 29.95 …: now and then two fall into one slot, and none into the next."""
+    machine = built()
+    fake.meters.work[machine.pk] = Work(cpu=0.5)
+    sample.sample_host(machine.host_id)
+    for place in range(1, 20):
+        clock.wait(9.95 if place == 1 else 10.1 if place % 2 == 0 else 9.9)
+        sample.sample_host(machine.host_id)
+    # Of the first slot no rate is known, and the last one's reading was the second in it.
+    assert cpu(machine)[-18:-1] == [0.5] * 17
+
+
 def test_after_a_long_silence_there_is_a_gap(built: Built, fake: FakeHost, clock: Clock) -> None:
     machine = built()
     fake.meters.work[machine.pk] = Work(cpu=0.5)

@@ -42,14 +42,23 @@ function renew(section) {
   htmx.trigger(section, "due");
 }
 
-/** Whatever came of it, the next one has time; a place that could not be filled is tried again as any other. */
-function answered(event) {
-  if (event.detail.elt.closest?.("[data-figures]")) {
+/** Whatever came of it, the next one has time. */
+function answered({ detail: { elt, successful } }) {
+  if (elt.closest?.("[data-figures]")) {
     asked = performance.now();
-    if (!event.detail.successful && event.detail.elt.dataset.figures === "0") {
-      event.detail.elt.dataset.figures = "10";
+    if (!successful) {
+      sayFailed(elt.closest("[data-figures]"));
     }
     plan();
+  }
+}
+
+/** A place that could not be filled says so, and is tried again like any other. What is there already stays. */
+function sayFailed(section) {
+  if (section.dataset.figures === "0" || section.dataset.failed) {
+    section.dataset.figures = "10";
+    section.dataset.failed = "yes";
+    section.querySelector(".figures-state").textContent = gettext("They could not be fetched. Trying again…");
   }
 }
 

@@ -11,12 +11,21 @@ from uuid import UUID
 
 import pytest
 
+from portal.figures import live
+from portal.figures.points import Level
+from portal.figures.selectors import busiest_machines, host_figures, machine_figures
+from portal.lib.store import store
+from portal.machines.models import Machine
 from tests.integration.hypervisor.harness import Bench
 from tests.support.libvirtd import wait_until
+from tests.support.redis import redis_db, redis_url
+from workers import sample
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import GuestAgentError, HostUnreachableError
 from workers.hypervisor.fake_stats import Work
 from workers.hypervisor.stats import HostStats, MachineStats
+
+__all__ = ["redis_db", "redis_url"]
 
 MIB = 1024 * 1024
 LONG_S = 60
@@ -115,6 +124,35 @@ def test_a_machine_of_someone_else_is_told_of_and_not_touched(bench: Bench) -> N
         assert foreign not in {machine.uuid for machine in bench.driver.stats().machines}, "it is off"
     finally:
         bench.backstage.remove_foreign(foreign)
+
+
+@pytest.mark.real
+@pytest.mark.django_db
+def test_a_sampler_reads_real_qemu(
+    real_bench: Bench, redis_db: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From QEMU to what a page shows. A guest that boots computes."""
+    bench = real_bench
+    monkeypatch.setattr(sample, "driver_of", lambda _host: bench.driver)
+    at_s = live.now_s(store())
+    try:
+        spec = bench.started()
+        Machine.objects.filter(pk=machine.pk).update(id=spec.uuid, memory_mib=256)
+        found = Machine.objects.get()
+        for slot in range(3):
+            monkeypatch.setattr(live, "now_s", lambda _client, slot=slot: at_s + 10 * slot)
+            began = time.monotonic()
+            wait_until(lambda began=began: time.monotonic() - began > 1, LONG_S)
+            sample.sample_host(found.host_id)
+        own, host = machine_figures(found, Level.LIVE).now, host_figures(found.host, Level.LIVE).now
+        assert own.cpu is not None and 0 < own.cpu <= 1
+        assert own.memory_taken is not None and own.memory_taken > 16 * MIB
+        assert own.disk_read is not None and own.net_sent is not None
+        assert host.cpu is not None and 0 < host.cpu <= 1
+        assert host.memory_taken is not None and host.memory_taken >= own.memory_taken
+        assert [one.machine for one in busiest_machines()] == [found]
+    finally:
+        bench.clean()
 
 
 @pytest.mark.real
