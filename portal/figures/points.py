@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import groupby
 from typing import Final, NamedTuple
 
 GIB: Final = 1024**3
@@ -114,20 +115,14 @@ class Ring:
     def __len__(self) -> int:
         return len(self.data) // POINT_BYTES
 
-    def items(self) -> Iterator[tuple[int, bytes]]:
-        """Slots of which something is known, with their points as they are packed, oldest first."""
-        slot = self.end + 1 - len(self)
-        for place in range(0, len(self.data), POINT_BYTES):
+    def items(self, first: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Slots from `first` on of which something is known, with their points as they are packed, oldest first."""
+        slot = max(self.end + 1 - len(self), first)
+        for place in range(len(self.data) - (self.end + 1 - slot) * POINT_BYTES, len(self.data), POINT_BYTES):
             packed = self.data[place : place + POINT_BYTES]
             if packed != GAP:
                 yield slot, packed
             slot += 1
-
-    def between(self, first: int, last: int) -> bytes:
-        """The points of these slots, as far as it has them."""
-        begin = max(len(self) - 1 - (self.end - first), 0)
-        stop = max(len(self) - (self.end - last), 0)
-        return self.data[begin * POINT_BYTES : stop * POINT_BYTES]
 
     def put(self, slot: int, packed: bytes) -> Ring:
         """With a point at `slot`, and gaps between. What was of that slot or later goes: the clock was set back."""
@@ -150,6 +145,7 @@ def appended(data: bytes, end: int, slot: int, packed: bytes, size: int) -> byte
     return (data + packed)[-size * POINT_BYTES :]
 
 
+Slots = dict[int, bytes]
 Rings = Mapping[Level, Ring]
 
 
@@ -168,32 +164,27 @@ def _mean_of(values: Sequence[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def downsampled(ring: Ring, first: int = 0) -> Iterator[tuple[int, bytes]]:
-    """A ring's points as those of the next coarser level, from slot `first` of that on, oldest first."""
-    ratio = SHAPES[COARSER[ring.level]].step_s // ring.shape.step_s
-    for slot in range(max((ring.end + 1 - len(ring)) // ratio, first), ring.end // ratio + 1):
-        packed = ring.between(slot * ratio, slot * ratio + ratio - 1)
-        if packed and (one := mean(packed)) != GAP:
-            yield slot, one
+def downsampled(items: Iterable[tuple[int, bytes]], fine: Level) -> Iterator[tuple[int, bytes]]:
+    """Points of a level, oldest first, as those of the next coarser one."""
+    ratio = SHAPES[COARSER[fine]].step_s // SHAPES[fine].step_s
+    for slot, group in groupby(items, lambda item: item[0] // ratio):
+        yield slot, mean(b"".join([packed for _slot, packed in group]))
 
 
-def composed(rings: Rings, level: Level, now_s: float) -> Ring:
+def composed(rings: Rings, level: Level, now_s: float) -> Slots:
     """Everything that is known at that level: what its ring holds, and after it what only finer ones know yet."""
     ring = rings.get(level, Ring(level)).cut_after(SHAPES[level].slot(now_s))
+    slots = dict(ring.items())
     if level in FINER:
-        for slot, packed in list(downsampled(composed(rings, FINER[level], now_s), ring.end + 1)):
-            ring = ring.put(slot, packed)
-    return ring
+        newer = downsampled(sorted(composed(rings, FINER[level], now_s).items()), FINER[level])
+        slots |= {slot: packed for slot, packed in newer if slot > ring.end}
+    return slots
 
 
-def window(ring: Ring, now_s: float, size: int | None = None) -> list[Point]:
+def window(slots: Slots, level: Level, now_s: float, size: int | None = None) -> list[Point]:
     """The last `size` slots, or as many as the level has, oldest first; the last is of now and may not be whole yet."""
-    size, last = size or ring.shape.size, ring.shape.slot(now_s)
-    first, ring = last + 1 - size, ring.cut_after(last)
-    data = ring.between(first, last)
-    points = [unpack(data[place : place + POINT_BYTES]) for place in range(0, len(data), POINT_BYTES)]
-    after = last - ring.end if points else 0
-    return [_NOTHING] * (size - len(points) - after) + points + [_NOTHING] * after
+    last = SHAPES[level].slot(now_s)
+    return [unpack(slots.get(slot, GAP)) for slot in range(last + 1 - (size or SHAPES[level].size), last + 1)]
 
 
 # --- feeding ------------------------------------------------------------------------------------------------------
@@ -222,7 +213,8 @@ def _feed(rings: dict[Level, Ring], changed: dict[Level, Ring], fine: Ring, unti
     over = shape.slot(until_s)
     # Points of a time to come are of a clock that was set back since.
     ring = rings.get(level, Ring(level)).cut_after(over - 1)
-    new = [(slot, packed) for slot, packed in downsampled(fine, ring.end + 1) if slot < over]
+    first = (ring.end + 1) * shape.step_s // fine.shape.step_s
+    new = [(slot, packed) for slot, packed in downsampled(fine.items(first), fine.level) if slot < over]
     if not new:
         return
     first_s, end_s = new[0][0] * shape.step_s, (new[-1][0] + 1) * shape.step_s

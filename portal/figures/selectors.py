@@ -67,13 +67,13 @@ def _figures(host_id: UUID, subject: UUID, level: Level) -> Figures:
     if needed:
         rings |= {Level(row.level): row.ring for row in Series.objects.filter(subject=subject, level__in=needed)}
     shape = SHAPES[level]
-    points = window(composed(rings, level, now_s), now_s)
+    points = window(composed(rings, level, now_s), level, now_s)
     start = (shape.slot(now_s) + 1 - shape.size) * shape.step_s
     return Figures(level, start, shape.step_s, points, _now(ring, now_s))
 
 
 def _now(live_ring: Ring, now_s: float) -> Point:
-    last = window(live_ring, now_s, 1 + FRESH_S // live.STEP_S)
+    last = window(dict(live_ring.items()), Level.LIVE, now_s, 1 + FRESH_S // live.STEP_S)
     return next((point for point in reversed(last) if point != Point()), Point())
 
 
@@ -105,7 +105,7 @@ def latest_of(machines: Iterable[Machine]) -> dict[UUID, Latest]:
     for machine, ring in zip(asked, rings, strict=True):
         now = _now(ring, now_s)
         if now != Point():
-            points = window(ring, now_s, SPARK_POINTS)
+            points = window(dict(ring.items()), Level.LIVE, now_s, SPARK_POINTS)
             found[machine.pk] = Latest(now, [point.cpu for point in points])
     return found
 

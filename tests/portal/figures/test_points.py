@@ -78,7 +78,7 @@ def test_a_mean_lies_between_what_it_is_of(values: list[tuple[int, Point]]) -> N
         ring = ring.put(slot, packed)
         if packed != GAP:
             groups[slot // 6].append(unpack(packed))
-    found = {slot: unpack(packed) for slot, packed in downsampled(ring)}
+    found = {slot: unpack(packed) for slot, packed in downsampled(ring.items(), Level.LIVE)}
     assert list(found) == sorted(groups)
     for slot, point in found.items():
         for name, value in zip(Point._fields, point, strict=True):
@@ -121,7 +121,7 @@ def test_a_slot_of_each_level_is_known_where_a_sample_was_and_nowhere_else(gaps:
     for level in (Level.HOUR, Level.DAY, Level.MONTH):
         shape = SHAPES[level]
         first = shape.slot(now_s) + 1 - shape.size
-        found = window(composed(rings, level, now_s), now_s)
+        found = window(composed(rings, level, now_s), level, now_s)
         known = {place + first for place, point in enumerate(found) if point.cpu is not None}
         wanted = {shape.slot(moment) for moment in sampled if shape.slot(moment) >= first}
         assert known <= wanted
@@ -152,7 +152,9 @@ def test_a_month_of_samples_is_small_and_right_at_every_level() -> None:
             stored |= fed(stored, live, slot * 10)
     now_s = (first + 36 * 360 - 1) * 10
     rings = {**stored, Level.LIVE: live}
-    hour, day, month = (window(composed(rings, level, now_s), now_s) for level in (Level.HOUR, Level.DAY, Level.MONTH))
+    hour, day, month = (
+        window(composed(rings, level, now_s), level, now_s) for level in (Level.HOUR, Level.DAY, Level.MONTH)
+    )
     assert {point.cpu for point in hour} == {0.75}
     assert sum(point.cpu == 0.25 for point in day) == sum(point.cpu == 0.75 for point in day) == 144
     assert [point.cpu for point in month[-18:]] == [0.5] * 18
@@ -169,15 +171,15 @@ def test_the_clock_set_back_shows_nothing_of_a_time_to_come_and_goes_on() -> Non
             stored |= fed(stored, live, (slot + step) * 10)
         now_s = (slot + step) * 10
         for level in COARSER.values():
-            assert composed({**stored, Level.LIVE: live}, level, now_s).end <= SHAPES[level].slot(now_s)
-    hour = window(composed({**stored, Level.LIVE: live}, Level.HOUR, now_s), now_s)
+            assert max(composed({**stored, Level.LIVE: live}, level, now_s)) <= SHAPES[level].slot(now_s)
+    hour = window(composed({**stored, Level.LIVE: live}, Level.HOUR, now_s), Level.HOUR, now_s)
     assert sum(point.cpu is not None for point in hour) >= 33
 
 
 def test_a_gap_is_a_gap() -> None:
     ring = Ring(Level.LIVE).put(100, pack(of(0.5))).put(104, pack(of(0.5)))
     assert ring.data[POINT_BYTES:-POINT_BYTES] == GAP * 3
-    assert [point.cpu for point in window(ring, 1049.0)[-6:]] == [
+    assert [point.cpu for point in window(dict(ring.items()), Level.LIVE, 1049.0)[-6:]] == [
         None,
         0.5,
         None,
