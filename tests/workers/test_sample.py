@@ -367,7 +367,7 @@ def test_nothing_piles_up_where_no_worker_takes_it(host: Host, redis_db: str, mo
     def send(name: str, *, args: list[str], queue: str, expires: float) -> None:
         sent.append((args[0], queue, expires))
 
-    monkeypatch.setattr(tasks.app, "send_task", send)
+    monkeypatch.setattr(app, "send_task", send)
     Host.objects.create(name="unattended", uri="fake://unattended", pool_dir="/nowhere")
     tasks.sample_hosts()
     assert sent == []

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -126,6 +127,14 @@ def test_a_machine_of_someone_else_is_told_of_and_not_touched(bench: Bench) -> N
         bench.backstage.remove_foreign(foreign)
 
 
+def _at(now_s: float, _client: object) -> float:
+    return now_s
+
+
+def _is_past(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
 @pytest.mark.real
 @pytest.mark.django_db
 def test_a_sampler_reads_real_qemu(
@@ -140,9 +149,9 @@ def test_a_sampler_reads_real_qemu(
         Machine.objects.filter(pk=machine.pk).update(id=spec.uuid, memory_mib=256)
         found = Machine.objects.get()
         for slot in range(3):
-            monkeypatch.setattr(live, "now_s", lambda _client, slot=slot: at_s + 10 * slot)
+            monkeypatch.setattr(live, "now_s", partial(_at, at_s + 10 * slot))
             began = time.monotonic()
-            wait_until(lambda began=began: time.monotonic() - began > 1, LONG_S)
+            wait_until(partial(_is_past, began + 1), LONG_S)
             sample.sample_host(found.host_id)
         own, host = machine_figures(found, Level.LIVE).now, host_figures(found.host, Level.LIVE).now
         assert own.cpu is not None and 0 < own.cpu <= 1
