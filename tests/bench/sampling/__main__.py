@@ -91,7 +91,7 @@ def _measured(hosts: list[Host], clock: Clock, machine: Machine) -> Iterable[Row
         target,
         whole_s < EVERY_S / 2,
     )
-    yield Row("Redis", int(store().info("memory")["used_memory"]) / 1024**2, "MiB")  # type: ignore[index]  # Not awaited.
+    yield Row("Redis", int(store().info("memory")["used_memory"]) / 1024**2, "MiB")
     yield Row("rows of figures", _table_bytes() / 1024**2, "MiB")
     fresh = Machine.objects.get(pk=machine.pk)
     for level in (Level.LIVE, Level.MONTH):
