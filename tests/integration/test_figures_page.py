@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from portal.accounts.models import User
 from portal.figures import live
 from portal.figures.rates import Reading
 from portal.lib.store import store
 from portal.machines.models import Machine
+from tests.support.libvirtd import wait_until
 from tests.support.product import CHROMIUM_FLAGS
 from tests.support.redis import redis_db, redis_url
 from tests.support.web import cookie_of, web_processes
@@ -126,6 +127,25 @@ def test_on_the_machines_page_they_come_when_they_are_scrolled_to_and_outlive_it
         for fault in faults
         if not fault.startswith(("Failed when connecting", "Failed to load", "Response Status Error Code 503"))
     ] == []
+
+
+def test_a_place_that_is_in_view_from_the_beginning_is_filled_at_once(
+    page: tuple[Page, str, list[str]], machine: Machine, tell: Tell
+) -> None:
+    """Before the scripts of the page have all run, nobody would hear that it is due."""
+    shown, url, _faults = page
+    for share in (0.0, 0.5, 0.5, 0.5):
+        tell(share)
+    shown.set_viewport_size({"width": 1200, "height": 3000})
+    waiting = list[Route]()
+    shown.route("**/js/console.js", lambda route: waiting.append(route))  # noqa: PLW0108 - it sets an attribute on it
+    shown.goto(f"{url}/machines/{machine.pk}/", wait_until="commit")
+    expect(shown.locator("#figures")).to_be_visible()
+    # Drawn at least once more: what comes into view has been noticed by then.
+    shown.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+    wait_until(lambda: bool(shown.title() and waiting), 60)
+    waiting[0].continue_()
+    expect(shown.locator("#chart-cpu canvas")).to_be_visible()
 
 
 def test_lists_show_what_their_machines_use(page: tuple[Page, str, list[str]], machine: Machine, tell: Tell) -> None:

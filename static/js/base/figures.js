@@ -39,6 +39,7 @@ function plan() {
 
 function renew(section) {
   asked = performance.now();
+  timer = setTimeout(plan, SLOW_MS); // Should no answer ever come.
   htmx.trigger(section, "due");
 }
 
@@ -74,7 +75,12 @@ async function follow() {
 }
 
 export function renewFigures() {
-  follow();
+  // Sooner, htmx would not hear that they are due: it begins when the document is ready, and its listener was there first.
+  if (document.readyState === "complete") {
+    follow();
+  } else {
+    document.addEventListener("DOMContentLoaded", follow);
+  }
   document.addEventListener("htmx:afterSwap", follow);
   document.addEventListener("htmx:afterRequest", answered);
   document.addEventListener("visibilitychange", plan);
