@@ -85,6 +85,7 @@ INSTALLED_APPS = [
     "portal.jobs",
     "portal.machines",
     "portal.console",
+    "portal.figures",
     "portal.keeping",
 ]
 

@@ -5,11 +5,13 @@ from uuid import UUID
 from portal.console import serial_log
 from portal.console.services import end_lost_sessions as end_lost
 from portal.events import delivery
+from portal.figures.services import forget
 from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
+from portal.lib import pulse
 from portal.machines import binning
-from workers import console_log, reconcile, runner
+from workers import console_log, reconcile, runner, sample
 from workers.celery import app
 
 
@@ -167,3 +169,23 @@ def refresh_hosts() -> None:
 @app.task(name="hosts.refresh_one")
 def refresh_host(host_id: str) -> None:
     reconcile.reconcile_host(UUID(host_id))
+
+
+@app.task(name="figures.sample")
+def sample_hosts() -> None:
+    # Figures of now are of no use later: nothing waits where no worker would take it.
+    taken = pulse.living().queues
+    for host in hosts():
+        if host.queue not in taken:
+            continue
+        app.send_task("figures.sample_one", args=[str(host.pk)], queue=host.queue, expires=10)
+
+
+@app.task(name="figures.sample_one")
+def sample_host(host_id: str) -> None:
+    sample.sample_host(UUID(host_id))
+
+
+@app.task(name="figures.forget")
+def forget_figures() -> None:
+    forget()

@@ -25,8 +25,9 @@ from django.utils.duration import duration_iso_string
 
 from portal.keeping.archive import KeepingError
 
-# Who was signed in at the time of a backup may have lost that right since: everyone signs in again.
-NOT_KEPT: Final = frozenset({"sessions.session"})
+# Who was signed in at the time of a backup may have lost that right since: everyone signs in again. Figures are many
+# times all the rest, and a month of charts is nothing that anybody restores a portal for.
+NOT_KEPT: Final = frozenset({"sessions.session", "figures.series"})
 BATCH: Final = 500
 
 Convert = Callable[[Any], Any]

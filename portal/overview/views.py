@@ -21,6 +21,7 @@ from portal.accounts.models import Project
 from portal.accounts.permissions import Permission
 from portal.console.selectors import open_sessions
 from portal.errors import InvalidError
+from portal.figures.selectors import busiest_machines
 from portal.hosts import services
 from portal.hosts.capacity import CapacityLine, capacity_of, capacity_of_enabled
 from portal.hosts.differences import difference_for, differences_on
@@ -88,6 +89,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "running": lines_of(running[:SHOWN]),
         "running_count": len(running),
         "sessions": open_sessions(limit=SHOWN),
+        "busiest": busiest_machines(),
         "trouble_count": len(problems) + len(stuck) + len(failures) + len(in_error),
     }
     return render(request, "hosts/_overview.html" if is_live(request) else "hosts/overview.html", context)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.conf import settings
@@ -26,6 +26,8 @@ from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, Scr
 from portal.events.kinds import Kind as EventKind
 from portal.events.models import Delivery, Webhook
 from portal.events.services import add_webhook, record, try_webhook
+from portal.figures.models import Series
+from portal.figures.points import SHAPES, Level, Point, Ring, pack
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
@@ -171,11 +173,14 @@ def _objects(estate: Estate) -> Objects:
     _people_on(machines[0], estate.member, membership)
     webhook, delivery = _webhook(estate, machines[0])
     _dress(machines[0])
+    _figures_of(machines[0].pk, estate.hosts[0].pk)
     return {
         "machines:bin-": [_binned(machines[0])],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
         "console": machines[:2],
+        "figures": machines[:1],
+        "host-figures": [estate.hosts[0]],
         "sessions": [session],
         "images:delete-version": [version],
         "images": [version.image],
@@ -232,6 +237,16 @@ def _batch(machines: list[Machine], estate: Estate) -> Batch:
         job = Job.objects.filter(project=estate.projects[0], status=status).first()
         BatchItem.objects.create(batch=batch, machine=machine, job=job, refusal="" if job else "It is busy.")
     return batch
+
+
+def _figures_of(*subjects: UUID) -> None:
+    """An hour of them, with a gap."""
+    ring, slot = Ring(Level.HOUR), SHAPES[Level.HOUR].slot(timezone.now().timestamp())
+    point = pack(Point(0.5, 2**29, 2**30, 2**20, 2**18, 2**16, 2**14))
+    for place in (*range(-60, -30), *range(-20, 0)):
+        ring = ring.put(slot + place, point)
+    rows = [Series(subject=subject, level="hour", end=ring.end, data=ring.data) for subject in subjects]
+    Series.objects.bulk_create(rows)
 
 
 def _people_on(machine: Machine, member: User, other: Membership) -> None:

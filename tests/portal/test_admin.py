@@ -20,6 +20,7 @@ from portal.audit import services as audit
 from portal.audit.models import Event
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.events.services import add_webhook, try_webhook
+from portal.figures.models import Series
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
@@ -55,6 +56,7 @@ def everything(machine: Machine, alice: User) -> None:
     ConsoleGrant.objects.create(link=link, membership=alice.memberships.get())
     try_webhook(add_webhook(machine.project, actor=alice, name="CI", url="https://ci.example.org/"), actor=alice)
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
+    Series.objects.create(subject=machine.pk, level="hour", end=1, data=bytes(14))
 
 
 @pytest.fixture

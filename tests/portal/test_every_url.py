@@ -90,6 +90,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
         return {
             "machines": machine,
             "console": machine,
+            "figures": machine,
             "images": image_version.image,
             "jobs": job,
             "sessions": session,

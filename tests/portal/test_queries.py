@@ -44,6 +44,8 @@ PAGES = [
     ("operator", "/hosts/?q=rack"),
     ("operator", "/hosts/?state=trouble"),
     ("operator", "/hosts/{host}/"),
+    ("operator", "/hosts/{host}/figures/"),
+    ("operator", "/machines/{machine}/figures/?span=month"),
     ("operator", "/jobs/"),
     ("operator", "/jobs/?state=active"),
     ("operator", "/jobs/?state=failed"),

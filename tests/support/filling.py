@@ -30,7 +30,12 @@ def fill(wanted: Iterable[type[models.Model]]) -> None:
 
 def rows_of(model: type[models.Model]) -> dict[Any, Row]:
     """Every row by its key."""
-    return {row[model._meta.pk.attname]: row for row in model._base_manager.values()}
+    return {row[model._meta.pk.attname]: _plain(row) for row in model._base_manager.values()}
+
+
+def _plain(row: Row) -> Row:
+    """PostgreSQL gives bytes as a view of them."""
+    return {name: bytes(value) if isinstance(value, memoryview) else value for name, value in row.items()}
 
 
 def _parents(model: type[models.Model]) -> set[type[models.Model]]:
@@ -69,6 +74,8 @@ def _value(field: models.Field[Any, Any], number: int) -> Any:  # noqa: PLR0911 
         return {"ünï": [number, None, "\u2028"]}
     if isinstance(field, models.GenericIPAddressField):
         return f"192.0.2.{number + 1}"
+    if isinstance(field, models.BinaryField):
+        return bytes((number, 0, 255)) * 5
     if isinstance(field, models.CharField | models.TextField):
         return f"{number}-ü'\"\n{field.name}"[: field.max_length or 200]
     raise AssertionError(f"say what a {type(field).__name__} holds")

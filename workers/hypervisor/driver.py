@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from workers.hypervisor.stats import HostStats
 from workers.hypervisor.types import (
     CommandResult,
     ConsoleEndpoint,
@@ -46,6 +47,13 @@ class HypervisorDriver(Protocol):
 
     def host_usage(self) -> HostUsage:
         """What is really in use now; cheap enough for every few seconds."""
+
+    def stats(self) -> HostStats:
+        """What the host and every machine that runs, foreign ones too, have used: one bulk call, ended within 10 s.
+
+        Machines that are off are not in it, paused ones may be. A machine of which little can be told just now does
+        not keep the others back.
+        """
 
     # --- storage ----------------------------------------------------------------------------------------------
 

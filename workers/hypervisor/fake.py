@@ -40,6 +40,8 @@ from workers.hypervisor.errors import (
     VolumeNotFoundError,
 )
 from workers.hypervisor.fake_life import FakeLife
+from workers.hypervisor.fake_stats import Meters
+from workers.hypervisor.stats import HostStats
 from workers.hypervisor.types import (
     Accelerator,
     CommandResult,
@@ -156,6 +158,7 @@ class FakeHost:
         self.serial_logs: dict[UUID, bytes] = {}
         self.calls: dict[str, int] = defaultdict(int)
         self.used_bytes = 0
+        self.meters = Meters()
         self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
         self._delays: dict[str, float] = {}
         self._hangs: dict[str, threading.Event] = {}
@@ -331,6 +334,10 @@ class FakeDriver(FakeLife):
         with self.host.operation("host_usage"):
             used = sum(domain.live.memory_mib for domain in self.host.domains.values() if domain.live)
             return HostUsage(0.0, used, self.host.storage_bytes - self.host.used_bytes)
+
+    def stats(self) -> HostStats:
+        with self.host.operation("stats"):
+            return self.host.meters.read(self.host)
 
     # --- storage ----------------------------------------------------------------------------------------------
 

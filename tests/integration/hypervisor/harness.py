@@ -32,7 +32,7 @@ class Backstage(Protocol):
 
 class FakeBackstage:
     def __init__(self, host: FakeHost) -> None:
-        self._host = host
+        self._host = self.host = host
 
     def add_foreign(self) -> UUID:
         spec = make_spec(network="other")

@@ -28,7 +28,9 @@ from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
 from workers.hypervisor.kvm.screen import to_png
+from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
 from workers.hypervisor.kvm.storage import Storage
+from workers.hypervisor.stats import HostStats
 from workers.hypervisor.types import (
     Accelerator,
     CommandResult,
@@ -124,6 +126,9 @@ class KvmDriver:
         available = memory.get("free", 0) + memory.get("buffers", 0) + memory.get("cached", 0)
         used_kib = max(0, memory["total"] - available)
         return HostUsage(os.getloadavg()[0], used_kib // 1024, storage.free_bytes())
+
+    def stats(self) -> HostStats:
+        return self._call("tell its figures", host_stats, limit_s=STATS_LIMIT_S)
 
     def _accelerator(self, qemu: int) -> Accelerator:
         """One probe at a time: two at once would slow each other past the limit."""
