@@ -22,6 +22,7 @@ urlpatterns = [
     path("jobs/", include("portal.jobs.urls")),
     path("hosts/", include("portal.overview.urls")),
     path("audit/", include("portal.audit.urls")),
+    path("api/", include("portal.api.urls")),
     path("admin/login/", sign_in),
     path("admin/", admin.site.urls),
     path("", include("portal.keeping.urls")),
