@@ -20,7 +20,7 @@ def _of_operations() -> list[URLPattern]:
 
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="api:browse"), name="root"),
+    path("", RedirectView.as_view(pattern_name="api:browse")),
     path("v1/openapi.json", views.openapi, name="openapi"),
     path("v1/docs/", views.browse, name="browse"),
     *(path(f"v1/{pattern.pattern}", pattern.callback, name=pattern.name) for pattern in _of_operations()),

@@ -65,6 +65,7 @@ FORMS = [
     "accounts:login",
     "accounts:password",
     "accounts:keys",
+    "accounts:tokens",
     "accounts:project-new",
     "machines:new",
     "images:upload",
