@@ -1,21 +1,26 @@
 """Following a job by server-sent events: the whole job each time that something about it changed.
 
-The answer is made by the event loop and holds no thread. When a message says that this job changed, the row is read
-again, under the rights of that moment. Messages may be lost (Redis restarts), so it is read once in a while as well.
+When a message says that this job changed, the row is read again, under the rights of that moment. Messages may be lost
+(Redis restarts), so it is read once in a while as well.
+
+Django keeps a thread for each request until its answer has ended. So it answers the beginning only, with all that comes
+before any answer (who asks, how often, what may be seen), and is through; `Streams`, around it, sends the rest from the
+event loop. Followers cost a little memory each, and no thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 from uuid import UUID
 
 from channels.db import database_sync_to_async
 from channels.exceptions import ChannelFull
 from channels.layers import get_channel_layer
-from django.http.response import StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from redis.exceptions import RedisError
 
 from portal.accounts.models import ApiToken
@@ -33,8 +38,72 @@ LONGEST_S: Final = 3600.0
 _RETRY_MS: Final = 2000
 
 
-def stream(job: Job, token: ApiToken) -> StreamingHttpResponse:
-    response = StreamingHttpResponse(_events(job.pk, token.pk, _groups(job)), content_type="text/event-stream")
+_IN_SCOPE: Final = "casement.stream"
+
+Scope = dict[str, Any]
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Streams:
+    """An ASGI application around Django's: an answer that a view gave a stream to goes on with it."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def begin(message: Message) -> None:
+            if _IN_SCOPE in scope:
+                message = _beginning(message)
+            await send(message)
+
+        await self._application(scope, receive, begin)
+        if _IN_SCOPE in scope:
+            await _rest(scope.pop(_IN_SCOPE), receive, send)
+
+
+def _beginning(message: Message) -> Message:
+    """Django thinks that its answer is whole."""
+    if message["type"] == "http.response.start":
+        headers = [(name, value) for name, value in message["headers"] if name.lower() != b"content-length"]
+        return {**message, "headers": headers}
+    return {**message, "more_body": True}
+
+
+async def _rest(stream: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    """Until it ends, or whoever reads it goes away."""
+    sending = asyncio.create_task(_send_all(stream, send))
+    leaving = asyncio.create_task(_left(receive))
+    try:
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)
+    if sending.done() and not sending.cancelled():
+        sending.result()
+
+
+async def _send_all(stream: AsyncIterator[bytes], send: Send) -> None:
+    async with aclosing(stream) as pieces:  # type: ignore[type-var]  # async generators, which all of them are, close
+        async for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def stream(request: HttpRequest, job: Job, token: ApiToken) -> HttpResponse:
+    """The beginning of the answer. Where nothing is around Django (under WSGI) it is all of it, and empty."""
+    response = HttpResponse(content_type="text/event-stream")
+    scope: Scope | None = getattr(request, "scope", None)
+    if scope is not None:
+        scope[_IN_SCOPE] = _events(job.pk, token.pk, _groups(job))
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"  # nginx would keep events back until there are many.
     return response

@@ -2,7 +2,6 @@
 
 from django.contrib.auth.decorators import login_not_required
 from django.urls import URLPattern, path
-from django.views.generic import RedirectView
 
 from portal.api import operations, views
 from portal.api.core import api
@@ -20,7 +19,6 @@ def _of_operations() -> list[URLPattern]:
 
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="api:browse")),
     path("v1/openapi.json", views.openapi, name="openapi"),
     path("v1/docs/", views.browse, name="browse"),
     *(path(f"v1/{pattern.pattern}", pattern.callback, name=pattern.name) for pattern in _of_operations()),

@@ -3,8 +3,7 @@
 from typing import Final, Literal
 from uuid import UUID
 
-from django.http import HttpRequest
-from django.http.response import StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from ninja import Query
 
 from portal.accounts.http import client_ip, person
@@ -63,7 +62,7 @@ def cancel_job(request: HttpRequest, pk: UUID) -> JobOut:
 
 
 @operation("GET", "jobs/{uuid:pk}/events", tag=TAG)
-def follow_job(request: HttpRequest, pk: UUID) -> StreamingHttpResponse:
+def follow_job(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Follow a job: server-sent events named `job`, each the whole job as it is then, until it has ended."""
     job = job_for(person(request), pk)
-    return follow.stream(job, token_in(request))
+    return follow.stream(request, job, token_in(request))

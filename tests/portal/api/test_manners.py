@@ -20,7 +20,6 @@ from portal.console.models import ConsoleLink
 from portal.errors import NoCapacityError
 from portal.images.models import Image, ImageVersion
 from portal.jobs.models import Job
-from portal.machines import services
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import PowerState
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
@@ -75,7 +74,7 @@ def test_a_passing_failure_is_not_repeated_for_ever(
 ) -> None:
     mine = program(alice)
     with monkeypatch.context() as away:
-        away.setattr(services.hosts, "reserve_capacity", _raise(NoCapacityError("No room just now.")))
+        away.setattr("portal.hosts.services.reserve_capacity", _raise(NoCapacityError("No room just now.")))
         assert mine.post("machines", wanted, Idempotency_Key="one").status_code == 409
         assert not Answered.objects.exists() and not Machine.objects.filter(name="lamp").exists()
     assert mine.post("machines", wanted, Idempotency_Key="one").status_code == 202
@@ -159,7 +158,6 @@ def test_what_a_program_has_already_is_not_sent_again(program: MakeProgram, alic
 
 def _more(machine: Machine, count: int) -> None:
     for number in range(count):
-        machine.pk, machine.request_key = None, None
         Machine.objects.create(
             project=machine.project,
             owner=machine.owner,
@@ -175,11 +173,11 @@ def _more(machine: Machine, count: int) -> None:
 
 
 def _pages(mine: Program, path: str) -> list[list[dict[str, Any]]]:
-    pages, cursor = [], ""
-    while cursor is not None:
-        answer = mine.get(f"{path}&cursor={cursor}" if cursor else path).json()
+    answer = mine.get(path).json()
+    pages = [answer["items"]]
+    while answer["next"]:
+        answer = mine.get(f"{path}&cursor={answer['next']}").json()
         pages.append(answer["items"])
-        cursor = answer["next"]
         assert len(pages) < 20
     return pages
 
