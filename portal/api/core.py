@@ -110,6 +110,7 @@ def operation(
     def register(function: F) -> F:
         known = Operation(method, path, function.__name__, tag, answers, status, pages, personal, guards, links or {})
         OPERATIONS.append(known)
+        text = " ".join((function.__doc__ or "").split())
 
         @wraps(function)
         def run(request: HttpRequest, **values: Any) -> HttpResponseBase:
@@ -121,8 +122,8 @@ def operation(
             response={status: answers},
             operation_id=known.name,
             url_name=known.name,
-            summary=(function.__doc__ or "").strip().partition("\n")[0].rstrip("."),
-            description=" ".join((function.__doc__ or "").split()),
+            summary=text.partition(". ")[0].rstrip("."),
+            description=text,
             tags=[tag],
         )(run)
         return function

@@ -37,6 +37,7 @@ _PROBLEMS: Final = {
     429: "Too many requests; `Retry-After` says when to come back.",
     503: "The portal's database is away; `Retry-After` says when to come back.",
 }
+_FIRST: Final = ("Machines", "Jobs", "Images", "Projects", "Screens", "You", "Hosts", "Sessions", "Audit")
 _ALWAYS: Final = (401, 403, 404, 405, 422, 429, 503)
 _ON_CHANGES: Final = (400, 409, 412)
 
@@ -53,8 +54,14 @@ def document() -> Json:
     components["securitySchemes"]["TokenAuth"] |= {"description": "A token of yours, `casement_…`."}
     for known in OPERATIONS:
         _complete(found["paths"][_path(known)][known.method.lower()], known)
-    found["tags"] = [{"name": tag} for tag in dict.fromkeys(known.tag for known in OPERATIONS)]
+    found["tags"] = [{"name": tag} for tag in tags()]
     return found
+
+
+def tags() -> list[str]:
+    """What people look for most comes first."""
+    used = dict.fromkeys(known.tag for known in OPERATIONS)
+    return [*(tag for tag in _FIRST if tag in used), *(tag for tag in used if tag not in _FIRST)]
 
 
 def _path(known: Operation) -> str:

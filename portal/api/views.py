@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
 from portal.api.core import OPERATIONS, Operation
-from portal.api.document import document
+from portal.api.document import document, tags
 from portal.api.problems import of_error
 from portal.errors import NotFoundError
 
@@ -58,9 +58,7 @@ class Entry:
 def browse(request: HttpRequest) -> HttpResponse:
     """The same document as a page of the portal: no script of anybody else's runs here."""
     whole = document()
-    groups: dict[str, list[Entry]] = {}
-    for known in OPERATIONS:
-        groups.setdefault(known.tag, []).append(_entry(whole, known))
+    groups = {tag: [_entry(whole, known) for known in OPERATIONS if known.tag == tag] for tag in tags()}
     context = {"groups": groups, "server": whole["servers"][0]["url"], "count": len(OPERATIONS)}
     return render(request, "api/browse.html", context)
 
@@ -75,16 +73,21 @@ def _entry(whole: dict[str, Any], known: Operation) -> Entry:
     return Entry(
         known,
         path,
-        entry["summary"],
-        entry.get("description", ""),
+        _plain(entry["summary"]),
+        _plain(entry["description"].removeprefix(entry["summary"]).lstrip(". ")),
         [
             Line(one["name"], _kind(one["schema"]), one.get("description", ""), one.get("required", False))
             for one in entry["parameters"]
         ],
         _lines(whole, _schema_of(entry.get("requestBody", {}))),
-        _lines(whole, answer),
+        [replace(line, required=False) for line in _lines(whole, answer)],
         is_list,
     )
+
+
+def _plain(text: str) -> str:
+    """The document is written in Markdown, of which only the marks around names are used."""
+    return text.replace("`", "")
 
 
 def _schema_of(part: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def _lines(whole: dict[str, Any], schema: dict[str, Any]) -> list[Line]:
     found = _resolved(whole, schema)
     required = set(found.get("required", ()))
     return [
-        Line(name, _kind(value), value.get("description", ""), name in required)
+        Line(name, _kind(value), _plain(value.get("description", "")), name in required)
         for name, value in found.get("properties", {}).items()
     ]
 

@@ -40,9 +40,11 @@ async def _serve(client: Client, machine: Json, *, watch: bool, port: int, ready
     with_viewer = False
 
     async def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not _is_ours(writer):
+            writer.close()
+            return
         try:
-            if _is_ours(writer):
-                await _relay(client, machine, reader, writer, watch=watch)
+            await _relay(client, machine, reader, writer, watch=watch)
         except (CliError, OSError, WebSocketException) as error:
             if not ended.done():
                 ended.set_exception(error if isinstance(error, CliError) else CliError(f"The screen: {error}"))

@@ -29,7 +29,7 @@ from tests.portal.api.conftest import MakeProgram
 
 EXAMPLES = 5
 CHAINS, STEPS = 15, 8
-# It streams, which a WSGI application does not; tests/integration/test_api_live.py follows it.
+# It streams, which a WSGI application does not; tests/integration/api/test_live.py follows it.
 LEFT_OUT = ["follow_job"]
 # A body that fits its schema may still name what is not there (404), be in the way of something (409), or hold a key
 # that is none (422): schemas cannot say that.

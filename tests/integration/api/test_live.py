@@ -10,16 +10,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from pytest_django.fixtures import Settings
 
-from portal import settings as portal_settings
 from portal.accounts.models import ApiToken, User
 from portal.accounts.tokens import make_token, revoke_token
 from portal.console.models import ConsoleSession
@@ -32,11 +28,8 @@ from portal.machines.models import Machine
 from tests.integration.console.doors.wire import GREETING, Wire
 from tests.portal.console.screens import SECRET, Screen, shown
 from tests.support.product import wait_for
-from tests.support.redis import redis_db, redis_url
 from tests.support.together import at_once
-from tests.support.web import HOST, Web, web_processes
-
-__all__ = ["redis_db", "redis_url"]
+from tests.support.web import HOST, Web
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,16 +69,6 @@ class Follower(threading.Thread):
 
     def has(self, status: str) -> bool:
         return any(name == "job" and data["status"] == status for _at, name, data in self.events)
-
-
-@pytest.fixture
-def web(machine: Machine, redis_db: str, settings: Settings, tmp_path: Path) -> Iterator[Web]:
-    layer = portal_settings.CHANNEL_LAYERS["default"]
-    host = {**layer["CONFIG"]["hosts"][0], "address": redis_db}  # type: ignore[index]
-    settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {**layer["CONFIG"], "hosts": [host]}}}  # type: ignore[dict-item]
-    environment = {"DJANGO_SETTINGS_MODULE": "tests.bench.scale.settings", "REDIS_URL": redis_db}
-    with web_processes(1, environment, tmp_path) as (one,):
-        yield one
 
 
 def _token(user: User) -> tuple[ApiToken, str]:
