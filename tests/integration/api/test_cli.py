@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -287,6 +288,46 @@ def test_a_screen_is_on_a_local_port_while_the_command_runs(shell: Shell, screen
     )
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+@pytest.fixture
+def x_display(tmp_path: Path) -> Iterator[str]:
+    """An X server that nobody sees; it says itself which number it has taken."""
+    reading, writing = os.pipe()
+    argv = [
+        "Xvfb",
+        "-displayfd",
+        str(writing),
+        "-screen",
+        "0",
+        "800x600x24",
+        "-nolisten",
+        "tcp",
+        "-fbdir",
+        str(tmp_path),
+    ]
+    with (tmp_path / "xvfb.log").open("wb") as log, os.fdopen(reading) as told:
+        process = subprocess.Popen(argv, pass_fds=[writing], stdout=log, stderr=log)
+        os.close(writing)
+        try:
+            yield f":{told.readline().strip()}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.skipif(not (shutil.which("Xvfb") and shutil.which("vncviewer")), reason="no TigerVNC viewer here")
+def test_a_viewer_that_people_use_shows_the_screen(
+    shell: Shell, screen: Screen, machine: Machine, x_display: str, tmp_path: Path
+) -> None:
+    """TigerVNC's own is started by the command, paints what the display sends, and ends with its portal's word."""
+    shell.sign_in()
+    started = shell.start("vnc", "beacon", "--viewer", "vncviewer", DISPLAY=x_display)
+    wait_for("the viewer asked for pictures", lambda: screen.painted > 1, seconds=60, every=0.1)
+    assert ConsoleSession.objects.filter(ended_at=None, user_name="alice").exists()
+    at_once([lambda: ApiToken.objects.all().delete()])
+    _out, said = started.communicate(timeout=LIMIT_S)
+    assert started.returncode == 1 and "closed" in said, said
 
 
 def test_a_screen_that_is_off_says_so(shell: Shell, machine: Machine) -> None:
