@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pytest_django.fixtures import Settings
@@ -16,11 +15,17 @@ from tests.support.web import Web, web_processes
 __all__ = ["redis_db", "redis_url"]
 
 
+@pytest.fixture(scope="module")
+def process(django_db_setup: None, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """One for all tests of a file: it takes seconds to start, and keeps nothing of its own between requests."""
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.bench.scale.settings", "REDIS_URL": redis_url}
+    with web_processes(1, environment, tmp_path_factory.mktemp("web")) as (one,):
+        yield one
+
+
 @pytest.fixture
-def web(machine: Machine, redis_db: str, settings: Settings, tmp_path: Path) -> Iterator[Web]:
+def web(process: Web, machine: Machine, redis_db: str, settings: Settings) -> Web:
     layer = portal_settings.CHANNEL_LAYERS["default"]
     host = {**layer["CONFIG"]["hosts"][0], "address": redis_db}  # type: ignore[index]
     settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {**layer["CONFIG"], "hosts": [host]}}}  # type: ignore[dict-item]
-    environment = {"DJANGO_SETTINGS_MODULE": "tests.bench.scale.settings", "REDIS_URL": redis_db}
-    with web_processes(1, environment, tmp_path) as (one,):
-        yield one
+    return process
