@@ -166,25 +166,25 @@ def test_launch_waits_with_the_jobs_own_end(
     shell: Shell, machine: Machine, image_version: ImageVersion, flavour: Flavour
 ) -> None:
     shell.sign_in()
-    wanted = ["launch", "--image", "debian-12-server", "--flavour", "small", "--wait"]
-    for name, status, code in (("lamp", JobStatus.DONE, 0), ("torch", JobStatus.FAILED, 1)):
-        process = shell.start("-o", "json", *wanted, name)
-        wait_for(
-            "it is asked for",
-            lambda name=name: Job.objects.filter(target_name=name).exists(),
-            seconds=30,
-            every=0.1,
-        )
-        at_once([lambda name=name, status=status: _worked(name, status)])
-        out, said = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == code, said
-        if code == 0:
-            assert json.loads(out)["status"] == "done"
-        else:
-            assert "The host has no room." in said
-    code, _out, said = shell.run(*wanted, "lamp")
+    code, out, said = _launched(shell, "lamp", JobStatus.DONE)
+    assert (code, json.loads(out)["status"]) == (0, "done"), said
+    code, _out, said = _launched(shell, "torch", JobStatus.FAILED)
+    assert (code, "The host has no room." in said) == (1, True), said
+    code, _out, said = shell.run(*LAUNCH, "lamp")
     assert (code, "There is a machine named lamp" in said) == (5, True), said
     assert shell.run("launch", "--image", "nothing", "--flavour", "small")[0] == 4
+
+
+LAUNCH = ("launch", "--image", "debian-12-server", "--flavour", "small", "--wait")
+
+
+def _launched(shell: Shell, name: str, status: JobStatus) -> tuple[int, str, str]:
+    """What the command says while a worker does the job."""
+    process = shell.start("-o", "json", *LAUNCH, name)
+    wait_for("it is asked for", Job.objects.filter(target_name=name).exists, seconds=LIMIT_S, every=0.1)
+    at_once([partial(_worked, name, status)])
+    out, said = process.communicate(timeout=LIMIT_S)
+    return process.returncode, out, said
 
 
 def _worked(name: str, status: JobStatus) -> None:
