@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def _read(model: type[Model], cursor: str, sort: str, column: str) -> tuple[Any,
         read = field.to_python(value), model._meta.pk.to_python(pk)  # type: ignore[union-attr]  # a column, no relation
     except (ValueError, TypeError, binascii.Error, ValidationError, FieldDoesNotExist, RecursionError) as error:
         raise InvalidError(_("This is no cursor of a list."), field="cursor") from error
-    if sorted_by != sort or "\x00" in value or None in read:
+    is_naive = isinstance(read[0], dt.datetime) and read[0].tzinfo is None  # Which moment it means nobody can say.
+    if sorted_by != sort or "\x00" in value or None in read or is_naive:
         raise InvalidError(_("This cursor belongs to a list that was sorted in another way."), field="cursor")
     return read

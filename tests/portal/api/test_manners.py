@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import json
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import time_machine
@@ -216,6 +219,12 @@ def test_a_cursor_that_is_none_is_refused(program: MakeProgram, alice: User, cur
     assert answer.json()["errors"][0]["field"] == "cursor"
 
 
+@pytest.mark.parametrize("parts", [["-created_at", "2026-01-01T00:00:00", str(uuid4())], ["-created_at", "x", "y"]])
+def test_a_cursor_of_a_made_up_place_is_refused(program: MakeProgram, alice: User, parts: list[str]) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+    assert program(alice).get(f"machines?cursor={cursor}").status_code == 422
+
+
 def test_a_cursor_of_another_order_is_refused(program: MakeProgram, alice: User, machine: Machine) -> None:
     _more(machine, 2)
     mine = program(alice)
@@ -250,6 +259,9 @@ def test_every_error_is_a_problem_document(program: MakeProgram, alice: User, ma
         (mine.get("machines/not-a-uuid"), 404, "not-found"),
         (mine.send("PATCH", "machines"), 405, "method-not-allowed"),
         (mine.client.post(f"{ROOT}keys", b"{", content_type="application/json"), 400, "malformed"),
+        (mine.client.post(f"{ROOT}keys", b"[" * 100_000, content_type="application/json"), 400, "malformed"),
+        (mine.client.post(f"{ROOT}keys", b" " * 2_000_000, content_type="application/json"), 400, "malformed"),
+        (mine.send("DELETE", f"keys/{10**40}"), 404, "not-found"),
         (mine.post("keys", {"public_key": 1}), 422, "invalid"),
         (mine.post("keys", {"public_key": "ssh-rsa", "nmae": "x"}), 422, "invalid"),
         (mine.post(f"machines/{machine.pk}/start"), 409, "conflict"),
