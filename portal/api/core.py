@@ -13,7 +13,6 @@ done here: scopes of tokens, one transaction for each change, Idempotency-Key, I
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -188,8 +187,9 @@ def accepted(job: Job, status: int = 202) -> HttpResponse:
 
 def shown(request: HttpRequest, model: BaseModel, known: Operation) -> HttpResponse:
     """The model with its ETag, whole or as much of it as `?fields=` names; 304 if the asker has it already."""
-    etag = etag_of(model)
-    response = _json(_sparse(request, model, known.answers), known.status)
+    whole = model.model_dump_json()
+    etag = _etag(whole)
+    response = _json(_sparse(request, model, known.answers) or whole, known.status)
     response["ETag"] = etag
     if request.method != "GET":
         return response
@@ -197,10 +197,10 @@ def shown(request: HttpRequest, model: BaseModel, known: Operation) -> HttpRespo
 
 
 def _sparse(request: HttpRequest, model: BaseModel, answers: type[BaseModel]) -> str:
-    """A list's fields are those of its items."""
+    """As much as `?fields=` names, or nothing if it is not there. A list's fields are those of its items."""
     wanted = request.GET.get("fields") if request.method == "GET" else None
     if not wanted:
-        return model.model_dump_json()
+        return ""
     names = {name.strip() for name in wanted.split(",")}
     if unknown := names - set(fields_of(answers)):
         raise InvalidError(_("There is no field “%(name)s”.") % {"name": min(unknown)[:50]}, field="fields")
@@ -224,7 +224,10 @@ def _json(text: str, status: int) -> HttpResponse:
 
 def etag_of(model: BaseModel) -> str:
     """Of all of it, whichever fields are shown: what is not shown may be what changed."""
-    text = json.dumps(model.model_dump(mode="json"), sort_keys=True)
+    return _etag(model.model_dump_json())
+
+
+def _etag(text: str) -> str:
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 

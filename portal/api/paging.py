@@ -57,9 +57,10 @@ def page_of(rows: QuerySet[M], page: PageQuery, sort: str) -> Found[M]:
     order = [sort] if column == "pk" else [sort, "-pk" if down else "pk"]
     if page.cursor:
         rows = _after(rows, page.cursor, column, down=down)
-    ordered = rows.order_by(*order)
-    keys = list(ordered.values_list("pk", flat=True)[: page.limit + 1])
-    found = list(rows.model._default_manager.none()) if not keys else list(ordered.filter(pk__in=keys[: page.limit]))
+    keys = list(rows.order_by(*order).values_list("pk", flat=True)[: page.limit + 1])
+    # They are put in order here: asked for an order, SQLite looks through all rows there are for these few.
+    by_key = {row.pk: row for row in rows.order_by().filter(pk__in=keys[: page.limit])} if keys else {}
+    found = [by_key[key] for key in keys if key in by_key]
     more = len(keys) > page.limit and found
     return Found(found, _cursor(sort, found[-1], column) if more else None)
 

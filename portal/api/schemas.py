@@ -16,7 +16,7 @@ from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.hosts.selectors import is_answering
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job, JobStep
-from portal.jobs.names import JobName, JobStatus, StepStatus
+from portal.jobs.names import JobName, JobStatus, StepName, StepStatus
 from portal.jobs.selectors import overall_progress
 from portal.lib.ssh import key_fingerprint
 from portal.machines.models import Flavour
@@ -131,7 +131,7 @@ class StepOut(BaseModel):
     def of(cls, step: JobStep) -> Self:
         return cls(
             name=step.name,
-            title=step.get_name_display(),
+            title=str(StepName(step.name).label),  # Django's own way to it is slow, and a list has hundreds.
             status=StepStatus(step.status),
             progress=step.progress,
             detail=step.detail,
@@ -173,7 +173,7 @@ class JobOut(BaseModel):
         return cls(
             id=job.pk,
             kind=JobName(job.name),
-            title=job.get_name_display(),
+            title=str(JobName(job.name).label),
             status=JobStatus(job.status),
             target=TargetOut(type=job.target_type, id=str(job.target_id), name=job.target_name),
             project=job.project_id,
