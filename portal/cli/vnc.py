@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import ssl
 from collections.abc import Callable
@@ -129,7 +130,30 @@ async def _down(screen: ClientConnection, writer: asyncio.StreamWriter) -> None:
             writer.write(data if isinstance(data, bytes) else data.encode())
             await writer.drain()
     if screen.close_code not in {1000, 1001}:
-        raise CliError(f"The screen was closed: {screen.close_reason or screen.close_code}")
+        raise CliError(f"The screen was closed: {_reason(screen)}")
+
+
+_WORDS: Final = {
+    "signed-out": "your token ended, or you were locked out",
+    "forbidden": "your role does not allow it any more",
+    "not-found": "the machine was deleted, or you left its project",
+    "kicked": "you were removed from it",
+    "ended-by-operator": "an operator ended it",
+    "stopped": "the machine was shut down",
+    "display-closed": "the machine stopped or restarted",
+    "display-moved": "the machine restarted",
+    "portal-stopped": "the portal restarted",
+}
+
+
+def _reason(screen: ClientConnection) -> str:
+    """The portal closes with a step and a reason, as JSON."""
+    try:
+        said = json.loads(screen.close_reason or "")
+        reason = str(said["reason"])
+        return _WORDS.get(reason, f"{said['step']}, {reason}")
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return str(screen.close_reason or screen.close_code)
 
 
 def _is_ours(writer: asyncio.StreamWriter) -> bool:

@@ -326,7 +326,7 @@ def x_display(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 def test_a_viewer_that_people_use_shows_the_screen(
     shell: Shell, machine: Machine, x_display: tuple[str, Path], tmp_path: Path
 ) -> None:
-    """TigerVNC's own is started by the command; what the display sends stands on its X server; it ends with the token."""
+    """TigerVNC's own is started by the command; what the display sends is on its X server; it ends with the token."""
     shell.sign_in()
     display, pixels = x_display
     with TemporaryDirectory(prefix="casement-") as folder:
@@ -340,7 +340,7 @@ def test_a_viewer_that_people_use_shows_the_screen(
             assert ConsoleSession.objects.filter(ended_at=None, user_name="alice").exists()
             at_once([lambda: ApiToken.objects.all().delete()])
             _out, said = started.communicate(timeout=LIMIT_S)
-    assert started.returncode == 1 and "closed" in said, said
+    assert started.returncode == 1 and "your token ended" in said, said
 
 
 def test_a_screen_that_is_off_says_so(shell: Shell, machine: Machine) -> None:
