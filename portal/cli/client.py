@@ -41,7 +41,8 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **params: Any) -> Any:
-        return self._asked("GET", path, params=_given(params)).json()
+        """`path` may have a query of its own if no `params` are given: httpx puts the one in the other's place."""
+        return self._asked("GET", path, params=_given(params) or None).json()
 
     def every(self, path: str, **params: Any) -> Iterator[Json]:
         """Every item of a list, over all of its pages."""

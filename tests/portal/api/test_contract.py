@@ -27,7 +27,7 @@ from portal.jobs.names import JobName
 from portal.machines.models import Flavour, Machine
 from tests.portal.api.conftest import MakeProgram
 
-EXAMPLES = 5
+EXAMPLES = 4
 CHAINS, STEPS = 15, 8
 # It streams, which a WSGI application does not; tests/integration/api/test_live.py follows it.
 LEFT_OUT = ["follow_job"]
