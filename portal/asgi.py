@@ -17,6 +17,7 @@ from django.conf import settings
 from django.urls import get_resolver, path
 
 from portal.accounts.consumers import LiveConsumer
+from portal.api.follow import Streams
 from portal.console.consumers import console_app
 
 # Django's stubs know views only; Channels routes ASGI applications by the same path().
@@ -36,7 +37,7 @@ class OwnPages(OriginValidator):
 
 application = ProtocolTypeRouter(
     {
-        "http": django_app,
+        "http": Streams(django_app),
         # A page of another site may open a WebSocket with our cookie, so only our own origins get through.
         "websocket": OwnPages(AuthMiddlewareStack(websockets), settings.CSRF_TRUSTED_ORIGINS),
     }

@@ -86,11 +86,13 @@ INSTALLED_APPS = [
     "portal.machines",
     "portal.console",
     "portal.figures",
+    "portal.api",
     "portal.keeping",
 ]
 
 MIDDLEWARE = [
     "portal.lib.middleware.RequestMiddleware",
+    "portal.api.problems.ProblemMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "portal.lib.middleware.ServerTimingMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -269,6 +271,11 @@ UNFOLD = {
     "STYLES": [lambda request: static("css/admin.css")],
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("img/casement.svg")}],
 }
+
+# How many requests a token may send in a minute; 0 for as many as it likes.
+API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=600)
+if API_REQUESTS_PER_MINUTE < 0:
+    raise ImproperlyConfigured("API_REQUESTS_PER_MINUTE must be a number of requests, or 0 for no limit.")
 
 # Whoever has it may read /metrics; without it there is no such page.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")

@@ -25,6 +25,7 @@ urlpatterns = [
     path("hosts/", include("portal.figures.host_urls")),
     path("audit/", include("portal.audit.urls")),
     path("", include("portal.events.urls")),
+    path("api/", include("portal.api.urls")),
     path("admin/login/", sign_in),
     path("admin/", admin.site.urls),
     path("", include("portal.keeping.urls")),

@@ -1,6 +1,7 @@
-"""People, projects, and who belongs where."""
+"""People, projects, who belongs where, and what lets programs act for people."""
 
 import uuid
+from uuid import UUID
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
@@ -12,7 +13,12 @@ from portal.accounts.querysets import ProjectQuerySet
 
 
 class User(AbstractUser):
-    """A person. `is_staff` makes an operator, who sees every project; `is_superuser` an administrator."""
+    """A person. `is_staff` makes an operator, who sees every project; `is_superuser` an administrator.
+
+    `limited_to` is no column: it is set for one request, by a token for one project, beyond which nothing is granted.
+    """
+
+    limited_to: UUID | None = None
 
     class Meta:
         verbose_name = _("person")
@@ -83,3 +89,42 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} - {self.project} ({self.get_role_display()})"
+
+
+class ApiToken(models.Model):
+    """What lets a program act as a person. Only the hash of its 256 bits is here; `hint` is how it begins."""
+
+    class Scope(models.TextChoices):
+        READ = "read", _("Read only")
+        WRITE = "write", _("Read and change")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens", verbose_name=_("person"))
+    name = models.CharField(_("name"), max_length=100)
+    token_hash = models.CharField(_("hash of the token"), max_length=64, unique=True, editable=False)
+    hint = models.CharField(_("begins with"), max_length=20)
+    scope = models.CharField(_("may"), max_length=5, choices=Scope.choices, default=Scope.READ)
+    # Empty for one that may whatever its person may.
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, null=True, blank=True, verbose_name=_("only in the project")
+    )
+    created_at = models.DateTimeField(_("made"), auto_now_add=True)
+    expires_at = models.DateTimeField(_("expires"))
+    used_at = models.DateTimeField(_("last used"), null=True, blank=True)
+    used_ip = models.GenericIPAddressField(_("last used from"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("API token")
+        verbose_name_plural = _("API tokens")
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["user", "name"], name="token_name_once_per_user"),
+            models.CheckConstraint(condition=Q(scope__in=["read", "write"]), name="token_scope_known"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def may_write(self) -> bool:
+        return self.scope == self.Scope.WRITE

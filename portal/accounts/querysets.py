@@ -21,7 +21,9 @@ class ProjectQuerySet(models.QuerySet["Project"]):
             return self.none()
         if user.is_staff:
             return self
-        return self.filter(memberships__user_id=user.pk, memberships__role__in=roles_with(permission))
+        limited_to = getattr(user, "limited_to", None)  # Nobody who is not a User is active.
+        projects = self.filter(pk=limited_to) if limited_to else self
+        return projects.filter(memberships__user_id=user.pk, memberships__role__in=roles_with(permission))
 
     def visible_to(self, user: User | AnonymousUser) -> ProjectQuerySet:
         return self.with_permission(user, Permission.PROJECT_VIEW)

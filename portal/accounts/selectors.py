@@ -37,17 +37,24 @@ def permissions_in(user: User | AnonymousUser, project_id: UUID) -> frozenset[Pe
 
 
 def permissions_of(pairs: Collection[tuple[User, UUID]]) -> dict[tuple[int, UUID], frozenset[Permission]]:
-    """As `permissions_in`, for many pairs of a person and a project's id, in one query."""
+    """As `permissions_in`, for many pairs of a person and a project's id, in one query.
+
+    Who is among them twice, once by a token that is limited, is granted what both of them have.
+    """
     by_role = [(user.pk, project) for user, project in pairs if user.is_active and not user.is_staff]
     people, projects = {user for user, _project in by_role}, {project for _user, project in by_role}
     # Django asks nothing when a list is empty.
     memberships = Membership.objects.filter(user__in=people, project__in=projects)
     roles = {(user, project): role for user, project, role in memberships.values_list("user_id", "project_id", "role")}
-    return {(user.pk, project): _granted(user, roles.get((user.pk, project))) for user, project in pairs}
+    granted: dict[tuple[int, UUID], frozenset[Permission]] = {}
+    for user, project in pairs:
+        found = _granted(user, project, roles.get((user.pk, project)))
+        granted[user.pk, project] = granted.get((user.pk, project), found) & found
+    return granted
 
 
-def _granted(user: User, role: str | None) -> frozenset[Permission]:
-    if not user.is_active:
+def _granted(user: User, project: UUID, role: str | None) -> frozenset[Permission]:
+    if not user.is_active or user.limited_to not in {None, project}:
         return frozenset()
     if user.is_staff:
         return frozenset(Permission)
@@ -111,8 +118,10 @@ def roles_of(user: User | AnonymousUser) -> dict[UUID, Role]:
     """The person's role in each of their projects."""
     if not isinstance(user, User):
         return {}
-    rows = Membership.objects.filter(user=user).values_list("project_id", "role")
-    return {project_id: Role(role) for project_id, role in rows}
+    memberships = Membership.objects.filter(user=user)
+    if user.limited_to:
+        memberships = memberships.filter(project=user.limited_to)
+    return {project_id: Role(role) for project_id, role in memberships.values_list("project_id", "role")}
 
 
 def members_of(project: Project) -> QuerySet[Membership]:

@@ -1,7 +1,7 @@
 from django.contrib.auth.decorators import login_not_required
 from django.urls import path
 
-from portal.accounts import views, views_auth
+from portal.accounts import views, views_auth, views_tokens
 
 app_name = "accounts"
 urlpatterns = [
@@ -10,4 +10,6 @@ urlpatterns = [
     path("password/", views_auth.PasswordChangeView.as_view(), name="password"),
     path("keys/", views.key_list, name="keys"),
     path("keys/delete", views.key_delete, name="key-delete"),
+    path("tokens/", views_tokens.token_list, name="tokens"),
+    path("tokens/revoke", views_tokens.token_revoke, name="token-revoke"),
 ]

@@ -68,9 +68,7 @@ async def _serve(scope: Scope, browser: Door) -> Ended:
             return Ended(Step.LIMIT, "process")
         token = tickets.from_subprotocols(scope["subprotocols"])
         try:
-            admitted = await database_sync_to_async(admit)(
-                token, scope["session"].session_key, request_ip=_client_ip(scope)
-            )
+            admitted = await database_sync_to_async(admit)(token, _credential(scope), request_ip=_client_ip(scope))
         except Refused as refusal:
             return refusal.ended
         log.bind(actor=admitted.claim.user_id, machine=admitted.claim.machine_id)
@@ -115,6 +113,13 @@ async def _connect(admitted: Admitted) -> Display:
     except OSError as error:
         logger.warning("console of machine %s: %s", admitted.claim.machine_id, error)
         raise Refused(Step.HOST, "unreachable") from error
+
+
+def _credential(scope: Scope) -> str | None:
+    """A program's API token, or a browser's session."""
+    headers = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"authorization"]
+    own: str | None = tickets.credential_in(headers) or scope["session"].session_key
+    return own
 
 
 def _client_ip(scope: Scope) -> str | None:

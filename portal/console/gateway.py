@@ -172,7 +172,9 @@ class Door(ProxyRequestHandler):  # type: ignore[misc]  # websockify has no anno
         return [name.strip() for line in self._all("Sec-WebSocket-Protocol") for name in line.split(",")]
 
     def _session_key(self) -> str | None:
-        return parse_cookie("; ".join(self._all("Cookie"))).get(settings.SESSION_COOKIE_NAME)
+        """A program's API token, or a browser's session."""
+        cookies = parse_cookie("; ".join(self._all("Cookie")))
+        return tickets.credential_in(self._all("Authorization")) or cookies.get(settings.SESSION_COOKIE_NAME)
 
     def _is_secure(self) -> bool:
         """Whether the browser's side of the proxy in front is TLS, if that proxy is to be believed."""

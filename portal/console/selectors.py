@@ -14,13 +14,14 @@ from django.contrib.sessions.models import Session
 from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
 
-from portal.accounts.models import User
+from portal.accounts.models import ApiToken, User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in, permissions_of
+from portal.accounts.tokens import living_tokens, person_of
 from portal.audit.selectors import is_address
 from portal.console.errors import HostSilentError, KickedError, MachineOffError, NoSerialPortError
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
-from portal.console.tickets import Kind, Mode
+from portal.console.tickets import TOKEN_CREDENTIAL, Kind, Mode, credential_of
 from portal.errors import ForbiddenError, NotFoundError
 from portal.lib.secrets import unseal
 from portal.machines.models import Machine
@@ -48,8 +49,21 @@ class Target:
 def users_of_sessions(session_keys: Collection[str]) -> dict[str, User]:
     """Whose sessions these are at this moment. Missing: logged out, expired, password changed, account disabled.
 
-    Asked anew each time, since a WebSocket's own idea of its user is as old as the WebSocket.
+    Asked anew each time, since a WebSocket's own idea of its user is as old as the WebSocket. Credentials of API tokens
+    are among the keys.
     """
+    return _users_of_tokens(session_keys) | _users_of_browsers(session_keys)
+
+
+def _users_of_tokens(credentials: Collection[str]) -> dict[str, User]:
+    hashes = [one.removeprefix(TOKEN_CREDENTIAL) for one in credentials if one.startswith(TOKEN_CREDENTIAL)]
+    if not hashes:
+        return {}
+    tokens = living_tokens().filter(token_hash__in=hashes, scope=ApiToken.Scope.WRITE)
+    return {credential_of(token.token_hash): person_of(token) for token in tokens}
+
+
+def _users_of_browsers(session_keys: Collection[str]) -> dict[str, User]:
     alive = Session.objects.filter(session_key__in=session_keys, expire_date__gt=timezone.now())
     stores = {session.session_key: session.get_decoded() for session in alive}
     users = User.objects.filter(is_active=True).in_bulk(

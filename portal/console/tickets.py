@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 from uuid import UUID, uuid4
 
+from portal.lib.secrets import TOKEN_PREFIX, hash_of
 from portal.lib.store import store
 
 TTL_S: Final = 30
 SUBPROTOCOL_PREFIX: Final = "casement.ticket."
+TOKEN_CREDENTIAL: Final = "token:"  # noqa: S105 - a beginning, and no secret
+_API_TOKEN_IN_TEXT: Final = re.compile(re.escape(TOKEN_PREFIX) + r"[A-Za-z0-9_-]{20,}")
 _TICKET_IN_TEXT: Final = re.compile(re.escape(SUBPROTOCOL_PREFIX) + r"[A-Za-z0-9_-]+")
 _SHARED_IN_TEXT: Final = re.compile(r"(shared(?:/|%(?:25)*2F))[A-Za-z0-9_-]{8,}", re.IGNORECASE)
 
@@ -56,8 +59,22 @@ class Claim:
 
 
 def session_hash(session_key: str | None) -> str:
-    """Hashed, since a session key is as good as a password. No session has no hash that could match."""
+    """Hashed, since a session key is as good as a password. No session has no hash that could match.
+
+    Whoever came by an API token has `credential_of` it in the place of a session key.
+    """
     return _digest(session_key) if session_key else ""
+
+
+def credential_of(token_hash: str) -> str:
+    """What stands for an API token where a session key stands for a browser. No session key has such a beginning."""
+    return f"{TOKEN_CREDENTIAL}{token_hash}"
+
+
+def credential_in(authorization: Sequence[str]) -> str | None:
+    """From the Authorization headers of a WebSocket's request, which no page can send: only programs do."""
+    kind, _space, secret = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+    return credential_of(hash_of(secret)) if kind.lower() == "bearer" and secret.startswith(TOKEN_PREFIX) else None
 
 
 def issue(claim: Claim) -> str:
@@ -90,13 +107,15 @@ def from_subprotocols(subprotocols: Sequence[str]) -> str | None:
 
 
 class TicketScrubber(logging.Filter):
-    """Blots secrets out of log records: tickets, since web servers print all headers of a WebSocket when they log in
-    detail, and the tokens of share links, which stand in requested addresses and in those to go to after signing in.
+    """Blots secrets out of log records: tickets and API tokens, since web servers print all headers of a WebSocket when
+    they log in detail, and the tokens of share links, which stand in requested addresses and in those to go to after
+    signing in.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         clean = _SHARED_IN_TEXT.sub(r"\1***", _TICKET_IN_TEXT.sub(f"{SUBPROTOCOL_PREFIX}***", text))
+        clean = _API_TOKEN_IN_TEXT.sub(f"{TOKEN_PREFIX}***", clean)
         if clean != text:
             record.msg, record.args = clean, None
         return True

@@ -1,6 +1,6 @@
 """What a log line is about: ids that are bound once and then stand in every line, and the formats of the lines.
 
-The ids are those of `request`, `actor`, `machine`, `job` and `host`; a secret is never bound.
+The ids are those of `request`, `actor`, `token` (its row's), `machine`, `job` and `host`; a secret is never bound.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ from django.conf import settings
 # No 0/O, 1/l/I: people type these from a screen.
 _ALPHABET = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKMNPQRSTUVWXYZ23456789"
 
+# By it people, and scanners of secrets, know an API token; see portal.accounts.tokens.
+TOKEN_PREFIX = "casement_"  # noqa: S105 - a beginning, and no secret
+
 # Every token of Fernet begins with its version, and the first bytes of a time before the year 2106.
 _SEALED = "gAAAAA"
 
@@ -55,6 +58,11 @@ class Resealer:
             return seal(self._old.decrypt(value.encode()).decode())
         except InvalidToken:
             return value
+
+
+def hash_of(secret: str) -> str:
+    """Of a secret that is random enough for a fast hash: nobody finds the origin of 256 random bits."""
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def new_password(length: int = 14) -> str:

@@ -143,6 +143,8 @@ class Machine(models.Model):
             # The list of everyone's machines, newest first; and of those in a state.
             models.Index(fields=["-created_at"], name="machine_newest"),
             models.Index(fields=["status", "power_state", "-created_at"], name="machine_state_newest"),
+            # The same by name, for who asks for that order.
+            models.Index(fields=["name", "id"], name="machine_by_name"),
             # What lists are filtered by, so that counting what matches reads no whole rows.
             models.Index(fields=["status", "kind", "task", "name", "owner"], name="machine_filters"),
             models.Index(fields=["purge_at"], condition=Q(status=Status.BINNED), name="machine_purge_due"),

@@ -21,7 +21,7 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from portal.accounts.models import Membership, SshKey, User
+from portal.accounts.models import ApiToken, Membership, SshKey, User
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.events.kinds import Kind as EventKind
 from portal.events.models import Delivery, Webhook
@@ -70,6 +70,7 @@ FORMS = [
     "accounts:login",
     "accounts:password",
     "accounts:keys",
+    "accounts:tokens",
     "accounts:project-new",
     "machines:new",
     "images:upload",
@@ -160,6 +161,7 @@ def _objects(estate: Estate) -> Objects:
     version = ImageVersion.objects.exclude(image=None).first()
     assert version is not None
     SshKey.objects.create(user=estate.member, name="laptop", public_key="ssh-ed25519 AAAA")
+    ApiToken.objects.create(user=estate.member, name="script", hint="casement_abcd", expires_at=timezone.now())
     statuses = Job.objects.filter(project=estate.projects[0]).values_list("status", flat=True).distinct()
     jobs = [Job.objects.filter(project=estate.projects[0], status=status).first() for status in statuses.order_by()]
     seen = {"vcpus": 2, "memory_mib": 2048, "disk_gib": 10, "power_state": "running", "owned": True}

@@ -9,6 +9,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from portal.accounts.models import Project, User
+from portal.api.operations import OPERATIONS
 from portal.audit.models import Event
 from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.events.models import Delivery, Webhook
@@ -22,7 +23,9 @@ from portal.machines.models import Batch, Machine, MachineLabel
 from portal.machines.states import Status
 
 # For people who have not signed in, and the admin, which has its own tests of the same kind.
-PUBLIC = {"accounts:login", "jsi18n"}
+PUBLIC = {"accounts:login", "jsi18n", "api:openapi"}
+# Programs come with tokens; tests/portal/api/test_every_operation.py tries them in the same way.
+FOR_PROGRAMS = {f"api:{known.name}" for known in OPERATIONS} | {"api:nowhere"}
 # For balancers and Prometheus; tests/portal/keeping/test_health.py says to whom they tell what.
 FOR_MACHINES = {"keeping:healthz", "keeping:readyz", "keeping:metrics"}
 SENT_AWAY = {301, 302}
@@ -40,7 +43,7 @@ def _walk(resolver: URLResolver, namespace: str) -> Iterator[tuple[str, frozense
     for pattern in resolver.url_patterns:
         if isinstance(pattern, URLPattern):
             name = f"{namespace}:{pattern.name}" if namespace else pattern.name
-            if name and name not in PUBLIC | FOR_MACHINES:
+            if name and name not in PUBLIC | FOR_MACHINES | FOR_PROGRAMS:
                 yield name, frozenset(pattern.pattern.converters)
         elif pattern.app_name != "admin":
             yield from _walk(pattern, pattern.namespace or namespace)

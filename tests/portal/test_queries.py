@@ -14,7 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from portal.accounts.models import User
+from portal.accounts.models import ApiToken, User
+from portal.accounts.tokens import make_token, note_use
 from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.events.kinds import Kind
 from portal.events.models import Webhook
@@ -75,6 +76,23 @@ PAGES = [
     ("member", "/projects/"),
     ("member", "/projects/{project}/"),
     ("member", "/images/"),
+    *[
+        (who, f"/api/v1/{path}")
+        for who in ("operator", "member")
+        for path in (
+            "machines",
+            "machines?sort=name&limit=200",
+            "machines?q=0000",
+            "machines?status=running",
+            "machines/{machine}",
+            "machines/{machine}/screen/people",
+            "jobs",
+            "projects",
+            "projects/{project}/members",
+            "images",
+        )
+    ],
+    *[("operator", f"/api/v1/{path}") for path in ("hosts", "hosts/{host}", "audit", "sessions", "overview")],
 ]
 Costs = dict[tuple[str, str], int]
 
@@ -153,14 +171,24 @@ def _webhook(estate: Estate, machine: Machine) -> Webhook:
 def _cost(estate: Estate, who: str, path: str) -> int:
     machine = estate.machines[0]
     _people_at(estate, machine)
+    user = User.objects.get(pk=getattr(estate, who).pk)
     webhook = _webhook(estate, machine)
-    client = Client()
-    client.force_login(User.objects.get(pk=getattr(estate, who).pk))
+    client = Client(headers=_token_of(user) if path.startswith("/api/") else {})
+    client.force_login(user)
     path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk, webhook=webhook.pk)
     with CaptureQueriesContext(connection) as queries:
         answer = client.get(path)
     assert answer.status_code == 200, (path, answer.status_code)
     return len(queries)
+
+
+def _token_of(user: User) -> dict[str, str]:
+    """One for each person; that it is used for the first time is a query of its own, so it has been used."""
+    ApiToken.objects.filter(user=user).delete()
+    day = dt.timedelta(days=1)
+    token, secret = make_token(user, actor=user, name="t", scope=ApiToken.Scope.READ, lifetime=day)
+    note_use(token, request_ip="127.0.0.1")
+    return {"Authorization": f"Bearer {secret}"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=" ".join)

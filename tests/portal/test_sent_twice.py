@@ -18,8 +18,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from portal.accounts.models import Membership, Project, SshKey, User
+from portal.accounts.models import ApiToken, Membership, Project, SshKey, User
 from portal.accounts.permissions import Role
+from portal.accounts.tokens import make_token
 from portal.console.models import ConsoleSession
 from portal.console.selectors import Target
 from portal.console.services import begin_session, remove_person, share
@@ -136,6 +137,12 @@ def _key(scene: Scene) -> dict[str, object]:
     return {"key": SshKey.objects.create(user=scene.alice, name="laptop", public_key=KEY).pk}
 
 
+def _token(scene: Scene) -> dict[str, object]:
+    week = dt.timedelta(days=7)
+    token, _secret = make_token(scene.alice, actor=scene.alice, name="t", scope=ApiToken.Scope.READ, lifetime=week)
+    return {"token": token.pk}
+
+
 def _membership(scene: Scene) -> object:
     return Membership.objects.get(user=scene.bob).pk
 
@@ -212,6 +219,8 @@ REQUESTS: dict[str, Request] = {
     ),
     "accounts:keys": Request(form=lambda _: {"name": "laptop", "public_key": KEY}),
     "accounts:key-delete": Request(form=_key),
+    "accounts:tokens": Request(form=lambda _: {"name": "script", "scope": "read", "lifetime": "7"}),
+    "accounts:token-revoke": Request(form=_token),
     "accounts:project-new": Request(form=lambda _: _limits(name="Harbour"), by="operator"),
     "accounts:project-quota": Request(lambda scene: scene.project.pk, lambda _: _limits(), by="operator"),
     "accounts:project-bin": Request(lambda scene: scene.project.pk, lambda _: {"bin_days": 3}),

@@ -1,4 +1,7 @@
-"""`python -m tests.bench.scale FILE`: measure on the configured database and write the rows there."""
+"""`python -m tests.bench.scale FILE [PART]`: measure on the configured database and write the rows there.
+
+PART is `all`, the pages and what is behind them, or `api`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from tests.bench.rows import Row, to_json
-from tests.bench.scale import http, placement, reconcile, tabs
+from tests.bench.scale import api, http, placement, reconcile, tabs
 from tests.support.estate import build_estate, furnish
 from tests.support.web import web_processes
 
@@ -25,7 +28,10 @@ SIZE = os.environ.get("BENCH_SIZE", "1000,50000,500")
 BUILD_TARGET_S = 120
 
 
-def main(out: Path) -> None:
+IN_THE_WEB = {"all": (http.pages, http.launches, tabs.measure), "api": (api.calls,)}
+
+
+def main(out: Path, wanted: str = "all") -> None:
     hosts, machines, projects = map(int, SIZE.split(","))
     call_command("migrate", verbosity=0)
     began = time.perf_counter()
@@ -35,12 +41,13 @@ def main(out: Path) -> None:
     rows = [Row("build", taken, "s", target=f"< {BUILD_TARGET_S} s", ok=taken < BUILD_TARGET_S)]
     _look_over()
     with tempfile.TemporaryDirectory() as logs:
-        settings = {"DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"]}
+        settings = {"DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"], "API_REQUESTS_PER_MINUTE": "100000"}
         with web_processes(1, settings, Path(logs)) as (web,):
-            for part in (http.pages, http.launches, tabs.measure):
+            for part in IN_THE_WEB[wanted]:
                 rows += _told(part(estate, web))
-        rows += _told(placement.measure(estate))
-        rows += _told(reconcile.measure(estate))
+        if wanted == "all":
+            rows += _told(placement.measure(estate))
+            rows += _told(reconcile.measure(estate))
     out.write_text(to_json([_named(row) for row in rows]), encoding="utf-8")
 
 
@@ -61,4 +68,4 @@ def _look_over() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

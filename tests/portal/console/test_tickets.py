@@ -80,3 +80,13 @@ def test_tickets_are_blotted_out_of_log_records(caplog: pytest.LogCaptureFixture
         logger.debug("< %s: %s", "Sec-WebSocket-Protocol", f"binary, {SUBPROTOCOL_PREFIX}aB-9_z, other")
     logger.removeFilter(scrubber)
     assert caplog.messages == ["< Sec-WebSocket-Protocol: binary, casement.ticket.***, other"]
+
+
+def test_api_tokens_are_blotted_out_too(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("tests.console.scrubber")
+    scrubber = TicketScrubber()
+    logger.addFilter(scrubber)
+    with caplog.at_level(logging.DEBUG):
+        logger.debug("< %s: %s", "Authorization", f"Bearer casement_{'aB-9_' * 9}")
+    logger.removeFilter(scrubber)
+    assert caplog.messages == ["< Authorization: Bearer casement_***"]

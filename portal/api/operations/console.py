@@ -1,0 +1,212 @@
+"""Screens: tickets, who is at one and who controls it, share links, the small picture."""
+
+import datetime as dt
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import get_script_prefix, reverse
+from django.utils.translation import gettext as _
+
+from portal.accounts.http import client_ip, person
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import permissions_in
+from portal.api.auth import token_in
+from portal.api.core import operation
+from portal.api.operations.parts import person_named
+from portal.api.paging import Listed
+from portal.api.schemas import (
+    LinkIn,
+    LinkOut,
+    NewLinkOut,
+    OpenedOut,
+    OpenLinkIn,
+    PeopleOut,
+    PersonIn,
+    SelftestOut,
+    StepTriedOut,
+    TicketIn,
+    TicketOut,
+)
+from portal.console import control, services, tickets
+from portal.console.models import ConsoleLink, ConsoleSession
+from portal.console.selectors import links_on, mode_for, people_on, target_for
+from portal.console.selftest import run_steps
+from portal.console.thumbnails import look_at
+from portal.console.tickets import Claim, Mode
+from portal.errors import ForbiddenError, NotFoundError
+from portal.machines.models import Machine
+from portal.machines.selectors import machine_for
+
+TAG: Final = "Screens"
+
+
+def _machine(request: HttpRequest, pk: UUID) -> Machine:
+    return machine_for(person(request), pk, Permission.MACHINE_CONSOLE_VIEW)
+
+
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/ticket",
+    tag=TAG,
+    answers=TicketOut,
+    status=201,
+    pages=("console:ticket", "console:screen"),
+)
+def make_ticket(request: HttpRequest, pk: UUID, body: TicketIn) -> TicketOut:
+    """What opens the screen's WebSocket, once, within half a minute. Who may only watch gets one to watch."""
+    user = person(request)
+    mode = mode_for(user, pk, Mode(body.mode))
+    target_for(user, pk, mode)
+    claim = Claim(user.pk, tickets.session_hash(tickets.credential_of(token_in(request).token_hash)), pk, mode)
+    door = settings.CONSOLE_GATEWAY_URL or f"{get_script_prefix()}ws/console/"
+    return TicketOut(ticket=tickets.issue(claim), path=door, mode=ConsoleSession.Mode(str(mode)), session=claim.number)
+
+
+@operation(
+    "GET",
+    "machines/{uuid:pk}/screen/test",
+    tag=TAG,
+    answers=SelftestOut,
+    pages=("console:selftest", "console:selftest-steps"),
+)
+def try_screen(request: HttpRequest, pk: UUID) -> SelftestOut:
+    """Try each step of the way to a screen, up to the display's own greeting."""
+    user = person(request)
+    machine_for(user, pk)
+    results = run_steps(user, tickets.credential_of(token_in(request).token_hash), pk)
+    return SelftestOut(
+        steps=[
+            StepTriedOut(name=one.name, ok=one.ok, ms=round(one.ms, 1), step=one.step, reason=one.reason)
+            for one in results
+        ]
+    )
+
+
+@operation("GET", "machines/{uuid:pk}/screen/thumbnail", tag=TAG, pages=("console:thumbnail",))
+def show_thumbnail(request: HttpRequest, pk: UUID) -> HttpResponseBase:
+    """The screen in small, as WebP; 204 when there is none, 202 while the first is being taken."""
+    look = look_at(_machine(request, pk))
+    if look.thumbnail is None:
+        return HttpResponse(status=202 if look.is_coming else 204)
+    found = look.thumbnail
+    return HttpResponse(found.data, content_type="image/webp", headers={"ETag": f'"{found.etag}"'})
+
+
+# --- people -------------------------------------------------------------------------------------------------------
+
+
+@operation("GET", "machines/{uuid:pk}/screen/people", tag=TAG, answers=PeopleOut, pages=("console:people",))
+def list_people(request: HttpRequest, pk: UUID) -> PeopleOut:
+    """Who is at a screen, and who controls it."""
+    return PeopleOut.of(people_on(_machine(request, pk), person(request)))
+
+
+@operation("POST", "machines/{uuid:pk}/screen/control/take", tag=TAG, answers=PeopleOut, pages=("console:take",))
+def take_control(request: HttpRequest, pk: UUID) -> PeopleOut:
+    """Control a screen that you have open; from somebody else only if you may moderate."""
+    control.take(_machine(request, pk), actor=person(request), request_ip=client_ip(request))
+    return list_people(request, pk)
+
+
+@operation("POST", "machines/{uuid:pk}/screen/control/ask", tag=TAG, answers=PeopleOut, pages=("console:ask",))
+def ask_for_control(request: HttpRequest, pk: UUID) -> PeopleOut:
+    """Let who controls the screen know that you want to."""
+    control.ask(_machine(request, pk), actor=person(request))
+    return list_people(request, pk)
+
+
+@operation("POST", "machines/{uuid:pk}/screen/control/give", tag=TAG, answers=PeopleOut, pages=("console:give",))
+def give_control(request: HttpRequest, pk: UUID, body: PersonIn) -> PeopleOut:
+    """Hand control over to somebody who is there."""
+    machine = _machine(request, pk)
+    somebody = person_named(body.username)
+    control.give(machine, actor=person(request), person=somebody, request_ip=client_ip(request))
+    return list_people(request, pk)
+
+
+@operation("POST", "machines/{uuid:pk}/screen/control/release", tag=TAG, answers=PeopleOut, pages=("console:release",))
+def release_control(request: HttpRequest, pk: UUID) -> PeopleOut:
+    """Let control go; nothing happens if it is not yours."""
+    control.release(_machine(request, pk), actor=person(request))
+    return list_people(request, pk)
+
+
+@operation("POST", "machines/{uuid:pk}/screen/people/remove", tag=TAG, answers=PeopleOut, pages=("console:remove",))
+def remove_from_screen(request: HttpRequest, pk: UUID, body: PersonIn) -> PeopleOut:
+    """Remove somebody from a screen, and keep them out of it for five minutes."""
+    machine = _machine(request, pk)
+    services.remove_person(
+        machine, actor=person(request), person=person_named(body.username), request_ip=client_ip(request)
+    )
+    return list_people(request, pk)
+
+
+@operation("POST", "machines/{uuid:pk}/screen/people/let-in", tag=TAG, answers=PeopleOut, pages=("console:let-in",))
+def let_in_to_screen(request: HttpRequest, pk: UUID, body: PersonIn) -> PeopleOut:
+    """Let somebody back in who was removed."""
+    machine = _machine(request, pk)
+    services.let_in(machine, actor=person(request), person=person_named(body.username), request_ip=client_ip(request))
+    return list_people(request, pk)
+
+
+# --- share links --------------------------------------------------------------------------------------------------
+
+
+@operation("GET", "machines/{uuid:pk}/screen/links", tag=TAG, answers=Listed[LinkOut], pages=("console:people",))
+def list_links(request: HttpRequest, pk: UUID) -> Listed[LinkOut]:
+    """Share links that are alive, for those who may make some."""
+    machine = _machine(request, pk)
+    if Permission.MACHINE_CONSOLE not in permissions_in(person(request), machine.project_id):
+        raise ForbiddenError
+    return Listed[LinkOut](items=[LinkOut.of(link) for link in links_on(machine)], next=None)
+
+
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/links",
+    tag=TAG,
+    answers=NewLinkOut,
+    status=201,
+    pages=("console:link-new",),
+    links={"revoke_link": {"pk": "$request.path.pk", "link": "id"}},
+)
+def share_screen(request: HttpRequest, pk: UUID, body: LinkIn) -> NewLinkOut:
+    """A link that lets people of the machine's project on to its screen. Its address is shown this once."""
+    link, token = services.share(
+        _machine(request, pk),
+        actor=person(request),
+        mode=Mode(body.mode),
+        lifetime=dt.timedelta(seconds=body.lifetime_s),
+        request_ip=client_ip(request),
+    )
+    url = f"{settings.CASEMENT_URL}{_below_prefix(reverse('console:shared', args=[token]))}"
+    return NewLinkOut(**LinkOut.of(link).model_dump(), url=url)
+
+
+def _below_prefix(path: str) -> str:
+    """CASEMENT_URL has the prefix already."""
+    return "/" + path.removeprefix(get_script_prefix())
+
+
+@operation(
+    "DELETE",
+    "machines/{uuid:pk}/screen/links/{uuid:link}",
+    tag=TAG,
+    status=204,
+    pages=("console:link-revoke",),
+)
+def revoke_link(request: HttpRequest, pk: UUID, link: UUID) -> None:
+    """Revoke a share link; who lives by it is left with their role within two seconds."""
+    services.revoke_link(_machine(request, pk), link, actor=person(request), request_ip=client_ip(request))
+
+
+@operation("POST", "screens/open-link", tag=TAG, answers=OpenedOut, pages=("console:shared",))
+def open_link(request: HttpRequest, body: OpenLinkIn) -> OpenedOut:
+    """Let yourself in by a share link of a project of yours. Its token goes in the body: addresses end up in logs."""
+    link = services.open_link(body.token, actor=person(request), request_ip=client_ip(request))
+    if link.machine_id is None:
+        raise NotFoundError(_("There is nothing here, or it is not yours to see."))
+    return OpenedOut(machine=link.machine_id, mode=ConsoleLink.Mode(link.mode))

@@ -1,0 +1,434 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+from uuid import UUID
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from portal.cli import config, vnc
+from portal.cli.client import Client, Json
+from portal.cli.config import Config, Portal
+from portal.cli.errors import NOT_FOUND, CliError
+from portal.cli.jobs import wait_for
+from portal.cli.output import Form, Output, clean
+
+COLUMNS: Final = {
+    "machines": ("name", "project.name", "status", "power_state", "task", "addresses", "flavour", "id"),
+    "images": ("title", "slug", "kind", "project.name", "id"),
+    "projects": ("name", "role", "id"),
+    "flavours": ("name", "title", "vcpus", "memory_mib", "disk_gib"),
+    "jobs": ("title", "target.name", "status", "progress", "actor", "created_at", "id"),
+    "hosts": ("name", "enabled", "is_answering", "cpus", "load", "machine_count", "id"),
+    "keys": ("name", "fingerprint", "id"),
+    "tokens": ("name", "hint", "scope", "project.name", "expires_at", "id"),
+    "sessions": ("username", "machine_name", "mode", "started_at", "id"),
+}
+KEYS: Final = {"machines": "name", "images": "slug", "projects": "name", "flavours": "name", "hosts": "name"}
+
+
+@dataclass
+class Context:
+    """What every command has. The client is made when it is first needed: `login` needs none."""
+
+    portal_name: str | None
+    output: Output
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        if self._client is None:
+            self._client = Client(config.load().chosen(self.portal_name))
+        return self._client
+
+
+class Group(click.Group):
+    """Says what went wrong in one line, and by the exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CliError as error:
+            click.echo(f"casement: {clean(error)}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            # Whoever read the output has read enough; nothing is left to be written at the end either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": None})
+@click.option("-p", "--portal", metavar="NAME", help="Another portal than the one signed in to last.")
+@click.option(
+    "-o", "--output", "form", type=click.Choice(get_args(Form)), default="table", help="What is shown, and how."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Short for -o quiet: names or ids only.")
+@click.pass_context
+def casement(ctx: click.Context, portal: str | None, form: str, quiet: bool) -> None:
+    """Desktops and servers of a Casement portal, from the command line.
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 typed wrongly, 3 not signed in,
+                4 no such thing, 5 in another state, 6 no answer.
+    """
+    ctx.obj = Context(portal, Output(cast(Form, "quiet" if quiet else form)))
+    ctx.call_on_close(lambda: ctx.obj._client and ctx.obj._client.close())
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+def main() -> None:
+    casement(prog_name="casement")
+
+
+# --- signing in ---------------------------------------------------------------------------------------------------
+
+
+@casement.command()
+@click.argument("url")
+@click.option("--name", help="What the portal is called here; else its host.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="Certificates to trust.")
+@pass_context
+def login(context: Context, url: str, name: str | None, ca: str | None) -> None:
+    """Sign in to a portal by a token, which is made on its page API tokens. It is read from the terminal or a pipe."""
+    url = config.checked_url(url)
+    name = name or url.split("://")[1].split("/")[0]
+    typed = click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    portal = Portal(name, url, typed.strip(), ca or "")
+    client = Client(portal)
+    try:
+        me = client.get("me")
+    finally:
+        client.close()
+    known = config.load()
+    config.save(Config(name, {**known.portals, name: portal}))
+    context.output.note(f"Signed in to {name} as {me['username']}; the token ends on {me['token']['expires_at'][:10]}.")
+
+
+@casement.command()
+@click.argument("name", required=False)
+@pass_context
+def logout(context: Context, name: str | None) -> None:
+    """Forget a portal and its token here. The token itself is revoked on the portal's page."""
+    known = config.load()
+    chosen = known.chosen(name or context.portal_name).name
+    left = {key: one for key, one in known.portals.items() if key != chosen}
+    config.save(Config(next(iter(left), "") if known.current == chosen else known.current, left))
+    context.output.note(f"{chosen} is forgotten here.")
+
+
+@casement.command()
+@pass_context
+def portals(context: Context) -> None:
+    """The portals that you are signed in to."""
+    known = config.load()
+    rows = [
+        {"name": one.name, "url": one.url, "current": "*" * (one.name == known.current)}
+        for one in known.portals.values()
+    ]
+    context.output.rows(rows, ("current", "name", "url"), key="name")
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+@casement.command("ls")
+@click.argument("what", type=click.Choice(list(COLUMNS)), default="machines")
+@click.option("-s", "--search", "q", help="Look for this.")
+@click.option("--status", help="Machines: running, off, busy, failed …")
+@click.option("--project", help="Machines of this project.")
+@click.option("--all", "everything", is_flag=True, help="All of them; else the newest 200.")
+@pass_context
+def list_(
+    context: Context, what: str, *, q: str | None, status: str | None, project: str | None, everything: bool
+) -> None:
+    """List machines, or images, projects, flavours, jobs, hosts, keys, tokens, sessions."""
+    client = context.client
+    params: Json = {"q": q, "status": status} if what == "machines" else {"q": q}
+    if project:
+        params["project"] = _project(client, project)["id"]
+    rows: Iterable[Json] = (
+        client.every(what, limit=200, **params) if everything else client.get(what, limit=200, **params)["items"]
+    )
+    context.output.rows(rows, COLUMNS[what], key=KEYS.get(what, "id"))
+
+
+@casement.command()
+@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.option("--project", help="In which project, where several have one of this name.")
+@pass_context
+def show(context: Context, machine: str, project: str | None) -> None:
+    """One machine, by its name or id."""
+    context.output.one(_machine(context.client, machine, project), key="id")
+
+
+@casement.command()
+@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.option("--project", help="In which project, where several have one of this name.")
+@click.option("-f", "--follow", is_flag=True, help="Wait for the job that works on it now.")
+@pass_context
+def logs(context: Context, machine: str, project: str | None, follow: bool) -> None:
+    """What happened to a machine: its jobs, and what people did."""
+    found = _machine(context.client, machine, project)
+    rows = context.client.get(f"machines/{found['id']}/activity")["items"]
+    context.output.rows(rows, ("at", "title", "who", "job"), key="title")
+    if follow and found["job"]:
+        wait_for(context.client, context.output, context.client.get(f"jobs/{found['job']}"))
+
+
+# --- a new one ----------------------------------------------------------------------------------------------------
+
+
+@casement.command()
+@click.argument("name", required=False)
+@click.option("--image", required=True, help="An image, by its short name or id.")
+@click.option("--flavour", required=True, help="A size; see: casement ls flavours.")
+@click.option("--project", help="Where, if you have several projects.")
+@click.option("--key", type=click.File(), help="A file with the public key that lets in.")
+@click.option("--user", help="The user inside.")
+@click.option("--wait", is_flag=True, help="Until it is up.")
+@pass_context
+def launch(
+    context: Context,
+    name: str | None,
+    *,
+    image: str,
+    flavour: str,
+    project: str | None,
+    key: Any,
+    user: str | None,
+    wait: bool,
+) -> None:
+    """Have a machine made."""
+    client = context.client
+    body = {
+        "project": _project(client, project)["id"],
+        "image": _image(client, image)["id"],
+        "flavour": flavour,
+        "name": name,
+        "login_user": user,
+        "ssh_key": key.read() if key else "",
+    }
+    job = client.send("POST", "machines", {field: value for field, value in body.items() if value is not None})
+    _done(context, job, wait=wait)
+
+
+# --- what it can be told ------------------------------------------------------------------------------------------
+
+
+def _told(name: str, sentence: str, method: str, path: str) -> None:
+    """A command that has one machine told something, and may wait for it."""
+
+    def tell(context: Context, machine: tuple[str, ...], project: str | None, wait: bool, force: bool = False) -> None:
+        for one in machine:
+            found = _machine(context.client, one, project)
+            word = "/force-off" if force else path
+            _done(context, context.client.send(method, f"machines/{found['id']}{word}"), wait=wait)
+
+    tell.__doc__ = sentence
+    command: Any = pass_context(tell)
+    decorators: list[Callable[[Any], Any]] = [
+        click.argument(
+            "machine", nargs=-1, required=True, shell_complete=lambda ctx, _param, start: _machine_names(ctx, start)
+        ),
+        click.option("--project", help="In which project, where several have one of this name."),
+        click.option("--wait", is_flag=True, help="Until it is done."),
+    ]
+    if name == "stop":
+        decorators.append(click.option("--force", is_flag=True, help="Cut the power: what is not saved is lost."))
+    if name == "rm":
+        decorators.append(click.confirmation_option(prompt="Its disks go with it. Delete?"))
+    for decorate in decorators:
+        command = decorate(command)
+    casement.command(name, help=sentence)(command)
+
+
+_told("start", "Switch machines on.", "POST", "/start")
+_told("stop", "Ask machines to shut down.", "POST", "/stop")
+_told("reboot", "Ask machines to restart.", "POST", "/reboot")
+_told("reset", "Reset machines, as by the button.", "POST", "/reset")
+_told("rm", "Delete machines with their disks.", "DELETE", "")
+
+
+@casement.command("vnc")
+@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.option("--project", help="In which project, where several have one of this name.")
+@click.option("--watch", is_flag=True, help="Look only: nothing that is typed reaches the machine.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="A port of this machine; else any free one.")
+@click.option("--viewer", help="A program to start with the address, such as vncviewer or remote-viewer.")
+@pass_context
+def open_vnc(
+    context: Context, machine: str, *, project: str | None, watch: bool, port: int, viewer: str | None
+) -> None:
+    """Open a machine's screen on a local port, for a VNC viewer. It closes with the command."""
+    found = _machine(context.client, machine, project)
+    if viewer and not shutil.which(viewer):
+        raise CliError(f"There is no {viewer} here.", NOT_FOUND)
+
+    def ready(bound: int) -> list[str] | None:
+        if context.output.form == "json":
+            context.output.json({"host": vnc.HOST, "port": bound})
+        elif not viewer:
+            context.output.line(f"{vnc.HOST}:{bound}")
+        sys.stdout.flush()
+        return [viewer, _address_for(viewer, bound)] if viewer else None
+
+    vnc.serve(context.client, found, watch=watch, port=port, ready=ready)
+
+
+def _address_for(viewer: str, port: int) -> str:
+    """remote-viewer takes an address with a scheme; VNC's own viewers take two colons before a port."""
+    is_remote_viewer = Path(viewer).name == "remote-viewer"
+    return f"vnc://{vnc.HOST}:{port}" if is_remote_viewer else f"{vnc.HOST}::{port}"
+
+
+# --- anything else ------------------------------------------------------------------------------------------------
+
+
+@casement.command("cp")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--title", help="What the image is called; else the file's name.")
+@click.option("--project", help="For whom, if you have several projects.")
+@click.option("--everyone", is_flag=True, help="For everyone; operators may.")
+@click.option("--kind", type=click.Choice(["server", "desktop"]), default="server")
+@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios")
+@click.option("--wait", is_flag=True, help="Until it has been checked and can be launched.")
+@pass_context
+def copy(
+    context: Context,
+    file: Path,
+    *,
+    title: str | None,
+    project: str | None,
+    everyone: bool,
+    kind: str,
+    firmware: str,
+    wait: bool,
+) -> None:
+    """Copy a disk (qcow2 or raw) to the portal, as an image."""
+    fields = {"title": title or file.stem, "kind": kind, "firmware": firmware}
+    if not everyone:
+        fields["project"] = _project(context.client, project)["id"]
+    with file.open("rb") as data:
+        job = context.client.upload("images", fields, data, file.name)
+    _done(context, job, wait=wait)
+
+
+@casement.command("api")
+@click.argument("path")
+@click.option("-X", "--method", default=None, help="GET, or POST where something is sent.")
+@click.option("-f", "--field", "fields", multiple=True, metavar="NAME=VALUE", help="A field of the body; may be JSON.")
+@click.option("--input", "file", type=click.File(), help="A file with the body; - reads it from a pipe.")
+@pass_context
+def api_(context: Context, path: str, *, method: str | None, fields: tuple[str, ...], file: Any) -> None:
+    """Ask the API for anything else: casement api machines?limit=1"""
+    body: Any = None
+    if file:
+        try:
+            body = json.load(file)
+        except json.JSONDecodeError as error:
+            raise CliError(f"{file.name} is no JSON: {error}") from error
+    elif fields:
+        body = dict(_field(one) for one in fields)
+    wanted = (method or ("GET" if body is None else "POST")).upper()
+    path = path.removeprefix("/api/v1").lstrip("/")
+    if "://" in path or path.startswith(".."):
+        raise CliError("A path of the API is like machines or jobs?state=active.")
+    answer = context.client.get(path) if wanted == "GET" else context.client.send(wanted, path, body)
+    if answer is not None:
+        context.output.json(answer)
+
+
+@casement.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """What a shell needs to complete commands and names: eval "$(casement completion bash)"."""
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - click knows all three
+    click.echo(kind(casement, {}, "casement", "_CASEMENT_COMPLETE").source())
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def _done(context: Context, job: Json, *, wait: bool) -> None:
+    """Quiet output is the job's id, or, of one that was waited for, the id of what it is about."""
+    if wait:
+        job = wait_for(context.client, context.output, job)
+    if context.output.form == "json":
+        context.output.json(job)
+    elif context.output.form == "quiet":
+        context.output.line(job["target"]["id"] if wait else job["id"])
+    else:
+        word = "done" if wait else f"asked for (job {job['id']})"
+        context.output.note(f"{job['target']['name']}: {job['title']}, {word}")
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """`cpus=2` is a number, `name=lamp` a text; what is JSON is taken as such."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CliError(f"{text!r} is no NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _machine(client: Client, wanted: str, project: str | None) -> Json:
+    if _is_id(wanted):
+        return cast(Json, client.get(f"machines/{wanted}"))
+    of = _project(client, project)["id"] if project else None
+    found = client.get("machines", name=wanted, project=of)["items"]
+    return _only(found, f"machine “{wanted}”", lambda one: one["project"]["name"])
+
+
+def _project(client: Client, wanted: str | None) -> Json:
+    if wanted and _is_id(wanted):
+        return cast(Json, client.get(f"projects/{wanted}"))
+    found = [one for one in client.every("projects", q=wanted, limit=200) if wanted in {None, one["name"]}]
+    return _only(found, f"project “{wanted}”" if wanted else "project", lambda one: one["name"])
+
+
+def _image(client: Client, wanted: str) -> Json:
+    if _is_id(wanted):
+        return cast(Json, client.get(f"images/{wanted}"))
+    found = [one for one in client.every("images", limit=200) if wanted in {one["slug"], one["title"]}]
+    return _only(found, f"image “{wanted}”", lambda one: one["id"])
+
+
+def _only(found: list[Json], what: str, tell_apart: Callable[[Json], str]) -> Json:
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CliError(f"There is no {what}, or it is not yours to see.", NOT_FOUND)
+    raise CliError(f"There are several ({', '.join(sorted(map(tell_apart, found)))}): say which one.")
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return len(text) == 36
+
+
+def _machine_names(ctx: click.Context, start: str) -> list[CompletionItem]:
+    """For the shell. Nothing that goes wrong may get between somebody and their command line."""
+    try:
+        client = Client(config.load().chosen((ctx.find_root().params or {}).get("portal")))
+        rows = client.get("machines", q=start, limit=50, fields="name,power_state")["items"]
+        client.close()
+    except CliError:
+        return []
+    return [CompletionItem(row["name"], help=row["power_state"]) for row in rows if row["name"].startswith(start)]

@@ -1,0 +1,168 @@
+"""A machine's screen on a port of this machine, for a viewer of one's own; the port is gone with the command.
+
+Each viewer that connects gets a ticket of its own. Everybody on this machine could connect to a port, and the screen
+asks for no password, so a connection of another user is turned away (where the system tells whose it is: Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.typing import Origin, Subprotocol
+
+from portal.cli.client import Client, Json
+from portal.cli.config import Portal
+from portal.cli.errors import FAILED, CliError
+
+HOST: Final = "127.0.0.1"
+PIECE: Final = 64 * 1024
+LARGEST: Final = 4 * 1024 * 1024
+
+Ready = Callable[[int], list[str] | None]
+
+
+def serve(client: Client, machine: Json, *, watch: bool, port: int, ready: Ready) -> None:
+    """Until the viewer that `ready` names has ended, or, without one, until the first connection has."""
+    asyncio.run(_serve(client, machine, watch=watch, port=port, ready=ready))
+
+
+async def _serve(client: Client, machine: Json, *, watch: bool, port: int, ready: Ready) -> None:
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    with_viewer = False
+
+    async def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not _is_ours(writer):
+            writer.close()
+            return
+        try:
+            await _relay(client, machine, reader, writer, watch=watch)
+        except (CliError, OSError, WebSocketException) as error:
+            if not ended.done():
+                ended.set_exception(error if isinstance(error, CliError) else CliError(f"The screen: {error}"))
+        finally:
+            writer.close()
+            if not with_viewer and not ended.done():
+                ended.set_result(None)
+
+    server = await asyncio.start_server(come, HOST, port)
+    async with server:
+        viewer = ready(server.sockets[0].getsockname()[1])
+        with_viewer = viewer is not None
+        if viewer is None:
+            await ended
+            return
+        try:
+            process = await asyncio.create_subprocess_exec(*viewer)
+        except OSError as error:
+            raise CliError(f"{viewer[0]} cannot be started: {error.strerror or error}", FAILED) from error
+        waiting: asyncio.Future[Any] = asyncio.ensure_future(process.wait())
+        await asyncio.wait([waiting, ended], return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            process.terminate()
+            await waiting
+            ended.result()
+
+
+async def _relay(
+    client: Client, machine: Json, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, watch: bool
+) -> None:
+    body = {"mode": "view" if watch else "control"}
+    ticket = await asyncio.to_thread(client.send, "POST", f"machines/{machine['id']}/screen/ticket", body)
+    async with _opened(client.portal, ticket) as screen:
+        ways = {asyncio.create_task(_up(reader, screen)), asyncio.create_task(_down(screen, writer))}
+        done, rest = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        for task in done:
+            task.result()
+
+
+def _opened(portal: Portal, ticket: Json) -> Any:
+    return connect(
+        address(portal, ticket["path"]),
+        origin=Origin(_origin(portal)),
+        additional_headers={"Authorization": f"Bearer {portal.token}"},
+        subprotocols=[Subprotocol("binary"), Subprotocol(f"casement.ticket.{ticket['ticket']}")],
+        compression=None,
+        max_size=LARGEST,
+        ssl=_trusted(portal),
+    )
+
+
+def address(portal: Portal, path: str) -> str:
+    """Where the WebSocket is: on the portal, or at the gateway that it names."""
+    if "://" in path:
+        return path
+    whole = urljoin(f"{portal.url}/", path)
+    return whole.replace("http", "ws", 1)
+
+
+def _origin(portal: Portal) -> str:
+    parts = urlsplit(portal.url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _trusted(portal: Portal) -> ssl.SSLContext | None:
+    if not portal.url.startswith("https://"):
+        return None
+    return ssl.create_default_context(cafile=portal.ca or None)
+
+
+async def _up(reader: asyncio.StreamReader, screen: ClientConnection) -> None:
+    while data := await reader.read(PIECE):
+        await screen.send(data)
+
+
+async def _down(screen: ClientConnection, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        async for data in screen:
+            writer.write(data if isinstance(data, bytes) else data.encode())
+            await writer.drain()
+    if screen.close_code not in {1000, 1001}:
+        raise CliError(f"The screen was closed: {_reason(screen)}")
+
+
+_WORDS: Final = {
+    "signed-out": "your token ended, or you were locked out",
+    "forbidden": "your role does not allow it any more",
+    "not-found": "the machine was deleted, or you left its project",
+    "kicked": "you were removed from it",
+    "ended-by-operator": "an operator ended it",
+    "stopped": "the machine was shut down",
+    "display-closed": "the machine stopped or restarted",
+    "display-moved": "the machine restarted",
+    "portal-stopped": "the portal restarted",
+}
+
+
+def _reason(screen: ClientConnection) -> str:
+    """The portal closes with a step and a reason, as JSON."""
+    try:
+        said = json.loads(screen.close_reason or "")
+        reason = str(said["reason"])
+        return _WORDS.get(reason, f"{said['step']}, {reason}")
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return str(screen.close_reason or screen.close_code)
+
+
+def _is_ours(writer: asyncio.StreamWriter) -> bool:
+    """By the system's table of connections, which says whose each one is."""
+    host, port = writer.get_extra_info("peername")[:2]
+    wanted = f"{int.from_bytes(bytes(int(part) for part in host.split('.')), 'little'):08X}:{port:04X}"
+    try:
+        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return True  # Not Linux.
+    owners = [int(fields[7]) for fields in map(str.split, lines) if fields[1] == wanted]
+    return owners == [os.getuid()]

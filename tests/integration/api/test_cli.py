@@ -1,0 +1,376 @@
+"""The `casement` command as people run it: a process of its own, against a real web process."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from portal.accounts.models import ApiToken, Project, User
+from portal.accounts.tokens import make_token
+from portal.console.models import ConsoleSession
+from portal.images.models import Image, ImageVersion
+from portal.jobs import services as jobs
+from portal.jobs.models import Job
+from portal.jobs.names import JobStatus, StepStatus
+from portal.lib.secrets import seal
+from portal.machines.models import Flavour, Machine
+from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
+from tests.support.product import wait_for
+from tests.support.together import at_once
+from tests.support.web import Web
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ROOT = Path(__file__).resolve().parents[3]
+LIMIT_S = 120
+
+
+@dataclass
+class Shell:
+    """A person's terminal: where the command keeps its settings."""
+
+    home: Path
+    url: str
+    secret: str
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        kept = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "portal.cli", *arguments],
+            env={**kept, **environment},
+            cwd=self.home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """Whatever a test that failed has left running."""
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+    def run(self, *arguments: str, typed: str = "", **environment: str) -> tuple[int, str, str]:
+        """Exit code, output, and what was said beside it."""
+        process = self.start(*arguments, **environment)
+        out, said = process.communicate(typed, timeout=LIMIT_S)
+        return process.returncode, out, said
+
+    def data(self, *arguments: str) -> Any:
+        code, out, said = self.run("-o", "json", *arguments)
+        assert code == 0, said
+        return json.loads(out)
+
+    def sign_in(self) -> None:
+        code, _out, said = self.run("login", self.url, "--name", "work", typed=f"{self.secret}\n")
+        assert (code, "Signed in to work as alice" in said) == (0, True), said
+
+
+@pytest.fixture
+def shell(web: Web, alice: User, tmp_path: Path) -> Iterator[Shell]:
+    day = dt.timedelta(days=1)
+    _row, secret = make_token(alice, actor=alice, name="cli", scope=ApiToken.Scope.WRITE, lifetime=day)
+    found = Shell(tmp_path, f"http://localhost:{web.port}", secret)
+    yield found
+    found.end()
+
+
+def test_signing_in_keeps_the_token_where_nobody_else_reads_it(shell: Shell) -> None:
+    code, _out, said = shell.run("ls")
+    assert (code, "casement login" in said) == (3, True)
+    code, _out, said = shell.run("login", shell.url, typed="casement_wrong\n")
+    assert code == 3 and "token" in said.lower()
+    shell.sign_in()
+    file = shell.home / ".config" / "casement" / "config.toml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert shell.secret in file.read_text()
+    assert shell.run("-q", "portals")[1] == "work\n"
+    assert shell.run("logout")[0] == 0
+    assert shell.secret not in file.read_text()
+    code, out, _said = shell.run(
+        "ls", "projects", "-s", "Light", CASEMENT_PORTAL=shell.url, CASEMENT_TOKEN=shell.secret
+    )
+    assert (code, "Lighthouse" in out) == (0, True)
+
+
+def test_a_machine_is_told_what_to_do(shell: Shell, machine: Machine, bob: User) -> None:
+    shell.sign_in()
+    code, out, _said = shell.run("ls")
+    assert code == 0 and "beacon" in out and "running" in out and "Lighthouse" in out
+    assert shell.run("-q", "ls", "--status", "off")[1] == ""
+    assert shell.data("show", "beacon")["id"] == str(machine.pk)
+    assert shell.data("show", str(machine.pk))["name"] == "beacon"
+    code, _out, said = shell.run("start", "beacon")
+    assert (code, "already" in said) == (5, True), said
+    job = shell.data("stop", "beacon")
+    assert Job.objects.get().pk.hex == job["id"].replace("-", "")
+    assert shell.run("show", "nothing")[0] == 4
+    assert shell.run("stop")[0] == 2
+    assert "Shut down" in shell.run("logs", "beacon")[1]
+    assert shell.run("rm", "beacon", typed="n\n")[0] == 1
+    machine.refresh_from_db()
+    assert machine.task == "stopping"
+
+
+def test_two_of_one_name_are_told_apart(shell: Shell, machine: Machine, alice: User, charlie: User) -> None:
+    other = charlie.memberships.get().project
+    other.memberships.create(user=alice, role="member")
+    machine.pk = machine.request_key = None  # type: ignore[assignment]  # another row of the same
+    Machine.objects.create(
+        project=other,
+        name="beacon",
+        kind="server",
+        vcpus=1,
+        memory_mib=512,
+        disk_gib=1,
+        host=machine.host,
+        mac="52:54:00:00:00:09",
+        login_user="x",
+    )
+    shell.sign_in()
+    code, _out, said = shell.run("show", "beacon")
+    assert (code, "Elsewhere" in said and "Lighthouse" in said) == (1, True), said
+    assert shell.data("show", "beacon", "--project", "Elsewhere")["project"]["name"] == "Elsewhere"
+
+
+def test_what_others_typed_cannot_drive_the_terminal(shell: Shell, machine: Machine, project: Project) -> None:
+    Machine.objects.filter(pk=machine.pk).update(error_message="\x1b]0;owned\x07\x1b[2Jbad [bold]words[/bold]")
+    Project.objects.filter(pk=project.pk).update(name="[red]x[/red]\x1b[31m")
+    shell.sign_in()
+    for command in (("ls",), ("show", "beacon"), ("ls", "projects"), ("-q", "ls", "projects")):
+        code, out, said = shell.run(*command)
+        assert code == 0 and "\x1b" not in out + said and "\x07" not in out, command
+    assert "[bold]words[/bold]" in shell.run("show", "beacon")[1].replace("\n", "")
+
+
+def test_launch_waits_with_the_jobs_own_end(
+    shell: Shell, machine: Machine, image_version: ImageVersion, flavour: Flavour
+) -> None:
+    shell.sign_in()
+    code, out, said = _launched(shell, "lamp", JobStatus.DONE)
+    assert (code, json.loads(out)["status"]) == (0, "done"), said
+    code, _out, said = _launched(shell, "torch", JobStatus.FAILED)
+    assert (code, "The host has no room." in said) == (1, True), said
+    code, _out, said = shell.run(*LAUNCH, "lamp")
+    assert (code, "There is a machine named lamp" in said) == (5, True), said
+    assert shell.run("launch", "--image", "nothing", "--flavour", "small")[0] == 4
+
+
+LAUNCH = ("launch", "--image", "debian-12-server", "--flavour", "small", "--wait")
+
+
+def _launched(shell: Shell, name: str, status: JobStatus) -> tuple[int, str, str]:
+    """What the command says while a worker does the job."""
+    process = shell.start("-o", "json", *LAUNCH, name)
+    wait_for("it is asked for", Job.objects.filter(target_name=name).exists, seconds=LIMIT_S, every=0.1)
+    at_once([partial(_worked, name, status)])
+    out, said = process.communicate(timeout=LIMIT_S)
+    return process.returncode, out, said
+
+
+def _worked(name: str, status: JobStatus) -> None:
+    job = jobs.take_lease(Job.objects.get(target_name=name).pk, owner="w")
+    assert job is not None
+    for step in job.steps.all():
+        jobs.end_step(jobs.start_step(job, step.name), StepStatus.DONE)  # type: ignore[arg-type]  # a column's text
+    if status == JobStatus.FAILED:
+        jobs.decide(job, status, code="storage-full", message="The host has no room.")
+    jobs.finish(job, status)
+
+
+def test_anything_else_goes_by_api_and_files_by_cp(shell: Shell, machine: Machine, tmp_path: Path) -> None:
+    shell.sign_in()
+    assert json.loads(shell.run("api", "me")[1])["username"] == "alice"
+    assert json.loads(shell.run("api", "/api/v1/machines?limit=1&fields=name")[1])["items"] == [{"name": "beacon"}]
+    made = json.loads(
+        shell.run("api", f"machines/{machine.pk}/screen/links", "-f", "mode=view", "-f", "lifetime_s=60")[1]
+    )
+    assert made["mode"] == "view"
+    assert shell.run("api", "-X", "DELETE", f"machines/{machine.pk}/screen/links/{made['id']}")[0] == 0
+    code, _out, said = shell.run("api", "https://evil.example/")
+    assert code == 1 and "path" in said
+    disk = tmp_path / "mine.qcow2"
+    disk.write_bytes(b"QFI\xfb" + b"\0" * 5000)
+    assert shell.run("cp", str(disk), "--title", "Mine")[0] == 0
+    assert Image.objects.get(title="Mine").versions.get().upload_path.name.endswith(".upload")
+
+
+def test_a_portal_that_does_not_answer_and_one_that_is_none(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    code, _out, said = shell.run("ls", CASEMENT_PORTAL=f"http://localhost:{port}", CASEMENT_TOKEN="casement_x")
+    assert (code, "does not answer" in said) == (6, True), said
+    assert "Traceback" not in said
+    assert shell.secret not in said
+
+
+def test_shells_complete_commands_and_names(shell: Shell, machine: Machine) -> None:
+    assert "_CASEMENT_COMPLETE" in shell.run("completion", "bash")[1]
+    words = {"COMP_WORDS": "casement show be", "COMP_CWORD": "2", "_CASEMENT_COMPLETE": "bash_complete"}
+    assert not shell.run(**words)[1].strip(), "nobody is signed in"
+    shell.sign_in()
+    code, out, _said = shell.run(**words)
+    assert code == 0 and "beacon" in out
+
+
+# --- the screen ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def screen(machine: Machine) -> Iterator[Screen]:
+    with TemporaryDirectory(prefix="casement-") as folder:
+        found = Screen(f"{folder}/vnc.sock")
+        Machine.objects.filter(pk=machine.pk).update(console_socket=found.path, console_secret=seal(SECRET))
+        with shown(found):
+            yield found
+
+
+def _greeted(port: int) -> socket.socket:
+    """As a viewer does it, up to the display's name."""
+    viewer = socket.create_connection(("127.0.0.1", port), timeout=20)
+    read = partial(_exactly, viewer)
+    assert read(12) == b"RFB 003.008\n"
+    viewer.sendall(b"RFB 003.008\n")
+    assert 1 in read(read(1)[0])  # Of the kinds of security that are offered, that of asking for none.
+    viewer.sendall(b"\x01")
+    assert read(4) == b"\0\0\0\0"
+    viewer.sendall(b"\x01")
+    head = read(24)
+    assert read(int.from_bytes(head[20:24])) == b"beacon"
+    return viewer
+
+
+def _exactly(viewer: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = viewer.recv(size - len(data))
+        assert piece, "the screen was closed"
+        data += piece
+    return data
+
+
+def test_a_screen_is_on_a_local_port_while_the_command_runs(shell: Shell, screen: Screen, machine: Machine) -> None:
+    shell.sign_in()
+    process = shell.start("-o", "json", "vnc", "beacon")
+    port = _port_of(process)
+    viewer = _greeted(port)
+    session = ConsoleSession.objects.get()
+    assert (session.user_name, session.ended_at) == ("alice", None)
+    viewer.close()
+    assert process.wait(LIMIT_S) == 0
+    wait_for(
+        "its session has ended", lambda: ConsoleSession.objects.exclude(ended_at=None).exists(), seconds=20, every=0.1
+    )
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+@dataclass
+class OpenMinded(Screen):
+    """Takes all that a real viewer says: each message is as long as it says itself."""
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (kind,) = await reader.readexactly(1)
+        if kind == SET_ENCODINGS:
+            head = await reader.readexactly(3)
+            await reader.readexactly(4 * int.from_bytes(head[1:]))
+            return
+        await reader.readexactly({SET_PIXEL_FORMAT: 19, KEY_EVENT: 7, POINTER_EVENT: 5}.get(kind, 9))
+        if kind == UPDATE_REQUEST and self.painted < 3:
+            red, green, blue = self.colour
+            head = struct.pack(">BxHHHHHi", 0, 1, 0, 0, WIDTH, HEIGHT, 0)
+            writer.write(head + bytes([blue, green, red, 0]) * (WIDTH * HEIGHT))
+            self.painted += 1
+
+
+SET_PIXEL_FORMAT, SET_ENCODINGS, UPDATE_REQUEST, KEY_EVENT, POINTER_EVENT = 0, 2, 3, 4, 5
+
+
+@pytest.fixture
+def x_display(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An X server that nobody sees, and the file with its pixels. It says itself which number it has taken."""
+    reading, writing = os.pipe()
+    argv = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+    with (tmp_path / "xvfb.log").open("wb") as log, os.fdopen(reading) as told:
+        process = subprocess.Popen([*argv, "-fbdir", str(tmp_path)], pass_fds=[writing], stdout=log, stderr=log)
+        os.close(writing)
+        try:
+            yield f":{told.readline().strip()}", tmp_path / "Xvfb_screen0"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.skipif(not (shutil.which("Xvfb") and shutil.which("vncviewer")), reason="no TigerVNC viewer here")
+def test_a_viewer_that_people_use_shows_the_screen(
+    shell: Shell, machine: Machine, x_display: tuple[str, Path], tmp_path: Path
+) -> None:
+    """TigerVNC's own is started by the command; what the display sends is on its X server; it ends with the token."""
+    shell.sign_in()
+    display, pixels = x_display
+    with TemporaryDirectory(prefix="casement-") as folder:
+        screen = OpenMinded(f"{folder}/vnc.sock")
+        Machine.objects.filter(pk=machine.pk).update(console_socket=screen.path, console_secret=seal(SECRET))
+        red, green, blue = screen.colour
+        line = bytes([blue, green, red, 0]) * (WIDTH // 2)
+        with shown(screen):
+            started = shell.start("vnc", "beacon", "--viewer", "vncviewer", DISPLAY=display)
+            wait_for("it is painted", lambda: line in pixels.read_bytes(), seconds=LIMIT_S, every=0.2)
+            assert ConsoleSession.objects.filter(ended_at=None, user_name="alice").exists()
+            at_once([lambda: ApiToken.objects.all().delete()])
+            _out, said = started.communicate(timeout=LIMIT_S)
+    assert started.returncode == 1 and "your token ended" in said, said
+
+
+def test_a_screen_that_is_off_says_so(shell: Shell, machine: Machine) -> None:
+    Machine.objects.filter(pk=machine.pk).update(console_socket="", power_state="shut_off")
+    shell.sign_in()
+    process = shell.start("-o", "json", "vnc", "beacon")
+    socket.create_connection(("127.0.0.1", _port_of(process)), timeout=20).close()
+    _out, said = process.communicate(timeout=LIMIT_S)
+    assert process.returncode in {1, 5} and "off" in said, said
+
+
+def test_another_user_of_this_machine_does_not_get_the_screen(shell: Shell, screen: Screen, machine: Machine) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can be somebody else")
+    shell.sign_in()
+    process = shell.start("-o", "json", "vnc", "beacon")
+    port = _port_of(process)
+    knock = f"exec 3<>/dev/tcp/127.0.0.1/{port}; head -c 12 <&3 | wc -c"
+    other = subprocess.run(
+        ["bash", "-c", knock], user=65534, cwd="/", capture_output=True, text=True, timeout=30, check=False
+    )
+    assert other.stdout.strip() == "0", other
+    assert process.poll() is None, "nor does it end the command of whose the screen is"
+    assert screen.opened == 0 and not ConsoleSession.objects.exists()
+
+
+def _port_of(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    told: list[str] = []
+    reader = threading.Thread(target=lambda: told.extend(iter(process.stdout.readline, "}\n")), daemon=True)  # type: ignore[union-attr]  # asserted above
+    reader.start()
+    reader.join(LIMIT_S)
+    return int(json.loads("".join([*told, "}"]))["port"])

@@ -1,0 +1,203 @@
+"""Every operation, tried by people it is not for; and every page, which must have one. New ones are in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db.models import Model
+from django.test import Client
+
+from portal.accounts.models import ApiToken, Project, SshKey, User
+from portal.api.core import Operation
+from portal.api.document import document
+from portal.api.operations import OPERATIONS
+from portal.console.models import ConsoleLink, ConsoleSession
+from portal.hosts.models import Difference, DifferenceKind
+from portal.images.models import Image, ImageVersion
+from portal.jobs import services as jobs
+from portal.jobs.names import JobName
+from portal.machines.models import Machine
+from tests.portal.api.conftest import ROOT, MakeProgram, Program
+from tests.portal.test_every_url import ALL, state
+
+# Pages that programs have no use for, and why.
+NOT_FOR_PROGRAMS = {
+    "accounts:login": "a program signs in by its token",
+    "accounts:logout": "there is no session to end; a token is revoked",
+    "accounts:password": "who stole a token must not be able to lock its owner out",
+    "api:browse": "the document itself, as a page; programs read openapi.json",
+}
+BODIES: dict[str, Any] = {
+    "add_key": {"public_key": "ssh-ed25519 AAAA"},
+    "launch_machine": {"project": str(uuid4()), "image": str(uuid4()), "flavour": "small"},
+    "create_project": {"name": "Harbour"},
+    "add_member": {"person": "charlie", "role": "owner"},
+    "set_role": {"role": "owner"},
+    "set_quota": {"machines": 99},
+    "change_host": {"enabled": False},
+    "adopt_difference": {"project": str(uuid4()), "name": "found"},
+    "make_ticket": {},
+    "give_control": {"username": "charlie"},
+    "remove_from_screen": {"username": "alice"},
+    "let_in_to_screen": {"username": "charlie"},
+    "share_screen": {"mode": "control"},
+    "open_link": {"token": "nothing"},
+}
+# What a stranger may ask for: it is about nothing that exists already.
+OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}
+OPERATORS_ONLY = {"show_overview", "list_hosts", "list_events", "list_sessions", "create_project"}
+CHANGING = [known for known in OPERATIONS if known.changes]
+OF_OBJECTS = [known for known in OPERATIONS if known.name not in OF_NOTHING]
+
+
+def test_every_page_has_an_operation_that_does_the_same() -> None:
+    """A page that is added is named by an operation, in its `pages`, or stands above with the reason why not."""
+    pages = {name for name, _parameters in ALL}
+    covered = {page for known in OPERATIONS for page in known.pages}
+    assert pages - covered - set(NOT_FOR_PROGRAMS) == set()
+
+
+def test_no_operation_names_a_page_that_there_is_not() -> None:
+    pages = {name for name, _parameters in ALL} | {"accounts:login"}
+    covered = {page for known in OPERATIONS for page in known.pages}
+    assert (covered | set(NOT_FOR_PROGRAMS)) - pages == set()
+    assert not covered & set(NOT_FOR_PROGRAMS)
+
+
+def test_each_has_a_name_of_its_own_and_says_what_it_does() -> None:
+    names = [known.name for known in OPERATIONS]
+    assert len(set(names)) == len(names)
+    entries = [entry for methods in document()["paths"].values() for entry in methods.values()]
+    assert len(entries) == len(names)
+    assert all(entry["summary"] and entry["description"] for entry in entries)
+
+
+@pytest.fixture
+def path(machine: Machine, image_version: ImageVersion, project: Project, alice: User) -> Callable[[Operation], str]:
+    """The address of an operation about something of Alice's."""
+    job = jobs.enqueue(JobName.MACHINE_CREATE, machine, queue="host.local", actor=alice)
+    Image.objects.update(project=project)
+    session = ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon")
+    difference = Difference.objects.create(host=machine.host, kind=DifferenceKind.MISSING, object_id=machine.pk)
+    key = SshKey.objects.create(user=alice, name="laptop", public_key="ssh-ed25519 AAAA")
+    targets: dict[str, Callable[[], Model]] = {
+        "machines": lambda: machine,
+        "jobs": lambda: job,
+        "images": lambda: image_version.image,
+        "images/versions": lambda: image_version,
+        "projects": lambda: project,
+        "projects/members": alice.memberships.get,
+        "hosts": lambda: machine.host,
+        "differences": lambda: difference,
+        "sessions": lambda: session,
+        "keys": lambda: key,
+        "tokens": lambda: (
+            ApiToken.objects.filter(user=alice).first()
+            or ApiToken.objects.create(user=alice, name="x", token_hash="0" * 64, hint="", expires_at=job.created_at)
+        ),
+    }
+
+    def of(known: Operation) -> str:
+        before = known.path.partition("/{")[0]
+        filled = known.path.replace("{uuid:link}", str(uuid4()))
+        if "{" not in known.path:
+            return filled
+        key_text = str(targets[before]().pk)
+        return filled.replace("{uuid:pk}", key_text).replace("{int:pk}", key_text)
+
+    return of
+
+
+Path = Callable[[Operation], str]
+
+
+def _asked(program: Program, known: Operation, address: str) -> Any:
+    if known.name == "upload_image":
+        return program.client.post(ROOT + address, {"title": "x"})
+    return program.send(known.method, address, BODIES.get(known.name))
+
+
+def test_without_a_token_nothing_is_answered(path: Path, alice: User) -> None:
+    before = state()
+    for known in OPERATIONS:
+        answer = _asked(Program(None), known, path(known))
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), known
+        assert answer["WWW-Authenticate"].startswith("Bearer")
+    assert state() == before
+
+
+def test_a_session_is_no_token(path: Path, alice: User, client: Client) -> None:
+    """A page of another site makes Alice's browser send these, with her cookies: they must have no effect at all."""
+    client.force_login(alice)
+    program = Program(None)
+    program.client = client
+    before = state()
+    for known in OPERATIONS:
+        assert _asked(program, known, path(known)).status_code == 401, known
+    assert state() == before
+
+
+def test_a_stranger_cannot_tell_that_it_exists(path: Path, charlie: User, program: MakeProgram) -> None:
+    stranger = program(charlie)
+    before = state()
+    for known in OF_OBJECTS:
+        answer = _asked(stranger, known, path(known))
+        assert (answer.status_code, answer.json()["code"]) == (404, "not-found"), (known, answer.content)
+        assert state() == before, known
+
+
+def test_what_is_for_operators_is_not_there_for_others(alice: User, program: MakeProgram) -> None:
+    for known in OPERATIONS:
+        if known.name in OPERATORS_ONLY:
+            assert _asked(program(alice), known, known.path).status_code == 404, known
+
+
+# What everybody may do for themselves, a viewer too: watch a screen, let go of what they do not hold.
+VIEWERS = {"make_ticket", "release_control", "add_key", "open_link", "watch_session"}
+
+
+def test_a_viewer_changes_nothing(path: Path, vera: User, program: MakeProgram) -> None:
+    viewer = program(vera)
+    before = state()
+    for known in CHANGING:
+        if known.name not in VIEWERS:
+            answer = _asked(viewer, known, path(known))
+            assert answer.status_code in {403, 404, 409, 422}, (known, answer.content)
+            assert state() == before, known
+
+
+def test_a_token_that_may_only_read_changes_nothing(path: Path, operator: User, program: MakeProgram) -> None:
+    """Not even an operator's."""
+    reader = program(operator, scope="read")
+    path(CHANGING[0])
+    before = state()
+    for known in CHANGING:
+        answer = _asked(reader, known, path(known))
+        assert answer.status_code == (422 if known.name == "upload_image" else 403), (known, answer.content)
+        assert state() == before, known
+
+
+def test_a_token_for_one_project_reaches_nothing_else(
+    path: Path, charlie: User, operator: User, program: MakeProgram
+) -> None:
+    """Olga runs the hosts and owns another project; a token for that one has nothing of her office."""
+    elsewhere = charlie.memberships.get().project
+    elsewhere.memberships.create(user=operator, role="owner")
+    limited = program(operator, project=elsewhere)
+    before = state()
+    for known in OF_OBJECTS:
+        answer = _asked(limited, known, path(known))
+        assert answer.status_code == (403 if known.personal and known.changes else 404), (known, answer.content)
+        assert state() == before, known
+
+
+def test_a_share_link_of_another_project_opens_nothing(
+    machine: Machine, alice: User, charlie: User, program: MakeProgram
+) -> None:
+    made = program(alice).post(f"machines/{machine.pk}/screen/links", {"mode": "view"}).json()
+    token = made["url"].rstrip("/").rpartition("/")[2]
+    assert program(charlie).post("screens/open-link", {"token": token}).status_code == 404
+    assert ConsoleLink.objects.get().grants.count() == 0
