@@ -92,7 +92,7 @@ def _measured(hosts: list[Host], clock: Clock, machine: Machine) -> Iterable[Row
         whole_s < EVERY_S / 2,
     )
     yield Row("Redis", int(store().info("memory")["used_memory"]) / 1024**2, "MiB")
-    yield Row("rows of figures", _table_bytes() / 1024**2, "MiB")
+    yield Row("rows of figures (SQLite: the whole file)", _table_bytes() / 1024**2, "MiB")
     fresh = Machine.objects.get(pk=machine.pk)
     for level in (Level.LIVE, Level.MONTH):
         read_ms = 1000 * median(_timed(partial(machine_figures, fresh, level)) for _ in range(20))
