@@ -7,7 +7,7 @@ from django.contrib.auth.models import Group
 from django.http import HttpRequest
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from portal.accounts.models import Membership, Project, SshKey, User
+from portal.accounts.models import ApiToken, Membership, Project, SshKey, User
 from portal.lib.admin import LookedAtInline, ModelAdmin, ReadOnlyAdmin
 
 admin.site.unregister(Group)
@@ -68,3 +68,11 @@ class SshKeyAdmin(ReadOnlyAdmin):
     list_display = ("name", "user", "used_at")
     list_select_related = ("user",)
     search_fields = ("name", "user__username")
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ReadOnlyAdmin):
+    list_display = ("name", "user", "hint", "scope", "project", "expires_at", "used_at")
+    list_filter = ("scope",)
+    search_fields = ("name", "user__username", "hint")
+    fields = ("name", "user", "hint", "scope", "project", "created_at", "expires_at", "used_at", "used_ip")

@@ -1,5 +1,6 @@
 """Django's admin: for operators only, no secrets, and nothing in it touches what has a real thing behind it."""
 
+import datetime as dt
 from collections.abc import Callable
 from uuid import uuid4
 
@@ -15,7 +16,9 @@ from django.test import Client, RequestFactory
 from django.urls import ResolverMatch, reverse
 from django.utils import timezone
 
-from portal.accounts.models import SshKey, User
+from portal.accounts.models import ApiToken, SshKey, User
+from portal.accounts.tokens import make_token
+from portal.api.models import Answered
 from portal.audit import services as audit
 from portal.audit.models import Event
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
@@ -55,6 +58,10 @@ def everything(machine: Machine, alice: User) -> None:
     )
     ConsoleGrant.objects.create(link=link, membership=alice.memberships.get())
     try_webhook(add_webhook(machine.project, actor=alice, name="CI", url="https://ci.example.org/"), actor=alice)
+    token, _ = make_token(
+        alice, actor=alice, name="CI", scope=ApiToken.Scope.READ, lifetime=dt.timedelta(days=1), project=machine.project
+    )
+    Answered.objects.create(token=token, key="one", fingerprint="0" * 64, status=201)
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
     Series.objects.create(subject=machine.pk, level="hour", end=1, data=bytes(14))
 
