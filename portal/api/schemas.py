@@ -1,18 +1,19 @@
 """What goes out and comes in. Names and words are the contract of version 1: they are added to, never changed."""
 
 import datetime as dt
+from enum import Enum
 from typing import Annotated, Any, Self
 from uuid import UUID
 
 from ninja import Schema
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from portal.accounts.models import ApiToken, Membership, Project, SshKey, User
 from portal.accounts.permissions import Role
 from portal.audit.models import Event
 from portal.console.models import ConsoleLink, ConsoleSession
 from portal.console.selectors import People, Present
-from portal.console.tickets import Kind as ConsoleKind
+from portal.console.tickets import Kind as TicketKind
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.hosts.selectors import is_answering
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
@@ -33,6 +34,14 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_without_nul)]
+
+
+def spelled_out(choices: type[Enum]) -> WithJsonSchema:
+    """The document knows types by their bare names: an enum whose name another one has is written where it is used."""
+    return WithJsonSchema({"type": "string", "enum": [choice.value for choice in choices]})
+
+
+ConsoleKind = Annotated[TicketKind, spelled_out(TicketKind)]
 
 
 class Input(Schema):
@@ -554,7 +563,7 @@ class OverviewOut(BaseModel):
 
 
 class TicketIn(Input):
-    kind: ConsoleKind = Field(default=ConsoleKind.SCREEN, description="The screen, or the serial line.")
+    kind: ConsoleKind = Field(default=TicketKind.SCREEN, description="The screen, or the serial line.")
     mode: ConsoleSession.Mode = ConsoleSession.Mode.CONTROL
 
 
@@ -669,7 +678,7 @@ class SessionOut(BaseModel):
             username=session.user_name,
             machine=session.machine_id,
             machine_name=session.machine_name,
-            kind=ConsoleKind(session.kind),
+            kind=TicketKind(session.kind),
             mode=ConsoleSession.Mode(session.mode),
             door=ConsoleSession.Door(session.door),
             ip=session.request_ip,

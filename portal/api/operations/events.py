@@ -1,7 +1,7 @@
 """What happened in a project, as webhooks tell it."""
 
 import datetime as dt
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from django.http import HttpRequest
@@ -13,13 +13,14 @@ from portal.accounts.http import person
 from portal.accounts.selectors import project_for
 from portal.api.core import operation
 from portal.api.paging import Listed, PageQuery, page_of
-from portal.api.schemas import TargetOut, Text
+from portal.api.schemas import TargetOut, Text, spelled_out
 from portal.errors import InvalidError
 from portal.events.kinds import Kind
 from portal.events.models import Event
 from portal.events.selectors import find_events
 
 TAG: Final = "Events"
+EventKind = Annotated[Kind, spelled_out(Kind)]
 Area = Literal["", "machine", "job", "console", "image", "webhook"]
 
 
@@ -53,7 +54,7 @@ def list_project_events(
     pk: UUID,
     *,
     page: Query[PageQuery],
-    kind: Kind | Area = "",
+    kind: EventKind | Area = "",
     q: Text = "",
     since: AwareDatetime | None = None,
     sort: Literal["-id", "id"] = "-id",

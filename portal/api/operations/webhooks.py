@@ -12,7 +12,7 @@ from portal.accounts.http import client_ip, person
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import project_for
 from portal.api.core import Guard, operation
-from portal.api.operations.events import HappenedOut
+from portal.api.operations.events import EventKind, HappenedOut
 from portal.api.paging import Listed, PageQuery, page_of
 from portal.api.schemas import Input, Text
 from portal.events import services
@@ -60,7 +60,7 @@ class WebhookOut(BaseModel):
 class WebhookIn(Input):
     name: Text = Field(min_length=1, max_length=100, pattern=r"\S")
     url: Text = Field(max_length=URL_MAX, description="Begins with https://.")
-    kinds: list[Kind] = Field(default=[], max_length=MOST_KINDS, description="Left empty: all, later ones too.")
+    kinds: list[EventKind] = Field(default=[], max_length=MOST_KINDS, description="Left empty: all, later ones too.")
 
 
 class WebhookChangeIn(Input):
@@ -68,7 +68,7 @@ class WebhookChangeIn(Input):
 
     name: Text | None = Field(default=None, min_length=1, max_length=100, pattern=r"\S")
     url: Text | None = Field(default=None, max_length=URL_MAX)
-    kinds: list[Kind] | None = Field(default=None, max_length=MOST_KINDS)
+    kinds: list[EventKind] | None = Field(default=None, max_length=MOST_KINDS)
     enabled: bool | None = None
 
 
