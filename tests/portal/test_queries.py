@@ -21,7 +21,7 @@ from portal.events.kinds import Kind
 from portal.events.models import Webhook
 from portal.events.services import add_webhook, record
 from portal.jobs.models import Job
-from portal.machines.models import Machine
+from portal.machines.models import Batch, BatchItem, Machine
 from portal.machines.states import PowerState, Status, Task
 from tests.support.estate import Estate, build_estate
 
@@ -90,9 +90,26 @@ PAGES = [
             "projects",
             "projects/{project}/members",
             "images",
+            "bin",
+            "projects/{project}/events",
+            "projects/{project}/events?kind=machine&q=0000",
+            "machines/{machine}/figures?span=month",
+            "loads?machine={machine}",
+            "machines/{machine}/sizes",
         )
     ],
     *[("operator", f"/api/v1/{path}") for path in ("hosts", "hosts/{host}", "audit", "sessions", "overview")],
+    *[
+        ("operator", f"/api/v1/{path}")
+        for path in (
+            "machines?label=web",
+            "projects/{project}/webhooks",
+            "webhooks/{webhook}",
+            "webhooks/{webhook}/deliveries",
+            "batches/{batch}",
+            "hosts/{host}/figures",
+        )
+    ],
 ]
 Costs = dict[tuple[str, str], int]
 
@@ -168,6 +185,16 @@ def _webhook(estate: Estate, machine: Machine) -> Webhook:
     return hook
 
 
+def _batch(estate: Estate) -> Batch:
+    """Asked of more machines where there are more, of half of them with a job."""
+    Batch.objects.all().delete()
+    batch = Batch.objects.create(actor=estate.operator, action="stop")
+    for number, machine in enumerate(Machine.objects.live()[: len(estate.machines) // 5]):
+        job = Job.objects.filter(target_id=machine.pk).first() if number % 2 == 0 else None
+        BatchItem.objects.create(batch=batch, machine=machine, job=job, refusal="" if job else "It is off.")
+    return batch
+
+
 def _cost(estate: Estate, who: str, path: str) -> int:
     machine = estate.machines[0]
     _people_at(estate, machine)
@@ -175,7 +202,14 @@ def _cost(estate: Estate, who: str, path: str) -> int:
     webhook = _webhook(estate, machine)
     client = Client(headers=_token_of(user) if path.startswith("/api/") else {})
     client.force_login(user)
-    path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk, webhook=webhook.pk)
+    batch = _batch(estate) if "{batch}" in path else None
+    path = path.format(
+        machine=machine.pk,
+        host=machine.host_id,
+        project=estate.projects[0].pk,
+        webhook=webhook.pk,
+        batch=batch.pk if batch else "",
+    )
     with CaptureQueriesContext(connection) as queries:
         answer = client.get(path)
     assert answer.status_code == 200, (path, answer.status_code)
