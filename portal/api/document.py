@@ -41,6 +41,7 @@ _FIRST: Final = (
     *("Machines", "Bin", "Jobs", "Images", "Projects", "Screens", "Figures", "Events", "Webhooks"),
     *("You", "Hosts", "Sessions", "Audit"),
 )
+FOLLOWING: Final = ("follow_job", "follow_project_events")
 _ALWAYS: Final = (401, 403, 404, 405, 422, 429, 503)
 _ON_CHANGES: Final = (400, 409, 412)
 
@@ -87,7 +88,7 @@ def _complete(entry: Json, known: Operation) -> None:
 
 def _name_success(success: Json, responses: Json, known: Operation) -> None:
     """What of an answer the framework does not know: headers, and answers that are no JSON."""
-    if known.name == "follow_job":
+    if known.name in FOLLOWING:
         success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     elif known.name == "show_thumbnail":
         success["content"] = {"image/webp": {"schema": {"type": "string", "format": "binary"}}}

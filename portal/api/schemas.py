@@ -14,6 +14,7 @@ from portal.audit.models import Event
 from portal.console.models import ConsoleLink, ConsoleSession
 from portal.console.selectors import People, Present
 from portal.console.tickets import Kind as TicketKind
+from portal.events.models import Event as ProjectEvent
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.hosts.selectors import is_answering
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
@@ -726,4 +727,31 @@ class EventOut(BaseModel):
             project=event.project_id,
             detail=event.detail if isinstance(event.detail, dict) else {},
             ip=event.request_ip if operator else None,
+        )
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+class HappenedOut(BaseModel):
+    """`kind` is such as machine.state; what `detail` holds depends on it."""
+
+    id: UUID
+    at: dt.datetime
+    kind: str
+    subject: TargetOut
+    project: UUID | None
+    actor: str | None
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: ProjectEvent) -> Self:
+        return cls(
+            id=event.uid,
+            at=event.at,
+            kind=event.kind,
+            subject=TargetOut(type=event.subject_type, id=str(event.subject_id), name=event.subject_name),
+            project=event.project_id,
+            actor=event.actor_name or None,
+            detail=event.data,
         )

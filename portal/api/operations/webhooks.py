@@ -12,9 +12,9 @@ from portal.accounts.http import client_ip, person
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import project_for
 from portal.api.core import Guard, operation
-from portal.api.operations.events import EventKind, HappenedOut
+from portal.api.operations.events import EventKind
 from portal.api.paging import Listed, PageQuery, page_of
-from portal.api.schemas import Input, Text
+from portal.api.schemas import HappenedOut, Input, Text
 from portal.events import services
 from portal.events.kinds import Kind
 from portal.events.models import Delivery, DeliveryStatus, Webhook
