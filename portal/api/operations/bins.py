@@ -13,7 +13,7 @@ from portal.accounts.permissions import Permission
 from portal.api.core import Guard, operation
 from portal.api.operations.machines import show_machine
 from portal.api.paging import Listed, PageQuery, page_of
-from portal.api.schemas import JobOut, MachineOut, Named
+from portal.api.schemas import JobOut, MachineOut, Named, Text
 from portal.jobs.models import Job
 from portal.machines import binning, services
 from portal.machines.models import Machine
@@ -61,12 +61,20 @@ def list_bin(
     request: HttpRequest,
     *,
     page: Query[PageQuery],
+    q: Text = "",
+    name: Text = "",
     project: UUID | None = None,
     sort: Literal["name", "-name"] = "name",
 ) -> Listed[BinnedOut]:
-    """What lies in the bins of your projects."""
+    """What lies in the bins of your projects. `q` looks in names, `name` is one whole name."""
     machines = binning.binned_for(person(request))
-    return page_of(machines.filter(project=project) if project else machines, page, sort).shown(BinnedOut.of)
+    if q:
+        machines = machines.filter(name__contains=q.lower())
+    if name:
+        machines = machines.filter(name=name)
+    if project:
+        machines = machines.filter(project=project)
+    return page_of(machines, page, sort).shown(BinnedOut.of)
 
 
 @operation("GET", "bin/{uuid:pk}", tag=TAG, answers=BinnedOut, pages=("machines:bin",))
