@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection, transaction
@@ -126,7 +126,9 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
     with transaction.atomic():
         estate = build_estate(hosts=hosts, machines=machines, projects=projects)
         _one_of_each(estate)
-        found = {page: _cost(estate, *page) for page in PAGES}
+        _people_at(estate, estate.machines[0])
+        ids = {"webhook": _webhook(estate, estate.machines[0]).pk, "batch": _batch(estate).pk}
+        found = {page: _cost(estate, ids, *page) for page in PAGES}
         transaction.set_rollback(True)
     return found
 
@@ -195,21 +197,12 @@ def _batch(estate: Estate) -> Batch:
     return batch
 
 
-def _cost(estate: Estate, who: str, path: str) -> int:
+def _cost(estate: Estate, ids: dict[str, UUID], who: str, path: str) -> int:
     machine = estate.machines[0]
-    _people_at(estate, machine)
     user = User.objects.get(pk=getattr(estate, who).pk)
-    webhook = _webhook(estate, machine)
     client = Client(headers=_token_of(user) if path.startswith("/api/") else {})
     client.force_login(user)
-    batch = _batch(estate) if "{batch}" in path else None
-    path = path.format(
-        machine=machine.pk,
-        host=machine.host_id,
-        project=estate.projects[0].pk,
-        webhook=webhook.pk,
-        batch=batch.pk if batch else "",
-    )
+    path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk, **ids)
     with CaptureQueriesContext(connection) as queries:
         answer = client.get(path)
     assert answer.status_code == 200, (path, answer.status_code)
