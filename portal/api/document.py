@@ -37,7 +37,11 @@ _PROBLEMS: Final = {
     429: "Too many requests; `Retry-After` says when to come back.",
     503: "The portal's database is away; `Retry-After` says when to come back.",
 }
-_FIRST: Final = ("Machines", "Jobs", "Images", "Projects", "Screens", "You", "Hosts", "Sessions", "Audit")
+_FIRST: Final = (
+    *("Machines", "Bin", "Jobs", "Images", "Projects", "Screens", "Figures", "Events", "Webhooks"),
+    *("You", "Hosts", "Sessions", "Audit"),
+)
+FOLLOWING: Final = ("follow_job", "follow_project_events")
 _ALWAYS: Final = (401, 403, 404, 405, 422, 429, 503)
 _ON_CHANGES: Final = (400, 409, 412)
 
@@ -84,7 +88,7 @@ def _complete(entry: Json, known: Operation) -> None:
 
 def _name_success(success: Json, responses: Json, known: Operation) -> None:
     """What of an answer the framework does not know: headers, and answers that are no JSON."""
-    if known.name == "follow_job":
+    if known.name in FOLLOWING:
         success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     elif known.name == "show_thumbnail":
         success["content"] = {"image/webp": {"schema": {"type": "string", "format": "binary"}}}
@@ -92,6 +96,9 @@ def _name_success(success: Json, responses: Json, known: Operation) -> None:
             "202": {"description": "The first picture is being taken."},
             "204": {"description": "There is none."},
         }
+    elif known.name == "download_console_log":
+        success["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        responses["202"] = {"description": "It is on its way from the host."}
     elif not known.changes:
         responses["304"] = {"description": "You have it already (If-None-Match)."}
     headers: Json = {}

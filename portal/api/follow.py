@@ -1,7 +1,7 @@
-"""Following a job by server-sent events: the whole job each time that something about it changed.
+"""Following by server-sent events: a job, whole each time that something about it changed, or a project's events.
 
-When a message says that this job changed, the row is read again, under the rights of that moment. Messages may be lost
-(Redis restarts), so it is read once in a while as well.
+When a message says that there is news, rows are read again, under the rights of that moment. Messages may be lost
+(Redis restarts), so they are read once in a while as well.
 
 Django keeps a thread for each request until its answer has ended. So it answers the beginning only, with all that comes
 before any answer (who asks, how often, what may be seen), and is through; `Streams`, around it, sends the rest from the
@@ -11,8 +11,9 @@ event loop. Followers cost a little memory each, and no thread.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 from uuid import UUID
@@ -21,12 +22,16 @@ from channels.db import database_sync_to_async
 from channels.exceptions import ChannelFull
 from channels.layers import get_channel_layer
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from redis.exceptions import RedisError
 
-from portal.accounts.models import ApiToken
+from portal.accounts.models import ApiToken, Project
+from portal.accounts.selectors import project_for
 from portal.accounts.tokens import living_tokens, person_of
-from portal.api.schemas import JobOut
+from portal.api.schemas import HappenedOut, JobOut
 from portal.errors import NotFoundError
+from portal.events.models import Event
+from portal.events.selectors import find_events
 from portal.jobs.models import Job
 from portal.jobs.selectors import job_for
 from portal.lib import live
@@ -35,8 +40,12 @@ from portal.lib import live
 LOOK_EVERY_S: Final = 5.0
 # Whoever follows for longer asks again: balancers and processes come and go.
 LONGEST_S: Final = 3600.0
-_RETRY_MS: Final = 2000
-
+MOST_AT_ONCE: Final = 200
+# A transaction that takes longer than this writes no event.
+LATEST: Final = dt.timedelta(seconds=60)
+_RETRY: Final = b"retry: 2000\n\n"
+_GONE: Final = b"event: gone\ndata: {}\n\n"
+_STILL: Final = b": still\n\n"
 
 _IN_SCOPE: Final = "casement.stream"
 
@@ -99,11 +108,24 @@ async def _left(receive: Receive) -> None:
 
 
 def stream(request: HttpRequest, job: Job, token: ApiToken) -> HttpResponse:
+    return _begin(request, _states(job.pk, token.pk, _groups(job)))
+
+
+def stream_events(request: HttpRequest, project: Project, token: ApiToken, since: dt.datetime | None) -> HttpResponse:
+    """From now on, or since then. Now is what is there already, by whatever clock it was written."""
+    told: dict[int, dt.datetime] = {}
+    if since is None:
+        since = timezone.now() - LATEST
+        told = dict(find_events(project).filter(at__gte=since).values_list("pk", "at"))
+    return _begin(request, _happenings(project.pk, token.pk, since, told))
+
+
+def _begin(request: HttpRequest, events: AsyncIterator[bytes]) -> HttpResponse:
     """The beginning of the answer. Where nothing is around Django (under WSGI) it is all of it, and empty."""
     response = HttpResponse(content_type="text/event-stream")
     scope: Scope | None = getattr(request, "scope", None)
     if scope is not None:
-        scope[_IN_SCOPE] = _events(job.pk, token.pk, _groups(job))
+        scope[_IN_SCOPE] = events
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"  # nginx would keep events back until there are many.
     return response
@@ -114,25 +136,55 @@ def _groups(job: Job) -> list[str]:
     return [live.project_group(job.project_id)] if job.project_id else [live.OPERATORS, live.EVERYONE]
 
 
-async def _events(job_id: UUID, token_id: UUID, groups: list[str]) -> AsyncIterator[bytes]:
+async def _states(job_id: UUID, token_id: UUID, groups: list[str]) -> AsyncIterator[bytes]:
     """It ends with the job, with the right to see it, or after an hour."""
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + LONGEST_S
-    news = _News(f"job:{job_id}", groups)
-    yield f"retry: {_RETRY_MS}\n\n".encode()
-    try:
-        await news.listen()
-        last = ""
-        while loop.time() < ends_at:
+    last = ""
+    async with aclosing(_rounds(f"job:{job_id}", groups)) as rounds:
+        yield _RETRY
+        async for _round in rounds:
             # A read needs no message before it: what changed between the request and now would be lost otherwise.
             text, is_final = await _look(job_id, token_id)
             if text is None:
-                yield b"event: gone\ndata: {}\n\n"
+                yield _GONE
                 return
-            yield _event(text) if text != last else b": still\n\n"
+            yield _event(text) if text != last else _STILL
             last = text
             if is_final:
                 return
+
+
+async def _happenings(
+    project_id: UUID, token_id: UUID, since: dt.datetime, told: dict[int, dt.datetime]
+) -> AsyncIterator[bytes]:
+    """It ends with the right to see the project, or after an hour. What was `told` is not told again."""
+    async with aclosing(_rounds(f"events:{project_id}", [live.project_group(project_id)])) as rounds:
+        yield _RETRY
+        async for _round in rounds:
+            is_more = True
+            while is_more:
+                found = await _happened(project_id, token_id, since, list(told))
+                if found is None:
+                    yield _GONE
+                    return
+                for key, at, text in found:
+                    told[key] = at
+                    yield text
+                is_more = len(found) == MOST_AT_ONCE
+                # Whoever wrote a row before another one may commit it after that.
+                since = max([since, *(at - LATEST for at in told.values())])
+                told = {key: at for key, at in told.items() if at >= since}
+            yield _STILL
+
+
+async def _rounds(topic: str, groups: list[str]) -> AsyncGenerator[None, None]:
+    """At once, and then each time that there may be news, for an hour."""
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + LONGEST_S
+    news = _News(topic, groups)
+    try:
+        await news.listen()
+        while loop.time() < ends_at:
+            yield
             await news.wait(LOOK_EVERY_S)
     finally:
         await news.leave()
@@ -153,6 +205,27 @@ def _look(job_id: UUID, token_id: UUID) -> tuple[str | None, bool]:
     except NotFoundError:
         return None, True
     return json.dumps(JobOut.of(job).model_dump(mode="json"), ensure_ascii=False), job.is_final
+
+
+@database_sync_to_async
+def _happened(
+    project_id: UUID, token_id: UUID, since: dt.datetime, told: list[int]
+) -> list[tuple[int, dt.datetime, bytes]] | None:
+    """Events as they came: key, moment and message of each. None when the project, or the right to see it, is gone."""
+    token = living_tokens().filter(pk=token_id).first()
+    if token is None:
+        return None
+    try:
+        project = project_for(person_of(token), project_id)
+    except NotFoundError:
+        return None
+    events = find_events(project).filter(at__gte=since).exclude(pk__in=told).order_by("pk")
+    return [(event.pk, event.at, _message(event)) for event in events[:MOST_AT_ONCE]]
+
+
+def _message(event: Event) -> bytes:
+    text = HappenedOut.of(event).model_dump_json()
+    return f"id: {event.uid}\nevent: event\ndata: {text}\n\n".encode()
 
 
 class _News:

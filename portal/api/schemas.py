@@ -1,17 +1,20 @@
 """What goes out and comes in. Names and words are the contract of version 1: they are added to, never changed."""
 
 import datetime as dt
+from enum import Enum
 from typing import Annotated, Any, Self
 from uuid import UUID
 
 from ninja import Schema
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from portal.accounts.models import ApiToken, Membership, Project, SshKey, User
 from portal.accounts.permissions import Role
 from portal.audit.models import Event
 from portal.console.models import ConsoleLink, ConsoleSession
 from portal.console.selectors import People, Present
+from portal.console.tickets import Kind as TicketKind
+from portal.events.models import Event as ProjectEvent
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.hosts.selectors import is_answering
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
@@ -19,9 +22,10 @@ from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, JobStatus, StepName, StepStatus
 from portal.jobs.selectors import overall_progress
 from portal.lib.ssh import key_fingerprint
-from portal.machines.models import Flavour
+from portal.machines.models import Flavour, Machine
 from portal.machines.selectors import Row
 from portal.machines.states import PowerState, Status
+from portal.machines.userdata import MOST_BYTES
 
 
 def _without_nul(text: str) -> str:
@@ -31,6 +35,14 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_without_nul)]
+
+
+def spelled_out(choices: type[Enum]) -> WithJsonSchema:
+    """The document knows types by their bare names: an enum whose name another one has is written where it is used."""
+    return WithJsonSchema({"type": "string", "enum": [choice.value for choice in choices]})
+
+
+ConsoleKind = Annotated[TicketKind, spelled_out(TicketKind)]
 
 
 class Input(Schema):
@@ -222,12 +234,28 @@ class MachineImageOut(BaseModel):
         return cls(id=version.image_id, title=version.image.title, version=version.number)
 
 
+class WantedOut(BaseModel):
+    """The size that comes with the next start, or that it is being given now."""
+
+    vcpus: int
+    memory_mib: int
+
+    @classmethod
+    def of(cls, machine: Machine) -> Self | None:
+        if machine.wanted_vcpus is None or machine.wanted_memory_mib is None:
+            return None
+        return cls(vcpus=machine.wanted_vcpus, memory_mib=machine.wanted_memory_mib)
+
+
 class MachineOut(BaseModel):
     """A desktop or server. Its condition is three words: `status` (stable), `task` (what happens to it now) and
     `power_state` (what its host said last). `actions` are those that you may ask for at this moment."""
 
     id: UUID
     name: str
+    description: str
+    labels: list[str]
+    protected: bool = Field(description="Nobody can delete it until this is taken off.")
     kind: Kind
     project: Named
     owner: str | None
@@ -236,11 +264,13 @@ class MachineOut(BaseModel):
     vcpus: int
     memory_mib: int
     disk_gib: int
+    wanted: WantedOut | None
     status: Status
     task: str | None
     task_since: dt.datetime | None
     power_state: PowerState
     power_state_at: dt.datetime | None
+    hibernated_at: dt.datetime | None = Field(description="Since when its memory lies on its host's disk.")
     error: str
     addresses: list[str]
     mac: str
@@ -257,6 +287,9 @@ class MachineOut(BaseModel):
         return cls(
             id=machine.pk,
             name=machine.name,
+            description=machine.description,
+            labels=[label.name for label in machine.labels.all()],
+            protected=machine.protected,
             kind=Kind(machine.kind),
             project=Named(id=machine.project_id, name=machine.project.name),
             owner=machine.owner.get_username() if machine.owner else None,
@@ -265,11 +298,13 @@ class MachineOut(BaseModel):
             vcpus=machine.vcpus,
             memory_mib=machine.memory_mib,
             disk_gib=machine.disk_gib,
+            wanted=WantedOut.of(machine),
             status=Status(machine.status),
             task=machine.task or None,
             task_since=machine.task_since,
             power_state=PowerState(machine.power_state),
             power_state_at=machine.power_state_at,
+            hibernated_at=machine.saved_at,
             error=machine.error_message,
             addresses=[str(one) for one in machine.addresses],
             mac=machine.mac,
@@ -289,6 +324,7 @@ class LaunchIn(Input):
     name: Text | None = Field(default=None, max_length=63, description="Its host name. Left out, a free one is chosen.")
     login_user: Text | None = Field(default=None, max_length=32, description="Left out, made from your user name.")
     ssh_key: Text = Field(default="", max_length=20_000, description="A public key that lets in.")
+    user_data: Text = Field(default="", max_length=MOST_BYTES, description="cloud-config, for its first start.")
 
 
 class SecretOut(BaseModel):
@@ -388,6 +424,7 @@ class ProjectOut(BaseModel):
     description: str
     created_at: dt.datetime
     role: Role | None
+    bin_days: int = Field(description="How long a deleted machine can be taken back.")
     quota: QuotaOut
 
     @classmethod
@@ -402,6 +439,7 @@ class ProjectOut(BaseModel):
             description=project.description,
             created_at=project.created_at,
             role=role,
+            bin_days=project.bin_days,
             quota=QuotaOut(**quota),
         )
 
@@ -526,6 +564,7 @@ class OverviewOut(BaseModel):
 
 
 class TicketIn(Input):
+    kind: ConsoleKind = Field(default=TicketKind.SCREEN, description="The screen, or the serial line.")
     mode: ConsoleSession.Mode = ConsoleSession.Mode.CONTROL
 
 
@@ -624,6 +663,7 @@ class SessionOut(BaseModel):
     username: str
     machine: UUID | None
     machine_name: str
+    kind: ConsoleKind
     mode: ConsoleSession.Mode
     door: ConsoleSession.Door
     ip: str | None
@@ -639,6 +679,7 @@ class SessionOut(BaseModel):
             username=session.user_name,
             machine=session.machine_id,
             machine_name=session.machine_name,
+            kind=TicketKind(session.kind),
             mode=ConsoleSession.Mode(session.mode),
             door=ConsoleSession.Door(session.door),
             ip=session.request_ip,
@@ -686,4 +727,31 @@ class EventOut(BaseModel):
             project=event.project_id,
             detail=event.detail if isinstance(event.detail, dict) else {},
             ip=event.request_ip if operator else None,
+        )
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+class HappenedOut(BaseModel):
+    """`kind` is such as machine.state; what `detail` holds depends on it."""
+
+    id: UUID
+    at: dt.datetime
+    kind: str
+    subject: TargetOut
+    project: UUID | None
+    actor: str | None
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: ProjectEvent) -> Self:
+        return cls(
+            id=event.uid,
+            at=event.at,
+            kind=event.kind,
+            subject=TargetOut(type=event.subject_type, id=str(event.subject_id), name=event.subject_name),
+            project=event.project_id,
+            actor=event.actor_name or None,
+            detail=event.data,
         )

@@ -18,12 +18,14 @@ from click.shell_completion import CompletionItem, get_completion_class
 from portal.cli import config, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
+from portal.cli.console_log import console_log
 from portal.cli.errors import NOT_FOUND, CliError
 from portal.cli.jobs import wait_for
 from portal.cli.output import Form, Output, clean
 
 COLUMNS: Final = {
     "machines": ("name", "project.name", "status", "power_state", "task", "addresses", "flavour", "id"),
+    "bin": ("name", "project.name", "owner", "disk_gib", "binned_at", "purge_at", "id"),
     "images": ("title", "slug", "kind", "project.name", "id"),
     "projects": ("name", "role", "id"),
     "flavours": ("name", "title", "vcpus", "memory_mib", "disk_gib"),
@@ -33,7 +35,14 @@ COLUMNS: Final = {
     "tokens": ("name", "hint", "scope", "project.name", "expires_at", "id"),
     "sessions": ("username", "machine_name", "mode", "started_at", "id"),
 }
-KEYS: Final = {"machines": "name", "images": "slug", "projects": "name", "flavours": "name", "hosts": "name"}
+KEYS: Final = {
+    "machines": "name",
+    "bin": "name",
+    "images": "slug",
+    "projects": "name",
+    "flavours": "name",
+    "hosts": "name",
+}
 
 
 @dataclass
@@ -145,16 +154,24 @@ def portals(context: Context) -> None:
 @casement.command("ls")
 @click.argument("what", type=click.Choice(list(COLUMNS)), default="machines")
 @click.option("-s", "--search", "q", help="Look for this.")
-@click.option("--status", help="Machines: running, off, busy, failed …")
+@click.option("--status", help="Machines: running, off, hibernated, busy, failed …")
+@click.option("-l", "--label", help="Machines with this label.")
 @click.option("--project", help="Machines of this project.")
 @click.option("--all", "everything", is_flag=True, help="All of them; else the newest 200.")
 @pass_context
 def list_(
-    context: Context, what: str, *, q: str | None, status: str | None, project: str | None, everything: bool
+    context: Context,
+    what: str,
+    *,
+    q: str | None,
+    status: str | None,
+    label: str | None,
+    project: str | None,
+    everything: bool,
 ) -> None:
-    """List machines, or images, projects, flavours, jobs, hosts, keys, tokens, sessions."""
+    """List machines, or what is in the bin, images, projects, flavours, jobs, hosts, keys, tokens, sessions."""
     client = context.client
-    params: Json = {"q": q, "status": status} if what == "machines" else {"q": q}
+    params: Json = {"q": q, "status": status, "label": label} if what == "machines" else {"q": q}
     if project:
         params["project"] = _project(client, project)["id"]
     rows: Iterable[Json] = (
@@ -176,14 +193,30 @@ def show(context: Context, machine: str, project: str | None) -> None:
 @click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
 @click.option("--project", help="In which project, where several have one of this name.")
 @click.option("-f", "--follow", is_flag=True, help="Wait for the job that works on it now.")
+@click.option("-c", "--console", is_flag=True, help="What it printed on its serial port, instead.")
+@click.option("-s", "--search", "q", help="Only the console's lines with this.")
 @pass_context
-def logs(context: Context, machine: str, project: str | None, follow: bool) -> None:
-    """What happened to a machine: its jobs, and what people did."""
+def logs(context: Context, machine: str, *, project: str | None, follow: bool, console: bool, q: str | None) -> None:
+    """What happened to a machine: its jobs, and what people did. With -c its console log."""
     found = _machine(context.client, machine, project)
+    if console or q:
+        _show_console_log(context, found, q)
+        return
     rows = context.client.get(f"machines/{found['id']}/activity")["items"]
     context.output.rows(rows, ("at", "title", "who", "job"), key="title")
     if follow and found["job"]:
         wait_for(context.client, context.output, context.client.get(f"jobs/{found['job']}"))
+
+
+def _show_console_log(context: Context, machine: Json, q: str | None) -> None:
+    log = console_log(context.client, machine, q)
+    if context.output.form == "json":
+        context.output.json(log)
+        return
+    if log["matching"] > len(log["lines"]):
+        context.output.note(f"The newest {len(log['lines'])} of {log['matching']} lines:")
+    for line in log["lines"]:
+        context.output.line(line["text"])
 
 
 # --- a new one ----------------------------------------------------------------------------------------------------
@@ -229,10 +262,18 @@ def launch(
 def _told(name: str, sentence: str, method: str, path: str) -> None:
     """A command that has one machine told something, and may wait for it."""
 
-    def tell(context: Context, machine: tuple[str, ...], project: str | None, wait: bool, force: bool = False) -> None:
+    def tell(
+        context: Context,
+        machine: tuple[str, ...],
+        project: str | None,
+        *,
+        wait: bool,
+        force: bool = False,
+        purge: bool = False,
+    ) -> None:
         for one in machine:
             found = _machine(context.client, one, project)
-            word = "/force-off" if force else path
+            word = "/force-off" if force else "?purge=true" if purge else path
             _done(context, context.client.send(method, f"machines/{found['id']}{word}"), wait=wait)
 
     tell.__doc__ = sentence
@@ -247,6 +288,7 @@ def _told(name: str, sentence: str, method: str, path: str) -> None:
     if name == "stop":
         decorators.append(click.option("--force", is_flag=True, help="Cut the power: what is not saved is lost."))
     if name == "rm":
+        decorators.append(click.option("--purge", is_flag=True, help="For good, past its project's bin."))
         decorators.append(click.confirmation_option(prompt="Its disks go with it. Delete?"))
     for decorate in decorators:
         command = decorate(command)
@@ -257,7 +299,54 @@ _told("start", "Switch machines on.", "POST", "/start")
 _told("stop", "Ask machines to shut down.", "POST", "/stop")
 _told("reboot", "Ask machines to restart.", "POST", "/reboot")
 _told("reset", "Reset machines, as by the button.", "POST", "/reset")
-_told("rm", "Delete machines with their disks.", "DELETE", "")
+_told("pause", "Stop machines' processors; their memory stays.", "POST", "/pause")
+_told("resume", "Let paused machines go on.", "POST", "/resume")
+_told("hibernate", "Save machines' memory to disk and switch them off; start wakes them.", "POST", "/hibernate")
+_told("rm", "Delete machines with their disks: into their project's bin, if it has one.", "DELETE", "")
+
+
+@casement.command()
+@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.argument("flavour", required=False)
+@click.option("--project", help="In which project, where several have one of this name.")
+@click.option("--wait", is_flag=True, help="Until it is done.")
+@pass_context
+def resize(context: Context, machine: str, flavour: str | None, *, project: str | None, wait: bool) -> None:
+    """Give a machine another size. Without one: the sizes, and what of each comes now or at the next start."""
+    found = _machine(context.client, machine, project)
+    if flavour:
+        _done(context, context.client.send("POST", f"machines/{found['id']}/resize", {"flavour": flavour}), wait=wait)
+        return
+    rows = context.client.get(f"machines/{found['id']}/sizes")["items"]
+    rows = [{**row, **row["flavour"], "processors": row["vcpus"], "memory": row["memory"]} for row in rows]
+    columns = ("name", "vcpus", "processors", "memory_mib", "memory", "reason")
+    context.output.rows(rows, columns, key="name")
+
+
+@casement.command()
+@click.argument("machine")
+@click.option("--project", help="In which project, where several have one of this name.")
+@pass_context
+def undelete(context: Context, machine: str, project: str | None) -> None:
+    """Take a machine out of the bin, switched off."""
+    found = _binned(context.client, machine, project)
+    back = context.client.send("POST", f"bin/{found['id']}/restore")
+    if context.output.form == "table":
+        context.output.note(f"{back['name']} is back, switched off.")
+    else:
+        context.output.one(back, key="id")
+
+
+@casement.command()
+@click.argument("machine")
+@click.option("--project", help="In which project, where several have one of this name.")
+@click.option("--wait", is_flag=True, help="Until it is done.")
+@click.confirmation_option(prompt="Nobody can take it back then. Delete it for good?")
+@pass_context
+def purge(context: Context, machine: str, *, project: str | None, wait: bool) -> None:
+    """Delete a machine that lies in the bin for good."""
+    found = _binned(context.client, machine, project)
+    _done(context, context.client.send("DELETE", f"bin/{found['id']}"), wait=wait)
 
 
 @casement.command("vnc")
@@ -391,6 +480,14 @@ def _machine(client: Client, wanted: str, project: str | None) -> Json:
     of = _project(client, project)["id"] if project else None
     found = client.get("machines", name=wanted, project=of)["items"]
     return _only(found, f"machine “{wanted}”", lambda one: one["project"]["name"])
+
+
+def _binned(client: Client, wanted: str, project: str | None) -> Json:
+    if _is_id(wanted):
+        return cast(Json, client.get(f"bin/{wanted}"))
+    of = _project(client, project)["id"] if project else None
+    found = client.get("bin", name=wanted, project=of)["items"]
+    return _only(found, f"machine “{wanted}” in the bin", lambda one: one["project"]["name"])
 
 
 def _project(client: Client, wanted: str | None) -> Json:

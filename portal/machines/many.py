@@ -108,7 +108,7 @@ class Answer:
 
 def answers_of(user: User | AnonymousUser, batch: Batch) -> list[Answer]:
     """What became of it at each machine. Of those that the person sees no more only the name is left."""
-    items = batch.items.select_related("machine", "job").prefetch_related("job__steps").order_by("machine__name")
+    items = batch.items.select_related("machine", "job__actor").prefetch_related("job__steps").order_by("machine__name")
     keys = [item.machine_id for item in items]
     visible = set(Machine.objects.visible_to(user).live().filter(pk__in=keys).values_list("pk", flat=True))
     return [Answer(item, item.machine_id in visible) for item in items]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection, transaction
@@ -21,7 +21,7 @@ from portal.events.kinds import Kind
 from portal.events.models import Webhook
 from portal.events.services import add_webhook, record
 from portal.jobs.models import Job
-from portal.machines.models import Machine
+from portal.machines.models import Batch, BatchItem, Machine
 from portal.machines.states import PowerState, Status, Task
 from tests.support.estate import Estate, build_estate
 
@@ -90,9 +90,26 @@ PAGES = [
             "projects",
             "projects/{project}/members",
             "images",
+            "bin",
+            "projects/{project}/events",
+            "projects/{project}/events?kind=machine&q=0000",
+            "machines/{machine}/figures?span=month",
+            "loads?machine={machine}",
+            "machines/{machine}/sizes",
         )
     ],
     *[("operator", f"/api/v1/{path}") for path in ("hosts", "hosts/{host}", "audit", "sessions", "overview")],
+    *[
+        ("operator", f"/api/v1/{path}")
+        for path in (
+            "machines?label=web",
+            "projects/{project}/webhooks",
+            "webhooks/{webhook}",
+            "webhooks/{webhook}/deliveries",
+            "batches/{batch}",
+            "hosts/{host}/figures",
+        )
+    ],
 ]
 Costs = dict[tuple[str, str], int]
 
@@ -109,7 +126,9 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
     with transaction.atomic():
         estate = build_estate(hosts=hosts, machines=machines, projects=projects)
         _one_of_each(estate)
-        found = {page: _cost(estate, *page) for page in PAGES}
+        _people_at(estate, estate.machines[0])
+        ids = {"webhook": _webhook(estate, estate.machines[0]).pk, "batch": _batch(estate).pk}
+        found = {page: _cost(estate, ids, *page) for page in PAGES}
         transaction.set_rollback(True)
     return found
 
@@ -168,14 +187,22 @@ def _webhook(estate: Estate, machine: Machine) -> Webhook:
     return hook
 
 
-def _cost(estate: Estate, who: str, path: str) -> int:
+def _batch(estate: Estate) -> Batch:
+    """Asked of more machines where there are more, of half of them with a job."""
+    Batch.objects.all().delete()
+    batch = Batch.objects.create(actor=estate.operator, action="stop")
+    for number, machine in enumerate(Machine.objects.live()[: len(estate.machines) // 5]):
+        job = Job.objects.filter(target_id=machine.pk).first() if number % 2 == 0 else None
+        BatchItem.objects.create(batch=batch, machine=machine, job=job, refusal="" if job else "It is off.")
+    return batch
+
+
+def _cost(estate: Estate, ids: dict[str, UUID], who: str, path: str) -> int:
     machine = estate.machines[0]
-    _people_at(estate, machine)
     user = User.objects.get(pk=getattr(estate, who).pk)
-    webhook = _webhook(estate, machine)
     client = Client(headers=_token_of(user) if path.startswith("/api/") else {})
     client.force_login(user)
-    path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk, webhook=webhook.pk)
+    path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk, **ids)
     with CaptureQueriesContext(connection) as queries:
         answer = client.get(path)
     assert answer.status_code == 200, (path, answer.status_code)

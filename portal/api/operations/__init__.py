@@ -1,6 +1,39 @@
-"""The operations, one module for each app that they call. Importing this registers all of them."""
+"""The operations, a module for each app that they call or for a part of it. Importing this registers all of them."""
 
 from portal.api.core import OPERATIONS
-from portal.api.operations import audit, console, hosts, images, jobs, machines, people, projects, sessions
+from portal.api.operations import (
+    audit,
+    bins,
+    console,
+    events,
+    figures,
+    hosts,
+    images,
+    jobs,
+    life,
+    machines,
+    many,
+    people,
+    projects,
+    sessions,
+    webhooks,
+)
 
-__all__ = ["OPERATIONS", "audit", "console", "hosts", "images", "jobs", "machines", "people", "projects", "sessions"]
+__all__ = [
+    "OPERATIONS",
+    "audit",
+    "bins",
+    "console",
+    "events",
+    "figures",
+    "hosts",
+    "images",
+    "jobs",
+    "life",
+    "machines",
+    "many",
+    "people",
+    "projects",
+    "sessions",
+    "webhooks",
+]

@@ -1,14 +1,16 @@
 """Screens: tickets, who is at one and who controls it, share links, the small picture."""
 
 import datetime as dt
-from typing import Final
+from typing import Annotated, Final, Self
 from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import get_script_prefix, reverse
+from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
+from pydantic import BaseModel, Field
 
 from portal.accounts.http import client_ip, person
 from portal.accounts.permissions import Permission
@@ -27,10 +29,11 @@ from portal.api.schemas import (
     PersonIn,
     SelftestOut,
     StepTriedOut,
+    Text,
     TicketIn,
     TicketOut,
 )
-from portal.console import control, services, tickets
+from portal.console import control, serial_log, services, tickets
 from portal.console.models import ConsoleLink, ConsoleSession
 from portal.console.selectors import links_on, mode_for, people_on, target_for
 from portal.console.selftest import run_steps
@@ -41,6 +44,7 @@ from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
 TAG: Final = "Screens"
+LogWords = Annotated[Text, Field(max_length=200)]
 
 
 def _machine(request: HttpRequest, pk: UUID) -> Machine:
@@ -53,14 +57,16 @@ def _machine(request: HttpRequest, pk: UUID) -> Machine:
     tag=TAG,
     answers=TicketOut,
     status=201,
-    pages=("console:ticket", "console:screen"),
+    pages=("console:ticket", "console:screen", "console:serial"),
 )
 def make_ticket(request: HttpRequest, pk: UUID, body: TicketIn) -> TicketOut:
-    """What opens the screen's WebSocket, once, within half a minute. Who may only watch gets one to watch."""
+    """What opens the screen's WebSocket, or the serial line's, once, within half a minute. Who may only watch gets one
+    to watch."""
     user = person(request)
     mode = mode_for(user, pk, Mode(body.mode))
-    target_for(user, pk, mode)
-    claim = Claim(user.pk, tickets.session_hash(tickets.credential_of(token_in(request).token_hash)), pk, mode)
+    target_for(user, pk, mode, body.kind)
+    credential = tickets.credential_of(token_in(request).token_hash)
+    claim = Claim(user.pk, tickets.session_hash(credential), pk, mode, kind=body.kind)
     door = settings.CONSOLE_GATEWAY_URL or f"{get_script_prefix()}ws/console/"
     return TicketOut(ticket=tickets.issue(claim), path=door, mode=ConsoleSession.Mode(str(mode)), session=claim.number)
 
@@ -93,6 +99,59 @@ def show_thumbnail(request: HttpRequest, pk: UUID) -> HttpResponseBase:
         return HttpResponse(status=202 if look.is_coming else 204)
     found = look.thumbnail
     return HttpResponse(found.data, content_type="image/webp", headers={"ETag": f'"{found.etag}"'})
+
+
+# --- the console log ----------------------------------------------------------------------------------------------
+
+
+class LogLineOut(BaseModel):
+    number: int
+    text: str
+    more: int = Field(description="So many characters of the line are left out.")
+
+
+class LogOut(BaseModel):
+    """`lines` are the newest of those that match; `matching` of `total` lines do. The log is brought from its host
+    while somebody asks: until the first copy is there, `read_at` is null."""
+
+    lines: list[LogLineOut]
+    matching: int
+    total: int
+    read_at: dt.datetime | None
+    problem: str
+
+    @classmethod
+    def of(cls, look: serial_log.Look, words: str) -> Self:
+        found = serial_log.excerpt(look.text or "", words)
+        lines = [
+            LogLineOut(number=line.number, text="".join(text for text, _is_match in line.pieces), more=line.more)
+            for line in found.lines
+        ]
+        return cls(
+            lines=lines,
+            matching=found.matching,
+            total=found.total,
+            read_at=look.read_at if look.text is not None else None,
+            problem=look.problem,
+        )
+
+
+@operation("GET", "machines/{uuid:pk}/console-log", tag=TAG, answers=LogOut, pages=("console:serial-log",))
+def show_console_log(request: HttpRequest, pk: UUID, q: LogWords = "") -> LogOut:
+    """What the machine printed on its serial port, always as harmless text. `q` leaves lines with these words."""
+    return LogOut.of(serial_log.look_at(_machine(request, pk)), q)
+
+
+@operation("GET", "machines/{uuid:pk}/console-log/text", tag=TAG, pages=("console:serial-log-download",))
+def download_console_log(request: HttpRequest, pk: UUID) -> HttpResponseBase:
+    """All of the console log as plain text; 202 while it is on its way from the host: ask again in a moment."""
+    machine = _machine(request, pk)
+    look = serial_log.look_at(machine)
+    if look.text is None:
+        return HttpResponse(status=202, headers={"Retry-After": str(serial_log.EVERY_S)})
+    disposition = content_disposition_header(True, f"{machine.name}-console.txt") or "attachment"
+    headers = {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    return HttpResponse(look.text, content_type="text/plain; charset=utf-8", headers=headers)
 
 
 # --- people -------------------------------------------------------------------------------------------------------

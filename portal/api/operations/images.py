@@ -1,10 +1,12 @@
 """Images: what machines are made from."""
 
-from typing import Final, Literal
+from typing import Any, Final, Literal, Self
 from uuid import UUID, uuid5
 
 from django.http import HttpRequest
+from django.utils.translation import gettext as _
 from ninja import Field, File, Form, Query, UploadedFile
+from pydantic import BaseModel
 
 from portal.accounts.http import client_ip, person
 from portal.accounts.permissions import Permission
@@ -14,12 +16,14 @@ from portal.api.auth import token_in
 from portal.api.core import Guard, operation
 from portal.api.paging import Listed, PageQuery, page_of
 from portal.api.schemas import ImageOut, Input, JobOut, Text, VersionOut
-from portal.errors import ForbiddenError, NotFoundError
+from portal.errors import ForbiddenError, InvalidError, NotFoundError
 from portal.images import services
 from portal.images.models import Firmware, Image, ImageVersion, Kind
+from portal.images.official import OFFICIAL, Official
 from portal.images.selectors import image_for, images_for, may_delete, version_for
 from portal.jobs.models import Job
 from portal.jobs.selectors import active_job_of, jobs_of
+from portal.lib.fetcher import URL_MAX
 
 TAG: Final = "Images"
 Sort = Literal["title", "-title", "-created_at", "created_at"]
@@ -102,6 +106,94 @@ def upload_image(request: HttpRequest, form: Form[UploadIn], file: File[Uploaded
         request_ip=client_ip(request),
     )
     return active_job_of(version) or jobs_of(version, limit=1)[0]
+
+
+# --- by address ---------------------------------------------------------------------------------------------------
+
+
+class OfficialOut(BaseModel):
+    """A distribution's own cloud image, known by name."""
+
+    name: str
+    title: str
+    url: str
+    checksums_url: str
+
+    @classmethod
+    def of(cls, one: Official) -> Self:
+        return cls(name=one.slug, title=one.title, url=one.url, checksums_url=one.checksums_url)
+
+
+@operation("GET", "images/official", tag=TAG, answers=Listed[OfficialOut], pages=("images:import",))
+def list_official_images(request: HttpRequest) -> Listed[OfficialOut]:
+    """The official images that can be imported by name."""
+    return Listed[OfficialOut](items=[OfficialOut.of(one) for one in OFFICIAL.values()], next=None)
+
+
+class ImportIn(Input):
+    """Either `official`, or `url` with its `checksum`, `title`, `kind` and `firmware`."""
+
+    official: Text | None = Field(default=None, max_length=60, description="The name of an official image.")
+    url: Text | None = Field(default=None, max_length=URL_MAX, description="https:// address of a qcow2 or raw disk.")
+    checksum: Text | None = Field(
+        default=None, max_length=URL_MAX, description="SHA-256 or SHA-512, or the https:// address of a file with it."
+    )
+    title: Text | None = Field(default=None, min_length=1, max_length=100, pattern=r"\S")
+    kind: Kind = Kind.SERVER
+    firmware: Firmware = Firmware.BIOS
+    project: UUID | None = Field(default=None, description="Left out, it is for everyone; only operators may.")
+
+
+@operation(
+    "POST",
+    "images/import",
+    tag=TAG,
+    answers=JobOut,
+    status=202,
+    pages=("images:import",),
+    links={"show_job": {"pk": "id"}},
+)
+def import_image(request: HttpRequest, body: ImportIn) -> Job:
+    """Have a disk fetched from an address and checked; the job's target is the image's first version."""
+    user = person(request)
+    project = project_for(user, body.project, Permission.IMAGE_CREATE) if body.project else None
+    key = idempotency.key_of(request)
+    version = services.add_from_url(
+        actor=user,
+        project=project,
+        request_key=uuid5(token_in(request).pk, key) if key else None,
+        request_ip=client_ip(request),
+        **(_official(body, body.official) if body.official is not None else _other(body)),
+    )
+    return active_job_of(version) or jobs_of(version, limit=1)[0]
+
+
+def _official(body: ImportIn, name: str) -> dict[str, Any]:
+    """Address, checksums, kind and firmware of an official image are ours to know."""
+    official = OFFICIAL.get(name)
+    if official is None:
+        raise InvalidError(_("There is no official image of this name."), field="official")
+    if body.url is not None or body.checksum is not None:
+        raise InvalidError(_("An official image has its own address and checksums."), field="url")
+    return {
+        "title": body.title or official.title,
+        "kind": Kind.SERVER,
+        "firmware": official.firmware,
+        "min_memory_mib": official.min_memory_mib,
+        "url": official.url,
+        "checksum": official.checksums_url,
+    }
+
+
+def _other(body: ImportIn) -> dict[str, Any]:
+    values = {"title": body.title, "url": body.url, "checksum": body.checksum}
+    for name, value in values.items():
+        if not value:
+            raise InvalidError(_("This is needed for an image that is not imported by name."), field=name)
+    return {**values, "kind": body.kind, "firmware": body.firmware}
+
+
+# --- versions -----------------------------------------------------------------------------------------------------
 
 
 def show_version(request: HttpRequest, pk: UUID) -> VersionOut:

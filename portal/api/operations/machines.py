@@ -22,7 +22,7 @@ from portal.images.models import Image, ImageVersion, Kind
 from portal.images.selectors import catalogue_for
 from portal.jobs.models import Job
 from portal.jobs.selectors import active_job_of, jobs_of
-from portal.machines import services
+from portal.machines import binning, services
 from portal.machines.launch import login_user_for
 from portal.machines.models import Flavour, Machine
 from portal.machines.selectors import flavours, machine_for, machines_for, password_of, rows_for
@@ -31,7 +31,7 @@ from portal.machines.timeline import timeline_of
 
 TAG: Final = "Machines"
 Sort = Literal["-created_at", "created_at", "name", "-name"]
-State = Literal["", "running", "off", "busy", "failed", "unknown"] | Status
+State = Literal["", "running", "off", "hibernated", "busy", "failed", "unknown"] | Status
 
 
 @operation(
@@ -51,11 +51,12 @@ def list_machines(
     kind: Kind | None = None,
     project: UUID | None = None,
     name: Text = "",
+    label: Text = "",
     sort: Sort = "-created_at",
 ) -> Listed[MachineOut]:
-    """Machines that you see. `q` looks in names and owners, `name` is one whole name."""
+    """Machines that you see. `q` looks in names and owners, `name` is one whole name, `label` one whole label."""
     user = person(request)
-    machines = machines_for(user, search=q, status=status, kind=kind or "")
+    machines = machines_for(user, search=q, status=status, kind=kind or "", label=label)
     if project:
         machines = machines.filter(project=project)
     if name:
@@ -121,10 +122,11 @@ def launch_machine(request: HttpRequest, body: LaunchIn) -> Job:
         project,
         actor=user,
         image_version=version,
-        flavour=_flavour(body.flavour),
+        flavour=flavour_named(body.flavour),
         name=body.name or services.suggest_name(project, kind=version.image.kind),
         login_user=body.login_user or login_user_for(user),
         ssh_key=body.ssh_key,
+        user_data=body.user_data,
         request_ip=client_ip(request),
     )
     return job_of(machine)
@@ -141,7 +143,7 @@ def _newest_version(request: HttpRequest, project: Project, image: UUID) -> Imag
     return found[1]
 
 
-def _flavour(name: str) -> Flavour:
+def flavour_named(name: str) -> Flavour:
     flavour = flavours().filter(name=name).first()
     if flavour is None:
         raise InvalidError(_("There is no size of this name."), field="flavour")
@@ -156,7 +158,7 @@ def job_of(machine: Machine) -> Job:
 # --- what it can be told ------------------------------------------------------------------------------------------
 
 
-def _told(
+def told(
     name: str, word: str, service: Callable[..., Job], sentence: str, *, needs: Permission = Permission.MACHINE_OPERATE
 ) -> Callable[..., Job]:
     """An operation that asks a service for a job about one machine. Its page has the same word."""
@@ -179,12 +181,12 @@ def _told(
     return cast("Callable[..., Job]", register(tell))
 
 
-_told("start_machine", "start", services.request_start, "Switch it on.")
-_told("stop_machine", "stop", services.request_stop, "Ask the guest to shut down.")
-_told("reboot_machine", "reboot", services.request_reboot, "Ask the guest to restart.")
-_told("reset_machine", "reset", services.request_reset, "Reset it, as by the button.")
-_told("force_off_machine", "force-off", services.request_force_off, "Cut its power.")
-_told(
+told("start_machine", "start", services.request_start, "Switch it on.")
+told("stop_machine", "stop", services.request_stop, "Ask the guest to shut down.")
+told("reboot_machine", "reboot", services.request_reboot, "Ask the guest to restart.")
+told("reset_machine", "reset", services.request_reset, "Reset it, as by the button.")
+told("force_off_machine", "force-off", services.request_force_off, "Cut its power.")
+told(
     "retry_machine",
     "retry",
     services.request_retry,
@@ -203,10 +205,12 @@ _told(
     guards=GUARD,
     links={"show_job": {"pk": "id"}},
 )
-def delete_machine(request: HttpRequest, pk: UUID) -> Job:
-    """Delete a machine with its disks, whatever it is doing."""
+def delete_machine(request: HttpRequest, pk: UUID, *, purge: bool = False) -> Job:
+    """Delete a machine with its disks, whatever it is doing. The job's `kind` says whether it goes into its project's
+    bin, from where it can be taken back; with `purge=true` it goes for good."""
     machine = machine_for(person(request), pk, Permission.MACHINE_DELETE)
-    return services.request_delete(machine, actor=person(request), request_ip=client_ip(request))
+    request_removal = services.request_delete if purge else binning.request_removal
+    return request_removal(machine, actor=person(request), request_ip=client_ip(request))
 
 
 @operation("POST", "machines/{uuid:pk}/secret", tag=TAG, answers=SecretOut, pages=("machines:secret",), guards=GUARD)

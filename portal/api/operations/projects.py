@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
-from ninja import Query
+from ninja import Field, Query
 
 from portal.accounts import services
 from portal.accounts.http import client_ip, person
@@ -16,7 +16,7 @@ from portal.accounts.selectors import members_of, membership_for, project_for, p
 from portal.api.core import Guard, operation
 from portal.api.operations.parts import operators_only
 from portal.api.paging import Listed, PageQuery, page_of
-from portal.api.schemas import EventOut, MemberIn, MemberOut, ProjectIn, ProjectOut, QuotaIn, RoleIn, Text
+from portal.api.schemas import EventOut, Input, MemberIn, MemberOut, ProjectIn, ProjectOut, QuotaIn, RoleIn, Text
 from portal.audit.selectors import events_in
 from portal.errors import InvalidError
 
@@ -95,6 +95,25 @@ def set_quota(request: HttpRequest, pk: UUID, body: QuotaIn) -> ProjectOut:
     operators_only(request)
     project = project_for(person(request), pk)
     services.update_quota(project, actor=person(request), limits=_amount(body), request_ip=client_ip(request))
+    return show_project(request, pk)
+
+
+class BinIn(Input):
+    days: int = Field(ge=0, le=services.MOST_BIN_DAYS, description="0: what is deleted is gone at once.")
+
+
+@operation(
+    "PUT",
+    "projects/{uuid:pk}/bin",
+    tag=TAG,
+    answers=ProjectOut,
+    pages=("accounts:project-bin",),
+    guards=GUARD,
+)
+def set_bin_days(request: HttpRequest, pk: UUID, body: BinIn) -> ProjectOut:
+    """How many days deleted machines of a project can be taken back, from now on. For its owners and for operators."""
+    project = project_for(person(request), pk, Permission.PROJECT_MANAGE)
+    services.set_bin_days(project, actor=person(request), days=body.days, request_ip=client_ip(request))
     return show_project(request, pk)
 
 

@@ -24,13 +24,15 @@ import pytest
 
 from portal.accounts.models import ApiToken, Project, User
 from portal.accounts.tokens import make_token
+from portal.console import serial_log
 from portal.console.models import ConsoleSession
 from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
-from portal.machines.models import Flavour, Machine
+from portal.machines import binning
+from portal.machines.models import Flavour, Machine, MachineLabel
 from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
 from tests.support.product import wait_for
 from tests.support.together import at_once
@@ -131,6 +133,44 @@ def test_a_machine_is_told_what_to_do(shell: Shell, machine: Machine, bob: User)
     assert shell.run("rm", "beacon", typed="n\n")[0] == 1
     machine.refresh_from_db()
     assert machine.task == "stopping"
+
+
+def test_a_machine_rests_grows_and_comes_back_from_the_bin(shell: Shell, machine: Machine, flavour: Flavour) -> None:
+    Flavour.objects.create(name="wide", title="Wide", vcpus=2, memory_mib=2048, disk_gib=10)
+    Project.objects.update(bin_days=7, used_machines=1, used_vcpus=1, used_memory_mib=1024, used_disk_gib=10)
+    MachineLabel.objects.create(machine=machine, name="web")
+    shell.sign_in()
+    assert shell.run("-q", "ls", "-l", "web")[1] == "beacon\n"
+    assert shell.run("-q", "ls", "-l", "db")[1] == ""
+    code, out, _said = shell.run("resize", "beacon")
+    assert (code, "wide" in out and "next-start" in out) == (0, True), out
+    for command, kind, task in (
+        (("pause", "beacon"), "machine.pause", "pausing"),
+        (("hibernate", "beacon"), "machine.hibernate", "hibernating"),
+        (("resize", "beacon", "wide"), "machine.resize", "resizing"),
+        (("rm", "beacon", "--yes"), "machine.bin", "binning"),
+    ):
+        assert shell.data(*command)["kind"] == kind
+        machine.refresh_from_db()
+        assert machine.task == task
+        Job.objects.all().delete()
+        if kind != "machine.bin":
+            Machine.objects.update(task="", saved_gib=0)
+    binning.record_binned(machine)
+    assert shell.run("show", "beacon")[0] == 4
+    assert shell.run("-q", "ls", "bin")[1] == "beacon\n"
+    code, _out, said = shell.run("undelete", "beacon")
+    assert (code, "is back" in said) == (0, True), said
+    assert shell.run("undelete", "beacon")[0] == 4
+    assert shell.data("rm", "--purge", "--yes", "beacon")["kind"] == "machine.delete"
+
+
+def test_the_console_log_is_shown_and_searched(shell: Shell, machine: Machine, web: Web) -> None:
+    serial_log.keep(machine.pk, b"boot\r\n\x1b]0;owned\x07hello\n")
+    shell.sign_in()
+    code, out, said = shell.run("logs", "-c", "beacon")
+    assert (code, out) == (0, "boot\n\u241b]0;owned\u2407hello\n"), said
+    assert shell.run("logs", "beacon", "-s", "BOO")[1] == "boot\n"
 
 
 def test_two_of_one_name_are_told_apart(shell: Shell, machine: Machine, alice: User, charlie: User) -> None:

@@ -13,13 +13,17 @@ import time
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from portal.accounts.models import ApiToken, User
 from portal.accounts.tokens import make_token, revoke_token
+from portal.api.follow import MOST_AT_ONCE
 from portal.console.models import ConsoleSession
 from portal.console.tickets import SUBPROTOCOL_PREFIX
+from portal.events.kinds import Kind
+from portal.events.services import record
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus, StepName, StepStatus
@@ -39,11 +43,11 @@ WITHIN_S = 1.0
 
 @dataclass
 class Follower(threading.Thread):
-    """Reads one job's events until they end: each with the time at which it came."""
+    """Reads the events of one address until they end: each with the time at which it came."""
 
     port: int
     secret: str
-    job: Job
+    path: str
     events: list[tuple[float, str, Any]] = field(default_factory=list)
     status: int = 0
 
@@ -55,7 +59,7 @@ class Follower(threading.Thread):
     def run(self) -> None:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
         headers = {"Authorization": f"Bearer {self.secret}", "Host": "localhost"}
-        connection.request("GET", f"/api/v1/jobs/{self.job.pk}/events", headers=headers)
+        connection.request("GET", f"/api/v1/{self.path}", headers=headers)
         answer = connection.getresponse()
         self.status = answer.status
         name = ""
@@ -84,7 +88,7 @@ def test_a_change_of_a_job_reaches_all_its_followers_within_a_second(web: Web, m
     """And none of them holds a thread of the web process."""
     job = jobs.enqueue(JobName.MACHINE_STOP, machine, queue="host.local", actor=alice)
     _row, secret = _token(alice)
-    followers = [Follower(web.port, secret, job) for _number in range(FOLLOWERS)]
+    followers = [Follower(web.port, secret, f"jobs/{job.pk}/events") for _number in range(FOLLOWERS)]
     for follower in followers:
         follower.start()
     wait_for("all followers know the job", lambda: all(one.has("queued") for one in followers), seconds=60, every=0.1)
@@ -116,13 +120,55 @@ def _end(job: Job) -> None:
 def test_following_ends_with_the_token(web: Web, machine: Machine, alice: User) -> None:
     job = jobs.enqueue(JobName.MACHINE_STOP, machine, queue="host.local", actor=alice)
     row, secret = _token(alice)
-    follower = Follower(web.port, secret, job)
+    follower = Follower(web.port, secret, f"jobs/{job.pk}/events")
     follower.start()
     wait_for("it follows", lambda: follower.has("queued"), seconds=30, every=0.05)
     at_once([lambda: revoke_token(row, actor=alice)])
     follower.join(20)
     assert not follower.is_alive()
     assert follower.events[-1][1] == "gone"
+
+
+def test_a_projects_events_reach_who_follows_within_a_second_and_end_with_the_token(
+    web: Web, machine: Machine, alice: User, charlie: User
+) -> None:
+    elsewhere = charlie.memberships.get().project_id
+    row, secret = _token(alice)
+    at_once([lambda: _happens(machine, machine.project_id, "before")])
+    follower = Follower(web.port, secret, f"projects/{machine.project_id}/events/follow")
+    follower.start()
+    wait_for("it is let in", lambda: follower.status == 200, seconds=30, every=0.05)
+    at_once([lambda: _happens(machine, elsewhere, "elsewhere")])
+    told = at_once([lambda: _happens(machine, machine.project_id, "first")])[0]
+    wait_for("it is told", lambda: follower.events, seconds=30, every=0.05)
+    assert follower.events[0][0] - told < WITHIN_S
+    at_once([lambda: _happens(machine, machine.project_id, "second")])
+    wait_for("it is told again", lambda: len(follower.events) > 1, seconds=30, every=0.05)
+    at_once([lambda: revoke_token(row, actor=alice)])
+    follower.join(20)
+    assert not follower.is_alive()
+    assert [(name, data.get("detail")) for _at, name, data in follower.events] == [
+        ("event", {"which": "first"}),
+        ("event", {"which": "second"}),
+        ("gone", None),
+    ]
+
+
+def test_following_goes_on_from_a_moment(web: Web, machine: Machine, alice: User) -> None:
+    """Events that came while nobody followed, more of them than are sent at once."""
+    count = MOST_AT_ONCE + 20
+    at_once([lambda: [_happens(machine, machine.project_id, str(number)) for number in range(count)]])
+    _row, secret = _token(alice)
+    since = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    follower = Follower(web.port, secret, f"projects/{machine.project_id}/events/follow?since={since}")
+    follower.start()
+    wait_for("all are told", lambda: len(follower.events) >= count, seconds=60, every=0.1)
+    assert [data["detail"]["which"] for _at, _name, data in follower.events] == [str(one) for one in range(count)]
+
+
+def _happens(machine: Machine, project: UUID, which: str) -> float:
+    record(Kind.MACHINE_CHANGED, machine, project=project, data={"which": which})
+    return time.monotonic()
 
 
 def test_a_screen_is_opened_by_a_token_and_closes_with_it(web: Web, machine: Machine, alice: User, bob: User) -> None:

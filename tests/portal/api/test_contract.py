@@ -21,6 +21,7 @@ from schemathesis.generation.case import Case
 from schemathesis.generation.stateful.state_machine import APIStateMachine
 
 from portal.accounts.models import User
+from portal.api.document import FOLLOWING
 from portal.images.models import ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
@@ -29,8 +30,8 @@ from tests.portal.api.conftest import MakeProgram
 
 EXAMPLES = 4
 CHAINS, STEPS = 15, 8
-# It streams, which a WSGI application does not; tests/integration/api/test_live.py follows it.
-LEFT_OUT = ["follow_job"]
+# They stream, which a WSGI application does not; tests/integration/api/test_live.py follows them.
+LEFT_OUT = [*FOLLOWING]
 # A body that fits its schema may still name what is not there (404), be in the way of something (409), or hold a key
 # that is none (422): schemas cannot say that.
 ACCEPTED = ["2xx", "304", "403", "404", "409", "412", "422"]

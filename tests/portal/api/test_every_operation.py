@@ -15,11 +15,13 @@ from portal.api.core import Operation
 from portal.api.document import document
 from portal.api.operations import OPERATIONS
 from portal.console.models import ConsoleLink, ConsoleSession
+from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
-from portal.machines.models import Machine
+from portal.machines.models import Batch, Machine
+from portal.machines.states import Status
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
 from tests.portal.test_every_url import ALL, state
 
@@ -45,6 +47,14 @@ BODIES: dict[str, Any] = {
     "let_in_to_screen": {"username": "charlie"},
     "share_screen": {"mode": "control"},
     "open_link": {"token": "nothing"},
+    "change_machine": {"name": "torch", "protected": True},
+    "resize_machine": {"flavour": "small"},
+    "add_machine_key": {"public_key": "ssh-ed25519 AAAA"},
+    "act_on_many": {"action": "stop", "machines": [str(uuid4())]},
+    "set_bin_days": {"days": 0},
+    "add_webhook": {"name": "CI", "url": "https://ci.example.org/hook"},
+    "change_webhook": {"name": "Other", "enabled": False},
+    "import_image": {"official": "debian-12"},
 }
 # What a stranger may ask for: it is about nothing that exists already.
 OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}
@@ -82,9 +92,28 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     Image.objects.update(project=project)
     session = ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon")
     difference = Difference.objects.create(host=machine.host, kind=DifferenceKind.MISSING, object_id=machine.pk)
+    webhook = add_webhook(project, actor=alice, name="CI", url="https://ci.example.org/hook")
+    delivery = try_webhook(webhook, actor=alice)
+    batch = Batch.objects.create(actor=alice, action="stop")
+    binned = Machine.objects.create(
+        project=project,
+        owner=alice,
+        name="thrown-away",
+        kind=machine.kind,
+        vcpus=1,
+        memory_mib=1024,
+        disk_gib=10,
+        host=machine.host,
+        mac="52:54:00:00:00:02",
+        status=Status.BINNED,
+    )
     key = SshKey.objects.create(user=alice, name="laptop", public_key="ssh-ed25519 AAAA")
     targets: dict[str, Callable[[], Model]] = {
         "machines": lambda: machine,
+        "bin": lambda: binned,
+        "batches": lambda: batch,
+        "webhooks": lambda: webhook,
+        "deliveries": lambda: delivery,
         "jobs": lambda: job,
         "images": lambda: image_version.image,
         "images/versions": lambda: image_version,
