@@ -80,6 +80,7 @@ INSTALLED_APPS = [
     "portal.audit",
     "portal.hosts",
     "portal.images",
+    "portal.volumes",
     "portal.jobs",
     "portal.machines",
     "portal.console",

@@ -19,10 +19,11 @@ from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.selectors import active_job_of
-from portal.machines import services
+from portal.machines import cards, disks, services
 from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine
 from portal.machines.states import LIVE, PowerState, Status, Task
+from portal.volumes.models import Volume
 from workers import drift
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
@@ -139,6 +140,10 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
             logger.warning("machine %s is %s: removing what is left on %s", machine.pk, machine.status, host.name)
             _try(driver.undefine, machine.pk)
             _try(driver.delete_storage, machine.pk)
+    for volume in Volume.objects.filter(pk__in=seen.data_volumes, host=host, holds_quota=False):
+        if active_job_of(volume) is None:
+            logger.warning("volume %s is %s: removing it from %s", volume.pk, volume.status, host.name)
+            _try(driver.delete_volume, volume.pk)
     for version in ImageVersion.objects.filter(pk__in=seen.images, status__in=_NOT_OFFERED):
         if active_job_of(version) is None:
             logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
@@ -163,4 +168,6 @@ def _end_orphan_tasks(host: Host) -> None:
     for machine in Machine.objects.stuck_since(long_ago).filter(host=host, status__in=LIVE):
         if active_job_of(machine) is None:
             logger.warning("machine %s is %s without a job: ending that", machine.pk, machine.task)
+            disks.end_orphan(machine)
+            cards.end_orphan(machine)
             services.record_task_ended(machine, Task(machine.task))

@@ -138,3 +138,8 @@ class Machine(models.Model):
     @property
     def has_screen(self) -> bool:
         return self.power_state in HAS_SCREEN and bool(self.console_socket)
+
+
+# Disks and network cards are models of this app, in a file of their own.
+from portal.machines.devices import Attachment as Attachment  # noqa: E402, PLC0414 - they refer to the above by name
+from portal.machines.devices import NetworkCard as NetworkCard  # noqa: E402, PLC0414

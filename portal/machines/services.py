@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -26,7 +27,7 @@ from portal.jobs.names import ACTIVE, JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib.secrets import new_password, seal
 from portal.machines import events
-from portal.machines.models import Flavour, Machine
+from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
 from portal.machines.states import (
     CAN_FORCE_OFF,
     CAN_REBOOT,
@@ -182,7 +183,7 @@ def _request_power(
         under_way = _same_job_under_way(machine, name)
         if under_way is not None:
             return under_way
-        raise ConflictError(_why_not(machine))
+        raise ConflictError(why_not(machine))
     for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
         jobs.request_cancel(job)  # The gentler job that this one replaces.
     audit.record(actor, name.value, machine, request_ip=request_ip)
@@ -192,8 +193,13 @@ def _request_power(
 
 
 @transaction.atomic
-def request_delete(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
-    """Have the machine removed, whatever it is doing: running work is asked to stop first."""
+def request_delete(
+    machine: Machine, *, actor: User, request_ip: str | None = None, delete_volumes: Collection[UUID] | None = None
+) -> Job:
+    """Have the machine removed, whatever it is doing: running work is asked to stop first.
+
+    `delete_volumes` are the ids of its volumes that go with it; None leaves that to what each was attached with.
+    """
     require(actor, machine.project_id, Permission.MACHINE_DELETE)
     claimed = (
         Machine.objects.filter(pk=machine.pk, status__in=LIVE)
@@ -207,6 +213,9 @@ def request_delete(machine: Machine, *, actor: User, request_ip: str | None = No
         raise NotFoundError
     for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
         jobs.request_cancel(job)
+    if delete_volumes is not None:
+        volumes = Attachment.objects.filter(machine=machine, volume__isnull=False)
+        volumes.update(delete_with_machine=Q(volume__in=delete_volumes))
     audit.record(actor, JobName.MACHINE_DELETE.value, machine, request_ip=request_ip)
     job = jobs.enqueue(JobName.MACHINE_DELETE, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
@@ -224,7 +233,7 @@ def request_retry(machine: Machine, *, actor: User, request_ip: str | None = Non
             under_way = _same_job_under_way(machine, JobName.MACHINE_CREATE)
             if under_way is not None:
                 return under_way
-            raise ConflictError(_why_not(machine))
+            raise ConflictError(why_not(machine))
         quota.reserve(machine.project_id, machine.amount)
         host = hosts.reserve_capacity(machine.amount)
         Machine.objects.filter(pk=machine.pk).update(host=host)
@@ -330,8 +339,10 @@ def record_task_ended(machine: Machine, task: Task, *, message: str = "") -> Non
 def release_resources(machine: Machine) -> None:
     """Give quota and host capacity back, exactly once whoever calls how often."""
     if Machine.objects.filter(pk=machine.pk, holds_quota=True).update(holds_quota=False) == 1:
-        quota.release(machine.project_id, machine.amount)
-        hosts.release_capacity(machine.host, machine.amount)
+        # As it is now: its disk may have grown since the caller read it.
+        held = Machine.objects.get(pk=machine.pk).amount
+        quota.release(machine.project_id, held)
+        hosts.release_capacity(machine.host, held)
 
 
 @transaction.atomic
@@ -364,7 +375,7 @@ def new_mac() -> str:
     """
     while True:
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
-        if not Machine.objects.filter(mac=mac).exists():
+        if not Machine.objects.filter(mac=mac).exists() and not NetworkCard.objects.filter(mac=mac).exists():
             return mac
 
 
@@ -440,7 +451,7 @@ def _remember_key(actor: User, ssh_key: str) -> None:
         )
 
 
-def _why_not(machine: Machine) -> str:
+def why_not(machine: Machine) -> str:
     """Which state the machine is in, for someone whose request does not fit it."""
     machine.refresh_from_db()
     if machine.task != Task.NONE:

@@ -26,6 +26,12 @@ class Task(TextChoices):
     FORCING_OFF = "forcing_off", _("forcing off")
     ADOPTING = "adopting", _("being taken over")
     REPAIRING = "repairing", _("being defined again")
+    ATTACHING = "attaching", _("attaching a disk")
+    DETACHING = "detaching", _("detaching a disk")
+    GROWING = "growing", _("growing a disk")
+    LIMITING = "limiting", _("limiting a disk")
+    ADDING_CARD = "adding_card", _("adding a network card")
+    DROPPING_CARD = "drop_card", _("removing a network card")
     DELETING = "deleting", _("deleting")
 
 
@@ -45,6 +51,8 @@ CAN_START = (PowerState.SHUT_OFF, PowerState.PAUSED, PowerState.UNKNOWN)
 CAN_STOP = (PowerState.RUNNING, PowerState.PAUSED)
 CAN_REBOOT = (PowerState.RUNNING,)
 CAN_FORCE_OFF = (PowerState.RUNNING, PowerState.PAUSED, PowerState.UNKNOWN)
+CAN_CHANGE_DEVICES = (PowerState.RUNNING, PowerState.SHUT_OFF)
+"""A paused guest lets nothing go, and of one whose host is silent nothing is known."""
 HAS_SCREEN = (PowerState.RUNNING, PowerState.PAUSED)
 
 INTERRUPTIBLE = (Task.NONE, Task.STOPPING, Task.REBOOTING)

@@ -3,13 +3,15 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import create, delete, drift, images, power
+from workers.workflows import create, delete, devices, drift, images, power, volumes
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
     *power.WORKFLOWS,
     delete.WORKFLOW,
+    *devices.WORKFLOWS,
+    *volumes.WORKFLOWS,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
 )

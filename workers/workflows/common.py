@@ -4,12 +4,13 @@ from django.utils.translation import gettext as _
 
 from portal.lib.secrets import unseal
 from portal.machines import services
-from portal.machines.models import Machine
+from portal.machines.devices import Plug
+from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.machines.selectors import machine_by_id
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import InvalidOperationError
-from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec, PowerState
+from workers.hypervisor.types import DiskSpec, Firmware, IoLimits, MachineSpec, NetworkMode, NicSpec, PowerState
 from workers.workflows.base import Context, WorkFailedError
 
 # RFB uses no more than eight characters; of 54 that are easy to tell apart this is 46 bits, behind file permissions.
@@ -24,8 +25,6 @@ def driver(context: Context[Machine]) -> HypervisorDriver:
 
 def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
     """What the domain is made from."""
-    mode = NetworkMode(machine.host.network_mode or NetworkMode.NAT)
-    network = machine.host.network if mode == NetworkMode.NAT else None
     return MachineSpec(
         uuid=machine.pk,
         name=machine.domain_name,
@@ -35,9 +34,31 @@ def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
         firmware=Firmware(machine.image_version.firmware) if machine.image_version else Firmware.BIOS,
         genid=machine.genid,
         console_secret=secret,
-        nics=(NicSpec(mac=machine.mac, mode=mode, network=network),),
+        nics=tuple(nic_of(machine, mac) for mac in (machine.mac, *_further_macs(machine))),
         desktop=machine.kind == "desktop",
+        disks=disks_of(machine),
     )
+
+
+def nic_of(machine: Machine, mac: str) -> NicSpec:
+    mode = NetworkMode(machine.host.network_mode or NetworkMode.NAT)
+    return NicSpec(mac=mac, mode=mode, network=machine.host.network if mode == NetworkMode.NAT else None)
+
+
+def _further_macs(machine: Machine) -> list[str]:
+    """What is being added only is not there yet; what is being removed still is."""
+    cards = NetworkCard.objects.filter(machine=machine).exclude(task=Plug.ADDING)
+    return list(cards.order_by("created_at", "pk").values_list("mac", flat=True))
+
+
+def disks_of(machine: Machine) -> tuple[DiskSpec, ...]:
+    attached = Attachment.objects.filter(machine=machine).exclude(task=Plug.ADDING)
+    return tuple(disk_of(attachment) for attachment in attached.order_by("created_at", "pk"))
+
+
+def disk_of(attachment: Attachment) -> DiskSpec:
+    limits = IoLimits(attachment.iops, attachment.bytes_per_s)
+    return DiskSpec(attachment.volume_id, limits, attachment.boot)
 
 
 def stored_secret(machine: Machine) -> str:

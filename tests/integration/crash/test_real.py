@@ -68,7 +68,7 @@ LIVE = Path("/var/lib/libvirt/qemu")
 # These happen in the portal's own folders and touch no host.
 NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT}
 # Before its system is up, a guest hears no power button.
-HEARD_INSIDE = {JobName.MACHINE_STOP, JobName.MACHINE_REBOOT}
+HEARD_INSIDE = {JobName.MACHINE_STOP, JobName.MACHINE_REBOOT, JobName.DISK_DETACH, JobName.CARD_REMOVE}
 STEPS = [
     (name, scene, step.name)
     for name, played in SCENES.items()

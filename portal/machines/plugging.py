@@ -1,0 +1,42 @@
+"""What requests about disks and network cards have in common: one device of a machine changes at a time.
+
+The machine's task is the lock. It goes on and off in the same transactions as the device's own, so a machine that is
+busy with a device has exactly one device that is being changed, and a job finds it there.
+"""
+
+from django.utils import timezone
+
+from portal.accounts.models import User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import require
+from portal.audit import services as audit
+from portal.errors import ConflictError
+from portal.jobs import services as jobs
+from portal.jobs.models import Job
+from portal.jobs.names import JobName
+from portal.machines import events
+from portal.machines.models import Machine
+from portal.machines.services import why_not
+from portal.machines.states import CAN_CHANGE_DEVICES, Status, Task
+
+
+def claim(machine: Machine, task: Task, *, actor: User) -> None:
+    """Inside the caller's transaction. ForbiddenError; ConflictError if the machine is in no state for it."""
+    require(actor, machine.project_id, Permission.MACHINE_OPERATE)
+    claimed = Machine.objects.filter(
+        pk=machine.pk,
+        status=Status.READY,
+        task=Task.NONE,
+        power_state__in=CAN_CHANGE_DEVICES,
+        missing_since=None,
+    ).update(task=task, task_since=timezone.now())
+    if claimed != 1:
+        raise ConflictError(why_not(machine))
+
+
+def enqueue(machine: Machine, name: JobName, *, actor: User, detail: dict[str, object], request_ip: str | None) -> Job:
+    """The audit row, the job, and word to the browsers, once everything is claimed."""
+    audit.record(actor, name.value, machine, detail=detail, request_ip=request_ip)
+    job = jobs.enqueue(name, machine, queue=machine.host.queue, actor=actor)
+    events.machine_changed(machine)
+    return job

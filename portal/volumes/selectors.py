@@ -1,0 +1,59 @@
+"""Reads about volumes. Fetching and authorising are one call."""
+
+from uuid import UUID
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import QuerySet
+
+from portal.accounts.models import Project, User
+from portal.accounts.permissions import Permission
+from portal.accounts.selectors import require
+from portal.errors import NotFoundError
+from portal.hosts.models import Host
+from portal.volumes.models import Volume
+from portal.volumes.states import CAN_ATTACH, Status, Task
+
+_RELATED = ("project", "host", "created_by")
+
+
+def volume_for(user: User | AnonymousUser, pk: UUID | str, permission: Permission = Permission.MACHINE_VIEW) -> Volume:
+    """The volume, if `user` holds `permission`. NotFoundError if unseen or deleted, ForbiddenError if only seen."""
+    volume = Volume.objects.visible_to(user).live().select_related(*_RELATED).filter(pk=pk).first()
+    if volume is None:
+        raise NotFoundError
+    require(user, volume.project_id, permission)
+    return volume
+
+
+def volumes_for(
+    user: User | AnonymousUser, *, search: str = "", status: str = "", project: str = ""
+) -> QuerySet[Volume]:
+    """Rows for the list page, newest first. Filters that mean nothing are ignored."""
+    volumes = Volume.objects.visible_to(user).live().select_related(*_RELATED)
+    if search:
+        volumes = volumes.filter(name__icontains=search)
+    if status in Status.values:
+        volumes = volumes.filter(status=status)
+    if project:
+        volumes = volumes.filter(project__name=project)
+    return volumes
+
+
+def attachable(project: Project, host: Host) -> QuerySet[Volume]:
+    """Free volumes of the project that lie where a machine on `host` can reach them."""
+    free = Volume.objects.filter(project=project, host=host, status__in=CAN_ATTACH, task=Task.NONE)
+    return free.order_by("name")
+
+
+def volume_by_id(pk: UUID | str) -> Volume:
+    """For workers, which act for the portal itself. NotFoundError if there is none."""
+    volume = Volume.objects.select_related(*_RELATED).filter(pk=pk).first()
+    if volume is None:
+        raise NotFoundError
+    return volume
+
+
+def suggest_name(project: Project) -> str:
+    """A name that is free in the project, such as disk-3."""
+    taken = set(Volume.objects.live().filter(project=project, name__startswith="disk-").values_list("name", flat=True))
+    return next(name for number in range(1, len(taken) + 2) if (name := f"disk-{number}") not in taken)
