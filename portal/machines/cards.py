@@ -26,7 +26,8 @@ MOST_CARDS = 4
 @transaction.atomic
 def request_card(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
     """Have another network card plugged in, at once if the machine runs."""
-    plugging.claim(machine, Task.ADDING_CARD, actor=actor)
+    if not plugging.claim(machine, Task.ADDING_CARD, actor=actor):
+        return plugging.again(machine, JobName.CARD_ADD, same=True)
     if NetworkCard.objects.filter(machine=machine).count() >= MOST_CARDS:
         raise ConflictError(_("A machine has at most %(most)s further network cards.") % {"most": MOST_CARDS})
     card = NetworkCard.objects.create(machine=machine, mac=new_mac(), network=machine.host.network, task=Plug.ADDING)
@@ -40,7 +41,8 @@ def request_removal(machine: Machine, *, actor: User, card: UUID, request_ip: st
     found = NetworkCard.objects.filter(machine=machine, pk=card).first()
     if found is None:
         raise NotFoundError
-    plugging.claim(machine, Task.DROPPING_CARD, actor=actor)
+    if not plugging.claim(machine, Task.DROPPING_CARD, actor=actor):
+        return plugging.again(machine, JobName.CARD_REMOVE, same=found.task == Plug.REMOVING)
     NetworkCard.objects.filter(pk=found.pk).update(task=Plug.REMOVING)
     detail = {"mac": found.mac}
     return plugging.enqueue(machine, JobName.CARD_REMOVE, actor=actor, detail=detail, request_ip=request_ip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -48,7 +49,8 @@ def request_attach(
         raise NotFoundError
     if volume.host_id != machine.host_id:
         raise ConflictError(_("This volume lies on another host than the machine, so it cannot be attached to it."))
-    plugging.claim(machine, Task.ATTACHING, actor=actor)
+    if not plugging.claim(machine, Task.ATTACHING, actor=actor):
+        return plugging.again(machine, JobName.DISK_ATTACH, same=_is_adding(machine, volume=volume))
     volumes.claim_or_refuse(volume, VolumeTask.ATTACHING, CAN_ATTACH)
     return _attach(machine, volume, actor=actor, delete_with_machine=delete_with_machine, request_ip=request_ip)
 
@@ -65,7 +67,9 @@ def request_new_disk(
     """Have a volume made beside the machine and attached to it: one job."""
     try:
         with transaction.atomic():
-            plugging.claim(machine, Task.ATTACHING, actor=actor)
+            if not plugging.claim(machine, Task.ATTACHING, actor=actor):
+                same = _is_adding(machine, volume__name=name.strip(), volume__size_gib=size_gib)
+                return plugging.again(machine, JobName.DISK_ATTACH, same=same)
             volume = volumes.create(
                 machine.project,
                 actor=actor,
@@ -97,7 +101,8 @@ def request_detach(machine: Machine, *, actor: User, disk: str, request_ip: str 
     attachment = _attachment(machine, disk)
     if attachment.volume is None:
         raise InvalidError(_("The root disk belongs to the machine and cannot be detached."))
-    plugging.claim(machine, Task.DETACHING, actor=actor)
+    if not plugging.claim(machine, Task.DETACHING, actor=actor):
+        return plugging.again(machine, JobName.DISK_DETACH, same=attachment.task == Plug.REMOVING)
     volumes.claim_or_refuse(attachment.volume, VolumeTask.DETACHING, CAN_DETACH)
     _begin(attachment, Plug.REMOVING)
     detail = {"volume": attachment.volume.name}
@@ -108,7 +113,8 @@ def request_detach(machine: Machine, *, actor: User, disk: str, request_ip: str 
 def request_grow(machine: Machine, *, actor: User, disk: str, size_gib: int, request_ip: str | None = None) -> Job:
     """Have a disk made larger, while the machine runs or not. The guest sees it at once."""
     attachment = _attachment(machine, disk)
-    plugging.claim(machine, Task.GROWING, actor=actor)
+    if not plugging.claim(machine, Task.GROWING, actor=actor):
+        return plugging.again(machine, JobName.DISK_GROW, same=attachment.wanted_gib == size_gib)
     now = _size_of(machine, attachment)
     check_size(size_gib, more_than=now)
     if attachment.volume is not None:
@@ -128,11 +134,14 @@ def request_limits(
     """Limit a disk's operations and MiB a second, reading and writing together; 0 is no limit. At once if it runs."""
     if not (0 <= iops <= MOST_IOPS and 0 <= mib_per_s <= MOST_MIB_PER_S):
         raise InvalidError(_("A limit is a whole number that is not below zero, and not beyond what disks can do."))
-    attachment = _attachment(machine, disk)
-    plugging.claim(machine, Task.LIMITING, actor=actor)
+    attachment, limits = _attachment(machine, disk), {"iops": iops, "bytes_per_s": mib_per_s * MIB}
+    if not plugging.claim(machine, Task.LIMITING, actor=actor):
+        now = {"iops": attachment.iops, "bytes_per_s": attachment.bytes_per_s}
+        same = attachment.task == Plug.LIMITING and limits == now
+        return plugging.again(machine, JobName.DISK_LIMITS, same=same)
     if attachment.volume is None and machine.keeps_definition:
         raise ConflictError(_("Its root disk was made by somebody else: only they can limit it."))
-    _begin(attachment, Plug.LIMITING, iops=iops, bytes_per_s=mib_per_s * MIB)
+    _begin(attachment, Plug.LIMITING, **limits)
     detail = {"disk": str(attachment), "iops": iops, "mib_per_s": mib_per_s}
     return plugging.enqueue(machine, JobName.DISK_LIMITS, actor=actor, detail=detail, request_ip=request_ip)
 
@@ -282,7 +291,7 @@ def record_deleted_with(attachment: Attachment) -> None:
 
 def end_orphan(machine: Machine) -> None:
     """The machine's task was ended without its job: what its device was in is settled as if the job had failed."""
-    ends = {
+    ends: dict[Plug, Callable[..., None]] = {
         Plug.ADDING: record_attach_failed,
         Plug.REMOVING: record_not_detached,
         Plug.GROWING: record_not_grown,
@@ -308,6 +317,10 @@ def _attachment(machine: Machine, disk: str) -> Attachment:
     if found is None:
         raise NotFoundError
     return found
+
+
+def _is_adding(machine: Machine, **which: object) -> bool:
+    return Attachment.objects.filter(machine=machine, task=Plug.ADDING, **which).exists()
 
 
 def _begin(attachment: Attachment, task: Plug, **values: object) -> None:

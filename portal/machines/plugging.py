@@ -4,6 +4,8 @@ The machine's task is the lock. It goes on and off in the same transactions as t
 busy with a device has exactly one device that is being changed, and a job finds it there.
 """
 
+from collections.abc import Mapping
+
 from django.utils import timezone
 
 from portal.accounts.models import User
@@ -14,14 +16,15 @@ from portal.errors import ConflictError
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
+from portal.jobs.selectors import active_job_of
 from portal.machines import events
 from portal.machines.models import Machine
 from portal.machines.services import why_not
 from portal.machines.states import CAN_CHANGE_DEVICES, Status, Task
 
 
-def claim(machine: Machine, task: Task, *, actor: User) -> None:
-    """Inside the caller's transaction. ForbiddenError; ConflictError if the machine is in no state for it."""
+def claim(machine: Machine, task: Task, *, actor: User) -> bool:
+    """Inside the caller's transaction. False if the machine is in no state for it. ForbiddenError."""
     require(actor, machine.project_id, Permission.MACHINE_OPERATE)
     claimed = Machine.objects.filter(
         pk=machine.pk,
@@ -30,13 +33,22 @@ def claim(machine: Machine, task: Task, *, actor: User) -> None:
         power_state__in=CAN_CHANGE_DEVICES,
         missing_since=None,
     ).update(task=task, task_since=timezone.now())
-    if claimed != 1:
+    return claimed == 1
+
+
+def again(machine: Machine, name: JobName, *, same: bool) -> Job:
+    """For who could not claim it: the job under way, if it is the `same` that is asked for. ConflictError otherwise."""
+    under_way = active_job_of(machine) if same else None
+    if under_way is None or under_way.name != name or under_way.cancel_requested:
         raise ConflictError(why_not(machine))
+    return under_way
 
 
-def enqueue(machine: Machine, name: JobName, *, actor: User, detail: dict[str, object], request_ip: str | None) -> Job:
+def enqueue(
+    machine: Machine, name: JobName, *, actor: User, detail: Mapping[str, object], request_ip: str | None
+) -> Job:
     """The audit row, the job, and word to the browsers, once everything is claimed."""
-    audit.record(actor, name.value, machine, detail=detail, request_ip=request_ip)
+    audit.record(actor, name.value, machine, detail=dict(detail), request_ip=request_ip)
     job = jobs.enqueue(name, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
     return job

@@ -17,6 +17,7 @@ from portal.jobs.selectors import active_jobs_of, current_step, overall_progress
 from portal.lib.secrets import unseal
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import (
+    CAN_CHANGE_DEVICES,
     CAN_FORCE_OFF,
     CAN_REBOOT,
     CAN_START,
@@ -120,7 +121,9 @@ def flavours() -> QuerySet[Flavour]:
 
 
 def allowed_actions(user: User | AnonymousUser, machine: Machine) -> frozenset[str]:
-    """Words of buttons to show: start, stop, reboot, reset, force-off, delete, console, console-view, secret."""
+    """Words of buttons to show: start, stop, reboot, reset, force-off, devices (disks and network cards may be
+    changed), delete, console, console-view, secret.
+    """
     return _actions(permissions_in(user, machine.project_id), machine)
 
 
@@ -155,6 +158,8 @@ def _power_actions(machine: Machine) -> set[str]:
         "reset": machine.task in INTERRUPTIBLE and machine.power_state in CAN_REBOOT,
         "force-off": machine.task in INTERRUPTIBLE and machine.power_state in CAN_FORCE_OFF,
     }
+    if free and machine.power_state in CAN_CHANGE_DEVICES and machine.missing_since is None:
+        rules["devices"] = True
     return {word for word, possible in rules.items() if possible}
 
 

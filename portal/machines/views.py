@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from portal.jobs.names import JobName, StepStatus
 from portal.jobs.selectors import active_job_of, overall_progress, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
 from portal.machines import launch, services
+from portal.machines.device_selectors import disk_lines, further_cards, volume_lines, volumes_for_machine
 from portal.machines.forms import MachineForm
 from portal.machines.models import Machine
 from portal.machines.selectors import (
@@ -47,6 +49,7 @@ from portal.machines.selectors import (
 )
 from portal.machines.states import PowerState, Status, Task
 from portal.machines.timeline import timeline_of
+from portal.volumes.selectors import suggest_name
 
 PER_PAGE = 36  # Drawing the cards is the greater part of the page's time; this many fill two screens.
 VIEW_COOKIE = "casement_view"
@@ -258,8 +261,23 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
         "console_mode": "control" if "console" in actions else "view",
         "stop_overdue_in": _stop_overdue_in(machine),
         "timeline": timeline_of(machine),
+        **_devices(machine, changeable="devices" in actions),
         "ssh_command": f"ssh {machine.login_user}@{machine.addresses[0]}" if machine.addresses else "",
     }
+
+
+def _devices(machine: Machine, *, changeable: bool) -> dict[str, object]:
+    """Disks and network cards; and what the forms that change them offer, for those who may."""
+    cards = further_cards(machine)
+    elsewhere = {address for card in cards for address in card.addresses}
+    shown: dict[str, object] = {
+        "disks": disk_lines(machine),
+        "cards": cards,
+        "first_card_addresses": [address for address in machine.addresses if address not in elsewhere],
+    }
+    if changeable:
+        shown |= {"attachable": volumes_for_machine(machine), "new_disk_name": suggest_name(machine.project)}
+    return shown
 
 
 def _stage(machine: Machine, job: Job | None) -> str:
@@ -352,18 +370,32 @@ def machine_confirm_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What will be lost, in words: a dialog over the page, or without a script a page."""
     machine = machine_for(request.user, pk, Permission.MACHINE_DELETE)
     template = "machines/_confirm_delete.html" if is_live(request) else "machines/confirm_delete.html"
-    return render(request, template, {"machine": machine, "next": _next_of(request)})
+    context = {"machine": machine, "next": _next_of(request), "volumes": volume_lines(machine)}
+    return render(request, template, context)
 
 
 @require_POST
 def machine_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = machine_for(request.user, pk, Permission.MACHINE_DELETE)
-    services.request_delete(machine, actor=person(request), request_ip=client_ip(request))
+    services.request_delete(
+        machine, actor=person(request), request_ip=client_ip(request), delete_volumes=_volumes_to_delete(request)
+    )
     messages.success(request, _("%(name)s is being deleted.") % {"name": machine.name})
     target = _next_of(request)
     if is_live(request):
         return HttpResponse(status=204, headers={"HX-Redirect": target})
     return redirect(target)
+
+
+def _volumes_to_delete(request: HttpRequest) -> list[UUID] | None:
+    """Those that are ticked, if the form asked; what is no id names no volume."""
+    if "volumes_asked" not in request.POST:
+        return None
+    chosen = []
+    for text in request.POST.getlist("delete_volume"):
+        with contextlib.suppress(ValueError):
+            chosen.append(UUID(text))
+    return chosen
 
 
 def _next_of(request: HttpRequest) -> str:

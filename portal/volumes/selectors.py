@@ -13,7 +13,7 @@ from portal.hosts.models import Host
 from portal.volumes.models import Volume
 from portal.volumes.states import CAN_ATTACH, Status, Task
 
-_RELATED = ("project", "host", "created_by")
+_RELATED = ("project", "host", "created_by", "attachment__machine")
 
 
 def volume_for(user: User | AnonymousUser, pk: UUID | str, permission: Permission = Permission.MACHINE_VIEW) -> Volume:

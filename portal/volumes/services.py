@@ -235,6 +235,10 @@ def record_deleted(volume: Volume) -> None:
         events.volume_changed(volume)
 
 
+def record_not_deleted(volume: Volume, *, message: str) -> None:
+    record_task_ended(volume, Task.DELETING, message=message)
+
+
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,9 @@ from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
-from portal.machines.models import Machine
+from portal.machines.models import Attachment, Machine, NetworkCard
+from portal.volumes.models import Volume
+from portal.volumes.states import Status as VolumeStatus
 
 # For people who have not signed in, and the admin, which has its own tests of the same kind.
 PUBLIC = {"accounts:login", "jsi18n"}
@@ -56,6 +58,9 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
     job = jobs.enqueue(JobName.MACHINE_STOP, machine, queue="host.local", actor=alice)
     Image.objects.update(project=project)
     membership = alice.memberships.get()
+    volume = Volume.objects.create(
+        project=project, name="data", host=machine.host, size_gib=1, status=VolumeStatus.AVAILABLE, created_by=alice
+    )
     session = ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon")
 
     def of(name: str) -> Model:
@@ -69,6 +74,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             "console": machine,
             "images": image_version.image,
             "jobs": job,
+            "volumes": volume,
             "sessions": session,
         }.get(namespace, machine.host)
 
@@ -100,6 +106,7 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "jobs",
         "machines",
         "sessions",
+        "volumes",
     }
 
 
@@ -143,7 +150,7 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in OF_OBJECTS if name.split(":")[0] in ("machines", "images", "jobs", "sessions")]
+    "name", [name for name in OF_OBJECTS if name.split(":")[0] in ("machines", "images", "jobs", "sessions", "volumes")]
 )
 def test_a_viewer_changes_nothing(client: Client, target: Target, vera: User, name: str) -> None:
     client.force_login(vera)
@@ -158,6 +165,9 @@ def state() -> tuple[object, ...]:
     return (
         list(Machine.objects.values_list("pk", "status", "task", "power_state")),
         list(ImageVersion.objects.values_list("pk", "status")),
+        list(Volume.objects.values_list("pk", "status", "task", "size_gib")),
+        list(Attachment.objects.values_list("pk", "task", "boot", "iops", "delete_with_machine")),
+        list(NetworkCard.objects.values_list("pk", "task")),
         list(Job.objects.values_list("pk", "status", "cancel_requested")),
         list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines")),
         list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),

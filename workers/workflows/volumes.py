@@ -8,7 +8,6 @@ from portal.jobs.names import JobName, StepName
 from portal.volumes import services
 from portal.volumes.models import Volume
 from portal.volumes.selectors import volume_by_id
-from portal.volumes.states import Task
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.workflows.base import Context, Step, Workflow
@@ -72,7 +71,7 @@ WORKFLOWS: tuple[Workflow[Volume], ...] = (
         load=volume_by_id,
         steps=(Step(StepName.DELETE_VOLUME, delete), Step(StepName.RELEASE, release)),
         on_done=services.record_deleted,
-        on_failed=lambda volume, message: services.record_task_ended(volume, Task.DELETING, message=message) and None,
+        on_failed=lambda volume, message: services.record_not_deleted(volume, message=message),
         cancellable=False,
         max_retries=20,
     ),

@@ -32,6 +32,12 @@ _BUSY = {
     Task.FORCING_OFF: _("Forcing off"),
     Task.ADOPTING: _("Being taken over"),
     Task.REPAIRING: _("Being defined again"),
+    Task.ATTACHING: _("Attaching a disk"),
+    Task.DETACHING: _("Detaching a disk"),
+    Task.GROWING: _("Growing a disk"),
+    Task.LIMITING: _("Limiting a disk"),
+    Task.ADDING_CARD: _("Adding a network card"),
+    Task.DROPPING_CARD: _("Removing a network card"),
     Task.DELETING: _("Deleting"),
 }
 _POWER = {
