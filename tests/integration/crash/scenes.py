@@ -380,7 +380,8 @@ def _remove_card(stage: Stage) -> Job:
 
 def _delete_with_volumes(stage: Stage) -> Job:
     """One goes with the machine, the other stays."""
-    Volume.objects.live().filter(attachment=None).update(name="of an earlier scene")
+    for earlier in Volume.objects.filter(name__in=("goes", "stays")):
+        Volume.objects.filter(pk=earlier.pk).update(name=f"of an earlier scene {uuid4().hex[:8]}")
     machine = stage.built()
     for name in ("goes", "stays"):
         stage.work_on(disks.request_new_disk(machine, actor=stage.alice, name=name, size_gib=1))
