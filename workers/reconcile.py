@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from portal.hosts import services as host_services
@@ -21,7 +21,7 @@ from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.selectors import active_job_of
 from portal.machines import cards, disks, services
 from portal.machines.drift import record_found, record_missing
-from portal.machines.models import Machine
+from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import LIVE, PowerState, Status, Task
 from portal.volumes.models import Volume
 from workers import drift
@@ -107,7 +107,8 @@ def _find_screens_and_addresses(host: Host, driver: HypervisorDriver) -> None:
     A few at a time, in no order: machines that never tell an address must not keep the others waiting.
     """
     running = Machine.objects.filter(host=host, status=Status.READY, power_state=PowerState.RUNNING, task=Task.NONE)
-    unknown = running.filter(Q(console_socket="") | Q(addresses=[]))
+    unheard_of_card = Exists(NetworkCard.objects.filter(machine=OuterRef("pk"), addresses=[]))
+    unknown = running.filter(Q(console_socket="") | Q(addresses=[]) | unheard_of_card)
     for machine in unknown.order_by("?")[:ASKED_PER_LOOK]:
         try:
             observe_running(machine, driver)
@@ -127,6 +128,10 @@ def observe_running(machine: Machine, driver: HypervisorDriver) -> None:
             raise
     if addresses := driver.addresses(machine.pk):
         services.record_addresses(machine, addresses)
+    if further := list(machine.cards.all()):
+        by_mac = driver.card_addresses(machine.pk)
+        for card in further:
+            cards.record_addresses(card, by_mac.get(card.mac, ()))
 
 
 def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:

@@ -216,11 +216,15 @@ def test_limits_that_the_host_did_not_take_hold_from_the_next_start_on(
 # --- network cards ------------------------------------------------------------------------------------------------
 
 
-def test_a_card_comes_and_goes(machine: Machine, alice: User) -> None:
+def test_a_card_comes_and_goes(machine: Machine, alice: User, host: Host, fake: FakeHost) -> None:
     work_on(cards.request_card(machine, actor=alice))
     card = NetworkCard.objects.get()
     assert disagreements() == []
+    fake.guest(machine.pk).further_addresses = {card.mac: ("10.213.0.77",)}
+    reconcile.reconcile_host(host.pk)
+    card.refresh_from_db()
     machine.refresh_from_db()
+    assert (card.addresses, machine.addresses) == (["10.213.0.77"], ["10.213.0.10"])
     work_on(cards.request_removal(machine, actor=alice, card=card.pk))
     assert not NetworkCard.objects.exists()
     assert disagreements() == []

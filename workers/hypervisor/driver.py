@@ -198,6 +198,9 @@ class HypervisorDriver(Protocol):
     def addresses(self, machine: UUID) -> tuple[str, ...]:
         """The guest's IP addresses without loopback and link-local, from its agent or else the DHCP lease."""
 
+    def card_addresses(self, machine: UUID) -> dict[str, tuple[str, ...]]:
+        """The same by network card: MAC in lower case to addresses. Cards without any are left out."""
+
     def run_in_guest(
         self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30
     ) -> CommandResult:

@@ -85,6 +85,7 @@ class FakeGuest:
     has_agent: bool = True
     agent_after_pings: int = 0
     addresses: tuple[str, ...] = ("10.213.0.10",)
+    further_addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     run: GuestCommand = echo_guest
     pings: int = 0
     reboots: int = 0

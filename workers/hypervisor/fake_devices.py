@@ -119,6 +119,13 @@ class FakeDevices:
             domain.live = domain.live and _without_nic(domain.live, mac)
             return True
 
+    def card_addresses(self, machine: UUID) -> dict[str, tuple[str, ...]]:
+        with self.host.operation("card_addresses"):
+            domain = self.host.owned(machine)
+            if domain.live is None or not domain.live.nics or not domain.guest.addresses:
+                return {}
+            return {domain.live.nics[0].mac: domain.guest.addresses, **domain.guest.further_addresses}
+
 
 def _lets_go(domain: FakeDomain) -> bool:
     return not domain.guest.keeps_devices

@@ -150,6 +150,7 @@ def test_a_running_guest_sees_disks_and_cards_come_grow_and_go(bench: Bench, vol
     bench.driver.attach_nic(spec.uuid, card(bench))
     assert bench.driver.devices(spec.uuid).volumes == {volume}
     assert bench.driver.devices(spec.uuid).macs == {spec.nics[0].mac, CARD}
+    assert CARD not in bench.driver.card_addresses(spec.uuid)
     if bench.is_real:
         _marker_is_written_and_limits_hold(bench, spec, volume)
     bench.driver.grow_disk(spec.uuid, volume, size_bytes=96 * MIB)
@@ -180,6 +181,10 @@ def _marker_is_written_and_limits_hold(bench: Bench, spec: MachineSpec, volume: 
     wait_until(lambda: sizes(bench, spec).get(serial(volume)) == 64 * MIB, 20)
     wait_until(lambda: bool(shell(bench, spec, f"grep -il {CARD} /sys/class/net/*/address || true")), 20)
     assert filters_of(CARD) == ["clean-traffic"]
+    # The guest sets it up as any other, through its filter.
+    name = shell(bench, spec, f"grep -il {CARD} /sys/class/net/*/address | cut -d/ -f5")
+    shell(bench, spec, f"ip link set {name} up && udhcpc -n -q -t 10 -T 1 -i {name} -s /etc/udhcpc")
+    wait_until(lambda: {CARD, spec.nics[0].mac} <= set(bench.driver.card_addresses(spec.uuid)), 30)
     disk = device(bench, spec, volume)
     shell(bench, spec, f"echo -n casement! | dd of={disk} conv=fsync 2>/dev/null")
     bench.driver.set_io_limits(spec.uuid, volume, IoLimits(bytes_per_s=2 * MIB))

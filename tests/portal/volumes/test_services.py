@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -108,7 +109,7 @@ def test_viewers_and_strangers_change_nothing(
 ) -> None:
     before = trace(project)
     for person in (vera, charlie):
-        for ask in (
+        asks: tuple[Callable[[User], object], ...] = (
             lambda by: services.request_volume(project, actor=by, name="more", size_gib=1),
             lambda by: services.request_grow(volume, actor=by, size_gib=2),
             lambda by: services.request_delete(volume, actor=by),
@@ -118,7 +119,8 @@ def test_viewers_and_strangers_change_nothing(
             lambda by: disks.request_limits(machine, actor=by, disk="root", iops=1, mib_per_s=0),
             lambda by: disks.set_first_at_start(machine, actor=by, disk="root"),
             lambda by: cards.request_card(machine, actor=by),
-        ):
+        )
+        for ask in asks:
             with pytest.raises(ForbiddenError):
                 ask(person)
     assert trace(project) == before
@@ -158,12 +160,13 @@ def test_a_machine_that_is_busy_paused_or_unheard_of_keeps_its_devices(
 ) -> None:
     Machine.objects.update(**condition)
     before = trace(project)
-    for ask in (
+    asks: tuple[Callable[[], object], ...] = (
         lambda: disks.request_attach(machine, actor=alice, volume=volume),
         lambda: disks.request_new_disk(machine, actor=alice, name="more", size_gib=1),
         lambda: disks.request_grow(machine, actor=alice, disk="root", size_gib=20),
         lambda: cards.request_card(machine, actor=alice),
-    ):
+    )
+    for ask in asks:
         with pytest.raises(ConflictError):
             ask()
     assert trace(project) == before
@@ -202,10 +205,11 @@ def test_a_volume_in_use_is_not_deleted_and_grows_by_way_of_its_machine(
     machine: Machine, volume: Volume, alice: User, project: Project
 ) -> None:
     Volume.objects.update(status=Status.IN_USE)
-    for ask in (
+    asks: tuple[Callable[[], object], ...] = (
         lambda: services.request_delete(volume, actor=alice),
         lambda: services.request_grow(volume, actor=alice, size_gib=2),
-    ):
+    )
+    for ask in asks:
         with pytest.raises(ConflictError, match="In use"):
             ask()
     volume.refresh_from_db()

@@ -324,6 +324,9 @@ class KvmDriver:
     def addresses(self, machine: UUID) -> tuple[str, ...]:
         return self._with(machine, "find the machine's addresses", agent.addresses)
 
+    def card_addresses(self, machine: UUID) -> dict[str, tuple[str, ...]]:
+        return self._with(machine, "find the machine's addresses", agent.card_addresses)
+
     def run_in_guest(
         self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30
     ) -> CommandResult:
