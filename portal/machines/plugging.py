@@ -7,6 +7,7 @@ busy with a device has exactly one device that is being changed, and a job finds
 from collections.abc import Mapping
 
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from portal.accounts.models import User
 from portal.accounts.permissions import Permission
@@ -40,8 +41,20 @@ def again(machine: Machine, name: JobName, *, same: bool) -> Job:
     """For who could not claim it: the job under way, if it is the `same` that is asked for. ConflictError otherwise."""
     under_way = active_job_of(machine) if same else None
     if under_way is None or under_way.name != name or under_way.cancel_requested:
-        raise ConflictError(why_not(machine))
+        raise ConflictError(_why_not(machine))
     return under_way
+
+
+def _why_not(machine: Machine) -> str:
+    machine.refresh_from_db()
+    if machine.status != Status.READY or machine.task != Task.NONE:
+        return why_not(machine)
+    if machine.missing_since is not None:
+        return _("%(name)s is missing on its host.") % {"name": machine.name}
+    return _("%(name)s is %(power)s: its disks and network cards can be changed while it runs or is shut off.") % {
+        "name": machine.name,
+        "power": machine.get_power_state_display(),
+    }
 
 
 def enqueue(

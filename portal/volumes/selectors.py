@@ -1,9 +1,10 @@
 """Reads about volumes. Fetching and authorising are one call."""
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet, Sum
 
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
@@ -43,6 +44,19 @@ def attachable(project: Project, host: Host) -> QuerySet[Volume]:
     """Free volumes of the project that lie where a machine on `host` can reach them."""
     free = Volume.objects.filter(project=project, host=host, status__in=CAN_ATTACH, task=Task.NONE)
     return free.order_by("name")
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a project's volumes take of its quota together."""
+
+    number: int
+    gib: int
+
+
+def volumes_counted_in(project: Project) -> Counted:
+    sums = Volume.objects.filter(project=project, holds_quota=True).aggregate(number=Count("pk"), gib=Sum("size_gib"))
+    return Counted(sums["number"], sums["gib"] or 0)
 
 
 def volume_by_id(pk: UUID | str) -> Volume:

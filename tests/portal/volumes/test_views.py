@@ -71,6 +71,15 @@ def test_a_new_volume_is_asked_for_and_errors_stand_at_the_field(
     assert "Being made" in text(client, made["Location"])
 
 
+def test_the_projects_page_says_what_its_volumes_take(
+    client: Client, alice: User, project: Project, volume: Volume
+) -> None:
+    client.force_login(alice)
+    page = text(client, reverse("accounts:project", args=[project.pk]))
+    assert "1 volume<" in page and "with 1 GiB of disk" in page
+    assert "the whole quota is free" not in page
+
+
 def test_nobody_without_a_project_makes_a_volume(client: Client, vera: User) -> None:
     client.force_login(vera)
     assert "No project to make a volume in" in text(client, NEW)

@@ -65,8 +65,9 @@ class VolumeFolder:
 
     def list(self) -> Iterator[VolumeInfo]:
         for path in regular_files(self.folder):
-            # A file may go while the list is made; one that is no volume is somebody else's.
-            with contextlib.suppress(FileNotFoundError, VolumeNotFoundError, ValueError):
+            # A file may go while the list is made; one that is no volume is somebody else's, or broken: then its row
+            # is told to be without it.
+            with contextlib.suppress(FileNotFoundError, HypervisorError, ValueError):
                 yield self.info(UUID(path.stem))
 
 
