@@ -11,7 +11,7 @@ from portal.machines.devices import Plug
 from portal.machines.disks import MIB, ROOT
 from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.volumes.models import Volume
-from portal.volumes.selectors import attachable
+from portal.volumes.selectors import free_volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ def further_cards(machine: Machine) -> list[NetworkCard]:
     return list(NetworkCard.objects.filter(machine=machine).order_by("created_at", "pk"))
 
 
-def volumes_for_machine(machine: Machine) -> list[Volume]:
-    """What could be attached to it."""
-    return list(attachable(machine.project, machine.host))
+def volumes_for_machine(machine: Machine) -> tuple[list[Volume], int]:
+    """What could be attached to it, and how many free volumes lie on other hosts, where it cannot reach them."""
+    free = list(free_volumes(machine.project))
+    here = [volume for volume in free if volume.host_id == machine.host_id]
+    return here, len(free) - len(here)

@@ -276,7 +276,12 @@ def _devices(machine: Machine, *, changeable: bool) -> dict[str, object]:
         "first_card_addresses": [address for address in machine.addresses if address not in elsewhere],
     }
     if changeable:
-        shown |= {"attachable": volumes_for_machine(machine), "new_disk_name": suggest_name(machine.project)}
+        attachable, elsewhere_count = volumes_for_machine(machine)
+        shown |= {
+            "attachable": attachable,
+            "volumes_elsewhere": elsewhere_count,
+            "new_disk_name": suggest_name(machine.project),
+        }
     return shown
 
 

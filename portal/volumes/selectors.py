@@ -10,7 +10,6 @@ from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.errors import NotFoundError
-from portal.hosts.models import Host
 from portal.volumes.models import Volume
 from portal.volumes.states import CAN_ATTACH, Status, Task
 
@@ -40,10 +39,9 @@ def volumes_for(
     return volumes
 
 
-def attachable(project: Project, host: Host) -> QuerySet[Volume]:
-    """Free volumes of the project that lie where a machine on `host` can reach them."""
-    free = Volume.objects.filter(project=project, host=host, status__in=CAN_ATTACH, task=Task.NONE)
-    return free.order_by("name")
+def free_volumes(project: Project) -> QuerySet[Volume]:
+    """Which of them a machine can have depends on the host: it reaches only those in its own host's pool."""
+    return Volume.objects.filter(project=project, status__in=CAN_ATTACH, task=Task.NONE).order_by("name")
 
 
 @dataclass(frozen=True, slots=True)

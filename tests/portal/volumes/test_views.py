@@ -129,6 +129,17 @@ def test_the_machines_page_shows_its_disks_and_cards(
     assert "can be changed while the machine runs" in text(client, of("machines:detail", machine))
 
 
+def test_volumes_on_other_hosts_are_not_offered_and_it_is_said(
+    client: Client, volume: Volume, machine: Machine, alice: User
+) -> None:
+    client.force_login(alice)
+    page = text(client, of("machines:detail", machine))
+    assert f'value="{volume.pk}"' in page and "lies on another host" not in page
+    Volume.objects.update(host=Host.objects.create(name="far", uri="fake://far", pool_dir="/x"))
+    page = text(client, of("machines:detail", machine))
+    assert f'value="{volume.pk}"' not in page and "1 free volume of the project lies on another host" in page
+
+
 def test_a_button_is_answered_at_once_and_refused_in_words(
     client: Client, volume: Volume, machine: Machine, alice: User
 ) -> None:
