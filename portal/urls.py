@@ -18,6 +18,7 @@ urlpatterns = [
     path("machines/", include("portal.machines.urls")),
     path("machines/", include("portal.console.urls")),
     path("sessions/", include("portal.console.session_urls")),
+    path("volumes/", include("portal.volumes.urls")),
     path("images/", include("portal.images.urls")),
     path("jobs/", include("portal.jobs.urls")),
     path("hosts/", include("portal.overview.urls")),

@@ -1,8 +1,8 @@
 """The bin: what is deleted waits there, switched off, for as many days as its project says.
 
-It keeps its name, its disk and its definition, so that taking it back always gives what there was. Its disk goes on
-counting against the project's quota; its processors, memory and place among the machines are free for others, and are
-asked for again when it is taken back.
+It keeps its name, its disk, its volumes and its definition, so that taking it back always gives what there was. Its
+disks go on counting against the project's quota; its processors, memory and place among the machines are free for
+others, and are asked for again when it is taken back.
 """
 
 from __future__ import annotations

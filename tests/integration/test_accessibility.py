@@ -29,8 +29,9 @@ from portal.events.services import add_webhook, record, try_webhook
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
-from portal.machines.models import Batch, BatchItem, Machine, MachineLabel
+from portal.machines.models import Attachment, Batch, BatchItem, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.volumes.models import Volume
 from tests.portal.test_every_url import ALL, PUBLIC
 from tests.support import axe
 from tests.support.axe import Finding
@@ -59,6 +60,7 @@ ASKED: dict[str, list[str]] = {
     "hosts:list": ["?q=nothing-is-called-so"],
     "jobs:list": ["?state=failed", "?q=nothing-is-called-so"],
     "audit:list": ["?q=nothing-is-called-so"],
+    "volumes:list": ["?q=nothing-is-called-so"],
 }
 # What Django's admin brings and we cannot change, by rule and page. The box that filters a person's groups is made by
 # Django's SelectFilter2.js, which gives its icon's <span> a label.
@@ -71,6 +73,7 @@ FORMS = [
     "accounts:project-new",
     "machines:new",
     "images:upload",
+    "volumes:new",
 ]
 
 
@@ -175,6 +178,7 @@ def _objects(estate: Estate) -> Objects:
         "machines:bin-": [_binned(machines[0])],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
+        "volumes": _volumes(machines[0]),
         "console": machines[:2],
         "sessions": [session],
         "images:delete-version": [version],
@@ -232,6 +236,23 @@ def _batch(machines: list[Machine], estate: Estate) -> Batch:
         job = Job.objects.filter(project=estate.projects[0], status=status).first()
         BatchItem.objects.create(batch=batch, machine=machine, job=job, refusal="" if job else "It is busy.")
     return batch
+
+
+def _volumes(machine: Machine) -> list[Volume]:
+    """One in each state; the machine has two of them, and a second network card."""
+    made = [
+        Volume.objects.create(project=machine.project, name=f"data {status}", host=machine.host, size_gib=4, **values)
+        for status, values in {
+            "free": {"status": "available"},
+            "in use": {"status": "in_use"},
+            "growing": {"status": "in_use", "task": "growing"},
+            "failed": {"status": "error", "error_message": "The host's storage is full."},
+        }.items()
+    ]
+    Attachment.objects.create(machine=machine, volume=made[1], iops=500, bytes_per_s=20 << 20)
+    Attachment.objects.create(machine=machine, volume=made[2], task="growing")
+    NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77", task="removing")
+    return made
 
 
 def _people_on(machine: Machine, member: User, other: Membership) -> None:

@@ -25,7 +25,8 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.admin_csp import AdminPolicyMiddleware
 from portal.lib.secrets import seal
-from portal.machines.models import Batch, BatchItem, Flavour, Machine, MachineLabel
+from portal.machines.models import Attachment, Batch, BatchItem, Flavour, Machine, MachineLabel, NetworkCard
+from portal.volumes.models import Volume
 
 OURS = [model for model in apps.get_models() if model.__module__.startswith("portal.")]
 CHANGED_HERE = {"user", "host", "image", "flavour"}
@@ -54,6 +55,9 @@ def everything(machine: Machine, alice: User) -> None:
     )
     ConsoleGrant.objects.create(link=link, membership=alice.memberships.get())
     try_webhook(add_webhook(machine.project, actor=alice, name="CI", url="https://ci.example.org/"), actor=alice)
+    volume = Volume.objects.create(project=machine.project, name="beacon data", host=machine.host, size_gib=1)
+    Attachment.objects.create(machine=machine, volume=volume)
+    NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77")
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
 
 

@@ -20,8 +20,9 @@ from portal.events.kinds import Kind
 from portal.events.models import Webhook
 from portal.events.services import add_webhook, record
 from portal.jobs.models import Job
-from portal.machines.models import Machine
+from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.volumes.models import Volume
 from tests.support.estate import Estate, build_estate
 
 pytestmark = pytest.mark.django_db
@@ -63,6 +64,8 @@ PAGES = [
     ("operator", "/projects/{project}/webhooks/"),
     ("operator", "/webhooks/{webhook}/"),
     ("member", "/projects/{project}/events/"),
+    ("operator", "/volumes/"),
+    ("operator", "/volumes/?q=data&status=in_use"),
     ("member", "/machines/"),
     ("member", "/machines/?q=0000"),
     ("member", "/machines/?status=running"),
@@ -73,6 +76,7 @@ PAGES = [
     ("member", "/projects/"),
     ("member", "/projects/{project}/"),
     ("member", "/images/"),
+    ("member", "/volumes/"),
 ]
 Costs = dict[tuple[str, str], int]
 
@@ -89,9 +93,23 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
     with transaction.atomic():
         estate = build_estate(hosts=hosts, machines=machines, projects=projects)
         _one_of_each(estate)
+        _volumes(estate)
         found = {page: _cost(estate, *page) for page in PAGES}
         transaction.set_rollback(True)
     return found
+
+
+def _volumes(estate: Estate) -> None:
+    """As many as there are machines, up to what one machine can have; half of them attached to the first."""
+    machine = estate.machines[0]
+    for number in range(min(len(estate.machines), 24)):
+        volume = Volume.objects.create(
+            project=machine.project, name=f"data {number}", host=machine.host, size_gib=1, status="available"
+        )
+        if number % 2:
+            Attachment.objects.create(machine=machine, volume=volume)
+            NetworkCard.objects.create(machine=machine, mac=f"52:54:00:00:00:{number:02x}")
+            Volume.objects.filter(pk=volume.pk).update(status="in_use")
 
 
 def _one_of_each(estate: Estate) -> None:
