@@ -29,7 +29,7 @@ from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import keys_of, permissions_in, projects_for
 from portal.audit import services as audit
-from portal.errors import PortalError
+from portal.errors import NotFoundError, PortalError
 from portal.images.models import Image, Kind
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, StepStatus
@@ -247,9 +247,12 @@ class StepLine:
 def machine_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What lies in the bin is shown there: records lead here long after."""
     user = person(request)
-    if not is_live(request) and binning.binned_for(user).filter(pk=pk).exists():
+    try:
+        machine = machine_for(user, pk)
+    except NotFoundError:
+        if is_live(request) or not binning.binned_for(user).filter(pk=pk).exists():
+            raise
         return redirect("machines:bin")
-    machine = machine_for(user, pk)
     context = _detail_context(request, machine)
     return render(request, "machines/_detail.html" if is_live(request) else "machines/detail.html", context)
 

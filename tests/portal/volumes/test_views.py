@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.hosts.models import Host
@@ -174,3 +175,62 @@ def test_deleting_a_machine_asks_what_becomes_of_its_volumes(
     client.post(of("machines:delete", machine), form)
     kept = dict(Attachment.objects.values_list("volume__name", "delete_with_machine"))
     assert kept == {"data": True, "scratch": False}
+
+
+def test_where_there_is_a_bin_the_choice_is_for_those_who_may_delete_past_it(
+    client: Client, volume: Volume, machine: Machine, alice: User, bob: User, project: Project, host: Host
+) -> None:
+    Project.objects.update(bin_days=7)
+    other = Volume.objects.create(project=project, name="scratch", host=host, size_gib=1)
+    Volume.objects.update(status=Status.IN_USE)
+    Attachment.objects.create(machine=machine, volume=volume)
+    Attachment.objects.create(machine=machine, volume=other, delete_with_machine=True)
+    confirm, delete = of("machines:confirm-delete", machine), of("machines:delete", machine)
+    client.force_login(bob)
+    page = text(client, confirm)
+    assert "Its volumes stay attached" in page and "delete_volume" not in page
+    client.force_login(alice)
+    page = text(client, confirm)
+    assert "Delete data (1 GiB) too" in page and page.count("checked") == 1
+    form = {"volumes_asked": "yes", "delete_volume": [str(volume.pk)]}
+    client.post(delete, form)
+    assert Job.objects.get().name == "machine.bin"
+    kept = dict(Attachment.objects.values_list("volume__name", "delete_with_machine"))
+    assert kept == {"data": False, "scratch": True}, "it was not deleted for good"
+    Machine.objects.update(task="")
+    Job.objects.all().delete()
+    client.post(delete, form | {"purge": "yes"})
+    assert Job.objects.get().name == "machine.delete"
+    kept = dict(Attachment.objects.values_list("volume__name", "delete_with_machine"))
+    assert kept == {"data": True, "scratch": False}
+
+
+def test_the_bin_says_what_becomes_of_volumes_and_they_say_where_they_are(
+    client: Client, volume: Volume, machine: Machine, alice: User, project: Project, host: Host
+) -> None:
+    other = Volume.objects.create(project=project, name="scratch", host=host, size_gib=1)
+    Volume.objects.update(status=Status.IN_USE)
+    Attachment.objects.create(machine=machine, volume=volume)
+    Attachment.objects.create(machine=machine, volume=other, delete_with_machine=True)
+    Machine.objects.update(status="binned", power_state=PowerState.SHUT_OFF)
+    client.force_login(alice)
+    page = text(client, of("machines:bin-purge", machine))
+    assert "data (1 GiB) stays" in page and "scratch (1 GiB) is deleted too" in page
+    assert "delete_volume" not in page
+    assert "it is in the bin" in text(client, of("volumes:detail", volume))
+    assert "(in the bin)" in text(client, LIST)
+
+
+def test_the_page_of_a_hibernated_machine_offers_no_change_of_its_devices(
+    client: Client, volume: Volume, machine: Machine, alice: User
+) -> None:
+    client.force_login(alice)
+    Machine.objects.update(power_state=PowerState.SHUT_OFF)
+    page = text(client, of("machines:detail", machine))
+    assert of("machines:disk-attach", machine) in page and of("machines:card-add", machine) in page
+    Machine.objects.update(saved_at=timezone.now())
+    page = text(client, of("machines:detail", machine))
+    assert of("machines:disk-attach", machine) not in page and of("machines:card-add", machine) not in page
+    assert "It is hibernated" in page
+    answer = client.post(of("machines:disk-attach", machine), {"volume": volume.pk}, headers=HTMX)
+    assert answer.status_code == 409 and "is hibernated" in answer.json()["message"]
