@@ -67,6 +67,7 @@ def request_restore(machine: Machine, *, actor: User, request_ip: str | None = N
         if not services.change_held(machine.pk, Q(status=Status.BINNED, task=Task.NONE), _taken_back):
             raise ConflictError(_("%(name)s is not in the bin, or is being deleted.") % {"name": machine.name})
         audit.record(actor, "machine.restored", machine, request_ip=request_ip)
+        events.record_changed(machine, ["restored"], actor=actor)
     machine.refresh_from_db()
     return machine
 

@@ -163,6 +163,7 @@ def set_first_at_start(machine: Machine, *, actor: User, disk: str, request_ip: 
         Attachment.objects.filter(pk=first.pk).update(boot=1)
         Attachment.objects.filter(pk=root.pk).update(boot=2)
     audit.record(actor, "disk.first", machine, detail={"disk": str(first)}, request_ip=request_ip)
+    events.record_changed(machine, ["first_disk"], actor=actor)
     events.machine_changed(machine)
 
 
@@ -177,6 +178,7 @@ def set_kept(machine: Machine, *, actor: User, disk: str, keep: bool, request_ip
     if changed.update(delete_with_machine=not keep):
         detail = {"volume": attachment.volume.name, "keep": keep}
         audit.record(actor, "disk.kept", machine, detail=detail, request_ip=request_ip)
+        events.record_changed(machine, ["kept_disks"], actor=actor)
         events.machine_changed(machine)
 
 

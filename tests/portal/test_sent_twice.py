@@ -49,7 +49,7 @@ EACH_COUNTS = {
     "sessions:watch": {"audit.Event"},
     "events:webhook-secret": {"audit.Event"},
     "events:webhook-try": {"audit.Event", "events.Event", "events.Delivery"},
-    "machines:disk-first": {"audit.Event"},
+    "machines:disk-first": {"audit.Event", "events.Event"},
 }
 
 

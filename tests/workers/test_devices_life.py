@@ -108,11 +108,12 @@ def test_in_the_bin_it_keeps_its_volumes_which_count_and_are_nobody_elses(
     assert not Difference.objects.exists()
     other = built()
     volume = Volume.objects.get(name="stays")
-    for ask in (
+    refused: tuple[Callable[[], object], ...] = (
         lambda: disks.request_attach(other, actor=alice, volume=volume),
         lambda: volumes.request_delete(volume, actor=alice),
         lambda: disks.request_new_disk(binned, actor=alice, name="more", size_gib=1),
-    ):
+    )
+    for ask in refused:
         with pytest.raises(ConflictError):
             ask()
     binning.request_restore(binned, actor=alice)

@@ -1,10 +1,12 @@
 """Remove a machine so that nothing of it is left: domain, disk, seed, socket, quota. Or switch it off, for the bin."""
 
+from django.utils import timezone
+
 from portal.jobs.names import JobName, StepName
 from portal.jobs.selectors import others_at_work
 from portal.machines import binning, cards, disks, services
 from portal.machines.models import Attachment, Machine
-from portal.machines.states import Task
+from portal.machines.states import PowerState, Task
 from workers.hypervisor.errors import DomainNotFoundError
 from workers.workflows import common, create
 from workers.workflows.base import Again, Context, Step, Workflow
@@ -41,6 +43,7 @@ def cut_power(context: Context[Machine]) -> None:
         driver.discard_saved(context.target.pk)
     except DomainNotFoundError:
         return
+    services.record_power_state(context.target.pk, PowerState.SHUT_OFF, at=timezone.now())
 
 
 TO_BIN: Workflow[Machine] = Workflow(

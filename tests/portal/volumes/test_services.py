@@ -17,6 +17,7 @@ from portal.errors import (
     NotFoundError,
     QuotaExceededError,
 )
+from portal.events import models as happened
 from portal.hosts.models import Host
 from portal.jobs.models import Job
 from portal.machines import cards, disks
@@ -223,3 +224,14 @@ def test_a_disk_never_gets_smaller(machine: Machine, volume: Volume, alice: User
             services.request_grow(volume, actor=alice, size_gib=size)
     with pytest.raises(InvalidError):
         disks.request_grow(machine, actor=alice, disk="root", size_gib=10)
+
+
+def test_what_is_chosen_of_disks_is_an_event(machine: Machine, volume: Volume, alice: User) -> None:
+    Volume.objects.update(status=Status.IN_USE)
+    disk = str(Attachment.objects.create(machine=machine, volume=volume).pk)
+    disks.set_first_at_start(machine, actor=alice, disk=disk)
+    for _twice in range(2):
+        disks.set_kept(machine, actor=alice, disk=disk, keep=False)
+    told = happened.Event.objects.filter(kind="machine.changed", subject_id=machine.pk).order_by("pk")
+    assert [event.data["changed"] for event in told] == [["first_disk"], ["kept_disks"]]
+    assert {event.actor_name for event in told} == {"alice"}
