@@ -174,11 +174,12 @@ def _objects(estate: Estate) -> Objects:
     _people_on(machines[0], estate.member, membership)
     webhook, delivery = _webhook(estate, machines[0])
     _dress(machines[0])
+    binned = _binned(machines[0])
     return {
-        "machines:bin-": [_binned(machines[0])],
+        "machines:bin-": [binned],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
-        "volumes": _volumes(machines[0]),
+        "volumes": [*_volumes(machines[0]), *_volumes_in_bin(binned)],
         "console": machines[:2],
         "sessions": [session],
         "images:delete-version": [version],
@@ -253,6 +254,17 @@ def _volumes(machine: Machine) -> list[Volume]:
     Attachment.objects.create(machine=machine, volume=made[2], task="growing")
     NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77", task="removing")
     return made
+
+
+def _volumes_in_bin(binned: Machine) -> list[Volume]:
+    """One stays when its machine is deleted for good, the other goes."""
+    made = [
+        Volume.objects.create(project=binned.project, name=name, host=binned.host, size_gib=4, status="in_use")
+        for name in ("stays", "goes")
+    ]
+    for volume in made:
+        Attachment.objects.create(machine=binned, volume=volume, delete_with_machine=volume.name == "goes")
+    return made[:1]
 
 
 def _people_on(machine: Machine, member: User, other: Membership) -> None:
