@@ -82,6 +82,7 @@ INSTALLED_APPS = [
     "portal.events",
     "portal.hosts",
     "portal.images",
+    "portal.volumes",
     "portal.jobs",
     "portal.machines",
     "portal.console",

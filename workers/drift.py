@@ -16,6 +16,9 @@ from portal.images.models import ImageVersion
 from portal.machines.models import Machine
 from portal.machines.sizes import room_of
 from portal.machines.states import LIVE, Status, Task
+from portal.volumes.models import Volume
+from portal.volumes.states import HAS_FILE
+from portal.volumes.states import Task as VolumeTask
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import DomainNotFoundError
 from workers.hypervisor.types import MachineInfo, VolumeInfo
@@ -39,13 +42,17 @@ class Seen:
         return {volume.image for volume in self.volumes if volume.image is not None}
 
     @property
+    def data_volumes(self) -> set[UUID]:
+        return {volume.volume for volume in self.volumes if volume.volume is not None}
+
+    @property
     def machines(self) -> set[UUID]:
         """Of which machines there is anything: a domain or a file."""
         return set(self.domains) | {volume.machine for volume in self.volumes if volume.machine is not None}
 
 
 def find(host: Host, driver: HypervisorDriver, seen: Seen) -> list[Finding]:
-    """Every difference on the host. Four queries, however much is on it."""
+    """Every difference on the host. The same queries, however much is on it."""
     here = list(Machine.objects.filter(host=host, status=Status.READY, task=Task.NONE))
     known = dict(Machine.objects.filter(pk__in=seen.machines).values_list("pk", "status"))
     return [
@@ -53,6 +60,7 @@ def find(host: Host, driver: HypervisorDriver, seen: Seen) -> list[Finding]:
         *_copies(host, seen),
         *_unknown(seen, set(known)),
         *_unknown_images(seen),
+        *_of_volumes(host, driver, seen),
     ]
 
 
@@ -116,6 +124,20 @@ def _unknown_images(seen: Seen) -> Iterator[Finding]:
     sizes = {volume.image: volume.allocation_bytes for volume in seen.volumes if volume.image is not None}
     for version in sorted(seen.images - known):
         yield Finding(DifferenceKind.IMAGE, version, "", {"disk_gib": round(sizes[version] / GIB, 1)})
+
+
+def _of_volumes(host: Host, driver: HypervisorDriver, seen: Seen) -> Iterator[Finding]:
+    """Volumes whose file is lost, and files that no row knows. What a row of any state names is never a stranger's."""
+    rows = dict(Volume.objects.filter(host=host, status__in=HAS_FILE, task=VolumeTask.NONE).values_list("pk", "name"))
+    lost = set(rows) - seen.data_volumes
+    if lost:  # One that was just made may be younger than the list.
+        lost -= {info.volume for info in driver.list_volumes() if info.volume is not None}
+    for pk in sorted(lost):
+        yield Finding(DifferenceKind.NO_VOLUME, pk, rows[pk])
+    known = set(Volume.objects.filter(pk__in=seen.data_volumes).values_list("pk", flat=True))
+    files = {info.volume: info for info in seen.volumes if info.volume is not None}
+    for pk in sorted(set(files) - known):
+        yield Finding(DifferenceKind.VOLUME, pk, "", {"disk_gib": _gib(files[pk])})
 
 
 def _size_of(info: MachineInfo) -> dict[str, object]:

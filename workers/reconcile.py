@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from portal.hosts import services as host_services
@@ -19,10 +19,11 @@ from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.selectors import active_job_of
-from portal.machines import hibernation, services
+from portal.machines import cards, disks, hibernation, services
 from portal.machines.drift import record_found, record_missing
-from portal.machines.models import Machine
+from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.volumes.models import Volume
 from workers import drift
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
@@ -117,7 +118,8 @@ def _find_screens_and_addresses(host: Host, driver: HypervisorDriver) -> None:
     A few at a time, in no order: machines that never tell an address must not keep the others waiting.
     """
     running = Machine.objects.filter(host=host, status=Status.READY, power_state=PowerState.RUNNING, task=Task.NONE)
-    unknown = running.filter(Q(console_socket="") | Q(addresses=[]))
+    unheard_of_card = Exists(NetworkCard.objects.filter(machine=OuterRef("pk"), addresses=[]))
+    unknown = running.filter(Q(console_socket="") | Q(addresses=[]) | unheard_of_card)
     for machine in unknown.order_by("?")[:ASKED_PER_LOOK]:
         try:
             observe_running(machine, driver)
@@ -137,6 +139,10 @@ def observe_running(machine: Machine, driver: HypervisorDriver) -> None:
             raise
     if addresses := driver.addresses(machine.pk):
         services.record_addresses(machine, addresses)
+    if further := list(machine.cards.all()):
+        by_mac = driver.card_addresses(machine.pk)
+        for card in further:
+            cards.record_addresses(card, by_mac.get(card.mac, ()))
 
 
 def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:
@@ -150,6 +156,10 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
             logger.warning("machine %s is %s: removing what is left on %s", machine.pk, machine.status, host.name)
             _try(driver.undefine, machine.pk)
             _try(driver.delete_storage, machine.pk)
+    for volume in Volume.objects.filter(pk__in=seen.data_volumes, host=host, holds_quota=False):
+        if active_job_of(volume) is None:
+            logger.warning("volume %s is %s: removing it from %s", volume.pk, volume.status, host.name)
+            _try(driver.delete_volume, volume.pk)
     for version in ImageVersion.objects.filter(pk__in=seen.images, status__in=_NOT_OFFERED):
         if active_job_of(version) is None:
             logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
@@ -174,4 +184,6 @@ def _end_orphan_tasks(host: Host) -> None:
     for machine in Machine.objects.stuck_since(long_ago).filter(host=host):
         if active_job_of(machine) is None:
             logger.warning("machine %s is %s without a job: ending that", machine.pk, machine.task)
+            disks.end_orphan(machine)
+            cards.end_orphan(machine)
             services.record_task_ended(machine, Task(machine.task))

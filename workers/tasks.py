@@ -100,6 +100,51 @@ def machine_repair(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.DISK_ATTACH.value)
+def disk_attach(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISK_DETACH.value)
+def disk_detach(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISK_GROW.value)
+def disk_grow(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISK_LIMITS.value)
+def disk_limits(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.CARD_ADD.value)
+def card_add(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.CARD_REMOVE.value)
+def card_remove(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.VOLUME_CREATE.value)
+def volume_create(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.VOLUME_GROW.value)
+def volume_grow(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.VOLUME_DELETE.value)
+def volume_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.COPY_REMOVE.value)
 def copy_remove(job_id: str) -> None:
     runner.run(UUID(job_id))

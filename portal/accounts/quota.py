@@ -78,7 +78,7 @@ def shortfalls(project: Project, amount: Amount) -> list[str]:
 
 def _explain(project: Project, amount: Amount) -> str:
     detail = "; ".join(shortfalls(project, amount)) or _("another request took the last of it just now")
-    return _("The quota of project %(project)s has no room for this machine (%(detail)s).") % {
-        "project": project.name,
-        "detail": detail,
-    }
+    values = {"project": project.name, "detail": detail}
+    if not amount.machines:
+        return _("The quota of project %(project)s has no room for this disk (%(detail)s).") % values
+    return _("The quota of project %(project)s has no room for this machine (%(detail)s).") % values

@@ -13,6 +13,9 @@ Words = str | Promise
 
 AREAS: dict[str, Words] = {
     "machine": _("Machines"),
+    "disk": _("Disks"),
+    "card": _("Network cards"),
+    "volume": _("Volumes"),
     "console": _("Screens"),
     "image": _("Images"),
     "project": _("Projects"),
@@ -59,6 +62,17 @@ ACTIONS: dict[str, Words] = {
     "console.share": _("made a share link"),
     "console.unshare": _("revoked a share link"),
     "console.link_opened": _("opened a share link"),
+    "disk.attach": _("had a disk attached"),
+    "disk.detach": _("had a disk detached"),
+    "disk.grow": _("had a disk made larger"),
+    "disk.limits": _("limited a disk"),
+    "disk.first": _("chose the disk that it starts from"),
+    "disk.kept": _("chose what becomes of a disk"),
+    "card.add": _("had a network card added"),
+    "card.remove": _("had a network card removed"),
+    "volume.create": _("created the volume"),
+    "volume.grow": _("made the volume larger"),
+    "volume.delete": _("deleted the volume"),
     "image.registered": _("added the image"),
     "image.build": _("had a version built"),
     "image.uploaded": _("uploaded the image"),
@@ -105,6 +119,7 @@ PAGES = {
     "image": "images:detail",
     "project": "accounts:project",
     "job": "jobs:detail",
+    "volume": "volumes:detail",
 }
 
 

@@ -17,6 +17,8 @@ class DifferenceKind(models.TextChoices):
     ELSEWHERE = "elsewhere", _("Copy of a machine that belongs on another host")
     FOREIGN = "foreign", _("Machine that Casement did not make")
     STRAY = "stray", _("Disk of no known machine")
+    NO_VOLUME = "no_volume", _("Volume without its file")
+    VOLUME = "volume", _("Volume that the portal does not know")
     IMAGE = "image", _("Base image that the portal does not know")
 
 

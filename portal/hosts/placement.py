@@ -24,21 +24,21 @@ AS_GOOD_AS = 0.75
 _lots = random.SystemRandom()
 
 
-def _number(expression: Combinable) -> ExpressionWrapper[Combinable]:
+def number(expression: Combinable) -> ExpressionWrapper[Combinable]:
     return ExpressionWrapper(expression, output_field=FloatField())
 
 
 # What may be promised, as `Host` has it in Python; a host that has not reported has nothing.
-VCPUS = _number(F("cpus") * F("vcpu_overcommit"))
-MEMORY_MIB = _number((F("memory_mib") - F("memory_kept_mib")) * F("memory_overcommit"))
-DISK_GIB = _number(F("storage_total_bytes") * (F("disk_overcommit") / Value(float(GIB))))
+VCPUS = number(F("cpus") * F("vcpu_overcommit"))
+MEMORY_MIB = number((F("memory_mib") - F("memory_kept_mib")) * F("memory_overcommit"))
+DISK_GIB = number(F("storage_total_bytes") * (F("disk_overcommit") / Value(float(GIB))))
 # What is promised may not be used yet, and what is used may not have been promised: the smaller room counts.
 FREE_MEMORY_MIB = Least(
-    _number(MEMORY_MIB - F("reserved_memory_mib")),
-    _number(F("memory_mib") - F("memory_used_mib")),
+    number(MEMORY_MIB - F("reserved_memory_mib")),
+    number(F("memory_mib") - F("memory_used_mib")),
     output_field=FloatField(),
 )
-FREE_DISK_GIB = _number(DISK_GIB - F("reserved_disk_gib"))
+FREE_DISK_GIB = number(DISK_GIB - F("reserved_disk_gib"))
 
 
 def has_room_for(amount: Amount) -> Q:
@@ -59,9 +59,9 @@ def has_room_for(amount: Amount) -> Q:
 def may_be_promised(amount: Amount) -> Q:
     """By what is promised alone: for machines that are on the host already, whether it takes new ones or not."""
     return Q(
-        reserved_vcpus__lte=_number(VCPUS - amount.vcpus),
-        reserved_memory_mib__lte=_number(MEMORY_MIB - amount.memory_mib),
-        reserved_disk_gib__lte=_number(DISK_GIB - amount.disk_gib),
+        reserved_vcpus__lte=number(VCPUS - amount.vcpus),
+        reserved_memory_mib__lte=number(MEMORY_MIB - amount.memory_mib),
+        reserved_disk_gib__lte=number(DISK_GIB - amount.disk_gib),
     )
 
 

@@ -97,6 +97,20 @@ def _free_on(host: Host) -> dict[str, int]:
     }
 
 
+def reserve_disk(host: Host, gib: int) -> None:
+    """Promise so much more disk on this very host. NoCapacityError if it has no room."""
+    room = Host.objects.filter(
+        pk=host.pk,
+        storage_free_bytes__gt=STORAGE_FULL_BYTES,
+        reserved_disk_gib__lte=placement.number(placement.DISK_GIB - gib),
+    )
+    if room.update(reserved_disk_gib=F("reserved_disk_gib") + gib) != 1:
+        raise NoCapacityError(
+            _("The host has no room for another %(size)s GiB of disk. Choose less, or ask an operator.") % {"size": gib}
+        )
+    tell(host)
+
+
 def take_capacity(host: Host, amount: Amount) -> None:
     """Count a machine that is on the host already, whether there is room or not."""
     Host.objects.filter(pk=host.pk).update(

@@ -28,6 +28,15 @@ class JobName(TextChoices):
     MACHINE_DELETE = "machine.delete", _("Delete machine")
     MACHINE_ADOPT = "machine.adopt", _("Take machine over")
     MACHINE_REPAIR = "machine.repair", _("Define machine again")
+    DISK_ATTACH = "disk.attach", _("Attach disk")
+    DISK_DETACH = "disk.detach", _("Detach disk")
+    DISK_GROW = "disk.grow", _("Grow disk")
+    DISK_LIMITS = "disk.limits", _("Limit disk")
+    CARD_ADD = "card.add", _("Add network card")
+    CARD_REMOVE = "card.remove", _("Remove network card")
+    VOLUME_CREATE = "volume.create", _("Create volume")
+    VOLUME_GROW = "volume.grow", _("Grow volume")
+    VOLUME_DELETE = "volume.delete", _("Delete volume")
     COPY_REMOVE = "copy.remove", _("Remove a copy from a host")
     IMAGE_BUILD = "image.build", _("Build image")
     IMAGE_IMPORT = "image.import", _("Check and import image")
@@ -51,6 +60,15 @@ class StepName(TextChoices):
     WAIT_WORK = "wait_work", _("Wait for other work to end")
     UNDEFINE = "undefine", _("Remove the machine")
     DELETE_STORAGE = "delete_storage", _("Delete its disks")
+    FREE_VOLUMES = "free_volumes", _("Delete or free its volumes")
+    VOLUME = "volume", _("Create the volume")
+    ATTACH = "attach", _("Attach the disk")
+    DETACH = "detach", _("Wait until the guest lets it go")
+    GROW = "grow", _("Grow the disk")
+    LIMIT = "limit", _("Limit the disk")
+    ADD_CARD = "add_card", _("Add the network card")
+    REMOVE_CARD = "remove_card", _("Wait until the guest lets the card go")
+    DELETE_VOLUME = "delete_volume", _("Delete the volume")
     RELEASE = "release", _("Give the quota back")
     SUSPEND = "suspend", _("Stop it where it is")
     RESUME = "resume", _("Let it go on")
@@ -91,9 +109,24 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.MACHINE_PASSWORD: (StepName.SET_PASSWORD,),
     JobName.MACHINE_SSH_KEY: (StepName.ADD_KEY,),
     JobName.MACHINE_BIN: (StepName.WAIT_WORK, StepName.CUT_POWER),
-    JobName.MACHINE_DELETE: (StepName.WAIT_WORK, StepName.UNDEFINE, StepName.DELETE_STORAGE, StepName.RELEASE),
+    JobName.MACHINE_DELETE: (
+        StepName.WAIT_WORK,
+        StepName.UNDEFINE,
+        StepName.DELETE_STORAGE,
+        StepName.FREE_VOLUMES,
+        StepName.RELEASE,
+    ),
     JobName.MACHINE_ADOPT: (StepName.ADOPT,),
     JobName.MACHINE_REPAIR: (StepName.SEED, StepName.DEFINE),
+    JobName.DISK_ATTACH: (StepName.VOLUME, StepName.ATTACH),
+    JobName.DISK_DETACH: (StepName.DETACH,),
+    JobName.DISK_GROW: (StepName.GROW,),
+    JobName.DISK_LIMITS: (StepName.LIMIT,),
+    JobName.CARD_ADD: (StepName.ADD_CARD,),
+    JobName.CARD_REMOVE: (StepName.REMOVE_CARD,),
+    JobName.VOLUME_CREATE: (StepName.VOLUME,),
+    JobName.VOLUME_GROW: (StepName.GROW,),
+    JobName.VOLUME_DELETE: (StepName.DELETE_VOLUME, StepName.RELEASE),
     JobName.COPY_REMOVE: (StepName.UNDEFINE, StepName.DELETE_STORAGE),
     JobName.IMAGE_BUILD: (StepName.BUILD, StepName.PUBLISH),
     JobName.IMAGE_IMPORT: (StepName.IMPORT, StepName.PUBLISH),

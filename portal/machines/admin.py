@@ -1,7 +1,7 @@
 from django.contrib import admin
 
 from portal.lib.admin import LookedAtInline, ModelAdmin, ReadOnlyAdmin
-from portal.machines.models import Batch, BatchItem, Flavour, Machine, MachineLabel
+from portal.machines.models import Attachment, Batch, BatchItem, Flavour, Machine, MachineLabel, NetworkCard
 
 
 @admin.register(Flavour)
@@ -11,6 +11,20 @@ class FlavourAdmin(ModelAdmin):
     list_display = ("title", "name", "vcpus", "memory_mib", "disk_gib", "position", "enabled")
     list_filter = ("enabled",)
     search_fields = ("title", "name")
+
+
+@admin.register(Attachment)
+class AttachmentAdmin(ReadOnlyAdmin):
+    list_display = ("machine", "volume", "boot", "iops", "bytes_per_s", "delete_with_machine", "task")
+    list_select_related = ("machine", "volume")
+    search_fields = ("machine__name", "volume__name")
+
+
+@admin.register(NetworkCard)
+class NetworkCardAdmin(ReadOnlyAdmin):
+    list_display = ("machine", "mac", "network", "task", "created_at")
+    list_select_related = ("machine",)
+    search_fields = ("machine__name", "mac")
 
 
 @admin.register(Machine)

@@ -1,8 +1,8 @@
 """The bin: what is deleted waits there, switched off, for as many days as its project says.
 
-It keeps its name, its disk and its definition, so that taking it back always gives what there was. Its disk goes on
-counting against the project's quota; its processors, memory and place among the machines are free for others, and are
-asked for again when it is taken back.
+It keeps its name, its disk, its volumes and its definition, so that taking it back always gives what there was. Its
+disks go on counting against the project's quota; its processors, memory and place among the machines are free for
+others, and are asked for again when it is taken back.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def request_restore(machine: Machine, *, actor: User, request_ip: str | None = N
         if not services.change_held(machine.pk, Q(status=Status.BINNED, task=Task.NONE), _taken_back):
             raise ConflictError(_("%(name)s is not in the bin, or is being deleted.") % {"name": machine.name})
         audit.record(actor, "machine.restored", machine, request_ip=request_ip)
+        events.record_changed(machine, ["restored"], actor=actor)
     machine.refresh_from_db()
     return machine
 

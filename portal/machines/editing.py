@@ -14,7 +14,7 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, InvalidError
-from portal.machines import services
+from portal.machines import events, services
 from portal.machines.models import Machine, MachineLabel
 from portal.machines.states import Status
 from portal.machines.validators import validate_machine_name
@@ -101,6 +101,7 @@ def _update(
         "after": {column: after[column] for column in told},
     }
     audit.record(actor, "machine.changed", current, detail=detail, request_ip=request_ip)
+    events.record_changed(Machine.objects.get(pk=machine.pk), changed, actor=actor)
     services.tell(machine.pk)
 
 

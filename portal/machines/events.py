@@ -1,5 +1,6 @@
 """Tell the browser, after commit, that a machine changed; and write down, in the same transaction, what happened."""
 
+from collections.abc import Collection
 from typing import Any
 
 from portal.accounts.models import User
@@ -23,3 +24,8 @@ def record(kind: Kind, machine: Machine, *, actor: User | None = None, **data: A
 
 def record_power(machine: Machine, power_state: str) -> None:
     record(Kind.MACHINE_STATE, machine, power_state=str(power_state))
+
+
+def record_changed(machine: Machine, changed: Collection[str], *, actor: User) -> None:
+    """What people set of it, in the words of README.md, "Events and webhooks"; what they set it to is not told."""
+    record(Kind.MACHINE_CHANGED, machine, actor=actor, changed=sorted(changed))

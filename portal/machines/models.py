@@ -236,3 +236,8 @@ class BatchItem(models.Model):
 
     def __str__(self) -> str:
         return str(self.machine)
+
+
+# Disks and network cards are models of this app, in a file of their own.
+from portal.machines.devices import Attachment as Attachment  # noqa: E402, PLC0414 - they refer to the above by name
+from portal.machines.devices import NetworkCard as NetworkCard  # noqa: E402, PLC0414

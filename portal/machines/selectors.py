@@ -17,6 +17,7 @@ from portal.jobs.selectors import active_jobs_of, current_step, overall_progress
 from portal.lib.secrets import unseal
 from portal.machines.models import Flavour, Machine, MachineLabel
 from portal.machines.states import (
+    CAN_CHANGE_DEVICES,
     CAN_FORCE_OFF,
     CAN_HIBERNATE,
     CAN_PAUSE,
@@ -52,7 +53,8 @@ def machine_for(
     machine = Machine.objects.visible_to(user).live().select_related(*_RELATED).filter(pk=pk).first()
     if machine is None:
         raise NotFoundError
-    require(user, machine.project_id, permission)
+    if permission != Permission.MACHINE_VIEW:  # Who sees it holds that one.
+        require(user, machine.project_id, permission)
     return machine
 
 
@@ -145,7 +147,9 @@ def flavours() -> QuerySet[Flavour]:
 
 
 def allowed_actions(user: User | AnonymousUser, machine: Machine) -> frozenset[str]:
-    """Words of buttons to show, such as start, stop, reboot, force-off, hibernate, resize, delete, console, secret."""
+    """Words of buttons to show, such as start, stop, reboot, force-off, hibernate, resize, devices (disks and network
+    cards may be changed), delete, console, secret.
+    """
     return _actions(permissions_in(user, machine.project_id), machine)
 
 
@@ -205,8 +209,14 @@ def _power_actions(machine: Machine) -> set[str]:
         "reboot": free and machine.power_state in CAN_REBOOT,
         "reset": machine.task in INTERRUPTIBLE and machine.power_state in CAN_REBOOT,
         "force-off": machine.task in INTERRUPTIBLE and machine.power_state in CAN_FORCE_OFF,
+        "devices": free and _may_change_devices(machine),
     }
     return {word for word, possible in rules.items() if possible}
+
+
+def _may_change_devices(machine: Machine) -> bool:
+    there = machine.missing_since is None and not machine.is_hibernated
+    return there and machine.power_state in CAN_CHANGE_DEVICES
 
 
 def counts_by_condition() -> Mapping[str, int]:

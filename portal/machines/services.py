@@ -29,7 +29,7 @@ from portal.jobs.names import ACTIVE, JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib.secrets import new_password, seal
 from portal.machines import events, userdata
-from portal.machines.models import Flavour, Machine
+from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
 from portal.machines.states import (
     CAN_FORCE_OFF,
     CAN_PAUSE,
@@ -219,15 +219,18 @@ def claim(
     return job
 
 
-def request_delete(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
+def request_delete(
+    machine: Machine, *, actor: User, request_ip: str | None = None, delete_volumes: Collection[UUID] | None = None
+) -> Job:
     """Have the machine removed for good, whatever it is doing: running work is asked to stop first.
 
-    Past the project's bin, or out of it, this needs a permission of its own.
+    Past the project's bin, or out of it, this needs a permission of its own. `delete_volumes` are the ids of its
+    volumes that go with it; None leaves that to what each was attached with.
     """
     past_the_bin = machine.status == Status.BINNED or goes_to_bin(machine)
     permission = Permission.MACHINE_PURGE if past_the_bin else Permission.MACHINE_DELETE
     require(actor, machine.project_id, permission)
-    return delete_for_good(machine, actor=actor, request_ip=request_ip)
+    return delete_for_good(machine, actor=actor, request_ip=request_ip, delete_volumes=delete_volumes)
 
 
 def goes_to_bin(machine: Machine) -> bool:
@@ -236,7 +239,13 @@ def goes_to_bin(machine: Machine) -> bool:
 
 
 @transaction.atomic
-def delete_for_good(machine: Machine, *, actor: User | None, request_ip: str | None = None) -> Job:
+def delete_for_good(
+    machine: Machine,
+    *,
+    actor: User | None,
+    request_ip: str | None = None,
+    delete_volumes: Collection[UUID] | None = None,
+) -> Job:
     """As `request_delete`, for whoever was asked about permission already; without an actor it is the clock."""
     existing = Machine.objects.filter(pk=machine.pk, status__in=KEPT)
     claimed = existing.filter(protected=False).exclude(task=Task.DELETING)
@@ -248,6 +257,9 @@ def delete_for_good(machine: Machine, *, actor: User | None, request_ip: str | N
         raise NotFoundError
     for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
         jobs.request_cancel(job)
+    if delete_volumes is not None:
+        volumes = Attachment.objects.filter(machine=machine, volume__isnull=False)
+        volumes.update(delete_with_machine=Q(volume__in=delete_volumes))
     audit.record(actor, JobName.MACHINE_DELETE.value, machine, request_ip=request_ip)
     job = jobs.enqueue(JobName.MACHINE_DELETE, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
@@ -298,7 +310,6 @@ def record_secret(machine: Machine, secret: str) -> None:
     _update(machine, console_secret=seal(secret))
 
 
-@transaction.atomic
 @transaction.atomic
 def record_started(machine: Machine, *, console_socket: str, serial_socket: str = "") -> None:
     """The domain runs and its screen and serial port can be reached; the guest now has its time to come up."""
@@ -503,7 +514,7 @@ def new_mac() -> str:
     """
     while True:
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
-        if not Machine.objects.filter(mac=mac).exists():
+        if not Machine.objects.filter(mac=mac).exists() and not NetworkCard.objects.filter(mac=mac).exists():
             return mac
 
 

@@ -34,6 +34,12 @@ class Task(TextChoices):
     RESIZING = "resizing", _("getting another size")
     ACCESS = "access", _("getting a password or key")
     BINNING = "binning", _("going into the bin")
+    ATTACHING = "attaching", _("attaching a disk")
+    DETACHING = "detaching", _("detaching a disk")
+    GROWING = "growing", _("growing a disk")
+    LIMITING = "limiting", _("limiting a disk")
+    ADDING_CARD = "adding_card", _("adding a network card")
+    DROPPING_CARD = "drop_card", _("removing a network card")
     DELETING = "deleting", _("deleting")
 
 
@@ -60,6 +66,9 @@ CAN_PAUSE = (PowerState.RUNNING,)
 CAN_RESUME = (PowerState.PAUSED,)
 CAN_HIBERNATE = (PowerState.RUNNING, PowerState.PAUSED)
 IS_KNOWN = (PowerState.RUNNING, PowerState.PAUSED, PowerState.SHUT_OFF)
+CAN_CHANGE_DEVICES = (PowerState.RUNNING, PowerState.SHUT_OFF)
+"""A paused guest lets nothing go, and of one whose host is silent nothing is known. Nor may it be hibernated: its saved
+memory is that of a machine with these devices."""
 HAS_SCREEN = (PowerState.RUNNING, PowerState.PAUSED)
 
 INTERRUPTIBLE = (Task.NONE, Task.STOPPING, Task.REBOOTING, Task.HIBERNATING)

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal.machines import views, views_bin, views_life, views_many
+from portal.machines import device_views, views, views_bin, views_life, views_many
 
 app_name = "machines"
 urlpatterns = [
@@ -30,5 +30,14 @@ urlpatterns = [
     path("<uuid:pk>/retry", views.machine_retry, name="retry"),
     path("<uuid:pk>/delete", views.machine_delete, name="delete"),
     path("<uuid:pk>/delete/confirm", views.machine_confirm_delete, name="confirm-delete"),
+    path("<uuid:pk>/disks/new", device_views.disk_new, name="disk-new"),
+    path("<uuid:pk>/disks/attach", device_views.disk_attach, name="disk-attach"),
+    path("<uuid:pk>/disks/detach", device_views.disk_detach, name="disk-detach"),
+    path("<uuid:pk>/disks/grow", device_views.disk_grow, name="disk-grow"),
+    path("<uuid:pk>/disks/limits", device_views.disk_limits, name="disk-limits"),
+    path("<uuid:pk>/disks/first", device_views.disk_first, name="disk-first"),
+    path("<uuid:pk>/disks/keep", device_views.disk_keep, name="disk-keep"),
+    path("<uuid:pk>/cards/add", device_views.card_add, name="card-add"),
+    path("<uuid:pk>/cards/remove", device_views.card_remove, name="card-remove"),
     path("<uuid:pk>/secret", views.machine_secret, name="secret"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable
@@ -28,13 +29,14 @@ from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import keys_of, permissions_in, projects_for
 from portal.audit import services as audit
-from portal.errors import PortalError
+from portal.errors import NotFoundError, PortalError
 from portal.images.models import Image, Kind
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, StepStatus
 from portal.jobs.selectors import active_job_of, overall_progress, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
 from portal.machines import binning, launch, many, services
+from portal.machines.device_selectors import disk_lines, further_cards, volume_lines, volumes_for_machine
 from portal.machines.forms import MachineForm
 from portal.machines.models import Machine
 from portal.machines.selectors import (
@@ -48,6 +50,7 @@ from portal.machines.selectors import (
 )
 from portal.machines.states import PowerState, Status, Task
 from portal.machines.timeline import timeline_of
+from portal.volumes.selectors import suggest_name
 
 PER_PAGE = 36  # Drawing the cards is the greater part of the page's time; this many fill two screens.
 VIEW_COOKIE = "casement_view"
@@ -244,9 +247,12 @@ class StepLine:
 def machine_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What lies in the bin is shown there: records lead here long after."""
     user = person(request)
-    if not is_live(request) and binning.binned_for(user).filter(pk=pk).exists():
+    try:
+        machine = machine_for(user, pk)
+    except NotFoundError:
+        if is_live(request) or not binning.binned_for(user).filter(pk=pk).exists():
+            raise
         return redirect("machines:bin")
-    machine = machine_for(user, pk)
     context = _detail_context(request, machine)
     return render(request, "machines/_detail.html" if is_live(request) else "machines/detail.html", context)
 
@@ -271,8 +277,28 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
         "stop_overdue_in": _stop_overdue_in(machine),
         "timeline": timeline_of(machine),
         "to_bin": services.goes_to_bin(machine),
+        **_devices(machine, changeable="devices" in actions),
         "ssh_command": f"ssh {machine.login_user}@{machine.addresses[0]}" if machine.addresses else "",
     }
+
+
+def _devices(machine: Machine, *, changeable: bool) -> dict[str, object]:
+    """Disks and network cards; and what the forms that change them offer, for those who may."""
+    cards = further_cards(machine)
+    elsewhere = {address for card in cards for address in card.addresses}
+    shown: dict[str, object] = {
+        "disks": disk_lines(machine),
+        "cards": cards,
+        "first_card_addresses": [address for address in machine.addresses if address not in elsewhere],
+    }
+    if changeable:
+        attachable, elsewhere_count = volumes_for_machine(machine)
+        shown |= {
+            "attachable": attachable,
+            "volumes_elsewhere": elsewhere_count,
+            "new_disk_name": suggest_name(machine.project),
+        }
+    return shown
 
 
 def _stage(machine: Machine, job: Job | None) -> str:
@@ -366,11 +392,13 @@ def machine_confirm_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = machine_for(request.user, pk, Permission.MACHINE_DELETE)
     template = "machines/_confirm_delete.html" if is_live(request) else "machines/confirm_delete.html"
     to_bin = services.goes_to_bin(machine)
+    may_purge = to_bin and Permission.MACHINE_PURGE in permissions_in(request.user, machine.project_id)
     context = {
         "machine": machine,
         "next": _next_of(request),
         "to_bin": to_bin,
-        "may_purge": to_bin and Permission.MACHINE_PURGE in permissions_in(request.user, machine.project_id),
+        "may_purge": may_purge,
+        "volumes": volume_lines(machine),
     }
     return render(request, template, context)
 
@@ -379,15 +407,30 @@ def machine_confirm_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
 def machine_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Into the bin, where its project has one; past it only if that was asked for."""
     machine = machine_for(request.user, pk, Permission.MACHINE_DELETE)
-    for_good = request.POST.get("purge") == "yes" or not services.goes_to_bin(machine)
-    request_removal = services.request_delete if for_good else binning.request_removal
-    request_removal(machine, actor=person(request), request_ip=client_ip(request))
-    text = _("%(name)s is being deleted.") if for_good else _("%(name)s goes into the bin.")
+    actor, request_ip = person(request), client_ip(request)
+    if request.POST.get("purge") == "yes" or not services.goes_to_bin(machine):
+        chosen = _volumes_to_delete(request)
+        services.request_delete(machine, actor=actor, request_ip=request_ip, delete_volumes=chosen)
+        text = _("%(name)s is being deleted.")
+    else:
+        binning.request_removal(machine, actor=actor, request_ip=request_ip)
+        text = _("%(name)s goes into the bin.")
     messages.success(request, text % {"name": machine.name})
     target = _next_of(request)
     if is_live(request):
         return HttpResponse(status=204, headers={"HX-Redirect": target})
     return redirect(target)
+
+
+def _volumes_to_delete(request: HttpRequest) -> list[UUID] | None:
+    """Those that are ticked, if the form asked; what is no id names no volume."""
+    if "volumes_asked" not in request.POST:
+        return None
+    chosen = []
+    for text in request.POST.getlist("delete_volume"):
+        with contextlib.suppress(ValueError):
+            chosen.append(UUID(text))
+    return chosen
 
 
 def _next_of(request: HttpRequest) -> str:

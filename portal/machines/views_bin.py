@@ -15,6 +15,7 @@ from portal.accounts.permissions import ROLE_PERMISSIONS, Permission
 from portal.accounts.selectors import roles_of
 from portal.lib.paging import page_of
 from portal.machines import binning, services
+from portal.machines.device_selectors import volume_lines
 
 PER_PAGE = 50
 
@@ -47,7 +48,7 @@ def bin_purge(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = binning.binned_machine_for(person(request), pk, Permission.MACHINE_PURGE)
     if request.method != "POST":
         template = "machines/_confirm_purge.html" if is_live(request) else "machines/confirm_purge.html"
-        return render(request, template, {"machine": machine})
+        return render(request, template, {"machine": machine, "volumes": volume_lines(machine)})
     services.request_delete(machine, actor=person(request), request_ip=client_ip(request))
     messages.success(request, _("%(name)s is being deleted.") % {"name": machine.name})
     return redirect("machines:bin")

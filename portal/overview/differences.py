@@ -121,6 +121,20 @@ def _image(name: str, detail: Detail) -> tuple[str, str]:
     )
 
 
+def _no_volume(name: str, _detail: Detail) -> tuple[str, str]:
+    return (
+        _("The file of the volume %(name)s is not on this host") % {"name": name},
+        _("Somebody removed it past the portal. Put it back from a copy, or detach the volume and delete it."),
+    )
+
+
+def _volume(name: str, detail: Detail) -> tuple[str, str]:
+    return (
+        _("A volume of %(size)s GiB is not one of the portal's") % {"size": detail.get("disk_gib", "?")},
+        _("It is left alone: it may be another portal's. Its file is volumes/%(name)s.qcow2.") % {"name": name},
+    )
+
+
 def _size_words(detail: Detail) -> str:
     return _("%(vcpus)s vCPUs, %(memory)s") % {
         "vcpus": detail.get("vcpus", "?"),
@@ -136,4 +150,6 @@ _WORDS: dict[DifferenceKind, Callable[[str, Detail], tuple[str, str]]] = {
     DifferenceKind.FOREIGN: _foreign,
     DifferenceKind.STRAY: _stray,
     DifferenceKind.IMAGE: _image,
+    DifferenceKind.NO_VOLUME: _no_volume,
+    DifferenceKind.VOLUME: _volume,
 }

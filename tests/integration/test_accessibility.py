@@ -31,8 +31,9 @@ from portal.figures.points import SHAPES, Level, Point, Ring, pack
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
-from portal.machines.models import Batch, BatchItem, Machine, MachineLabel
+from portal.machines.models import Attachment, Batch, BatchItem, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.volumes.models import Volume
 from tests.portal.test_every_url import ALL, PUBLIC
 from tests.support import axe
 from tests.support.axe import Finding
@@ -61,6 +62,7 @@ ASKED: dict[str, list[str]] = {
     "hosts:list": ["?q=nothing-is-called-so"],
     "jobs:list": ["?state=failed", "?q=nothing-is-called-so"],
     "audit:list": ["?q=nothing-is-called-so"],
+    "volumes:list": ["?q=nothing-is-called-so"],
 }
 # What Django's admin brings and we cannot change, by rule and page. The box that filters a person's groups is made by
 # Django's SelectFilter2.js, which gives its icon's <span> a label.
@@ -74,6 +76,7 @@ FORMS = [
     "accounts:project-new",
     "machines:new",
     "images:upload",
+    "volumes:new",
 ]
 
 
@@ -176,10 +179,12 @@ def _objects(estate: Estate) -> Objects:
     webhook, delivery = _webhook(estate, machines[0])
     _dress(machines[0])
     _figures_of(machines[0].pk, estate.hosts[0].pk)
+    binned = _binned(machines[0])
     return {
-        "machines:bin-": [_binned(machines[0])],
+        "machines:bin-": [binned],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
+        "volumes": [*_volumes(machines[0]), *_volumes_in_bin(binned)],
         "console": machines[:2],
         "figures": machines[:1],
         "host-figures": [estate.hosts[0]],
@@ -249,6 +254,34 @@ def _figures_of(*subjects: UUID) -> None:
         ring = ring.put(slot + place, point)
     rows = [Series(subject=subject, level="hour", end=ring.end, data=ring.data) for subject in subjects]
     Series.objects.bulk_create(rows)
+
+
+def _volumes(machine: Machine) -> list[Volume]:
+    """One in each state; the machine has two of them, and a second network card."""
+    made = [
+        Volume.objects.create(project=machine.project, name=f"data {status}", host=machine.host, size_gib=4, **values)
+        for status, values in {
+            "free": {"status": "available"},
+            "in use": {"status": "in_use"},
+            "growing": {"status": "in_use", "task": "growing"},
+            "failed": {"status": "error", "error_message": "The host's storage is full."},
+        }.items()
+    ]
+    Attachment.objects.create(machine=machine, volume=made[1], iops=500, bytes_per_s=20 << 20)
+    Attachment.objects.create(machine=machine, volume=made[2], task="growing")
+    NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77", task="removing")
+    return made
+
+
+def _volumes_in_bin(binned: Machine) -> list[Volume]:
+    """One stays when its machine is deleted for good, the other goes."""
+    made = [
+        Volume.objects.create(project=binned.project, name=name, host=binned.host, size_gib=4, status="in_use")
+        for name in ("stays", "goes")
+    ]
+    for volume in made:
+        Attachment.objects.create(machine=binned, volume=volume, delete_with_machine=volume.name == "goes")
+    return made[:1]
 
 
 def _people_on(machine: Machine, member: User, other: Membership) -> None:

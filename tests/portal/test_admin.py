@@ -29,7 +29,8 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.admin_csp import AdminPolicyMiddleware
 from portal.lib.secrets import seal
-from portal.machines.models import Batch, BatchItem, Flavour, Machine, MachineLabel
+from portal.machines.models import Attachment, Batch, BatchItem, Flavour, Machine, MachineLabel, NetworkCard
+from portal.volumes.models import Volume
 
 OURS = [model for model in apps.get_models() if model.__module__.startswith("portal.")]
 CHANGED_HERE = {"user", "host", "image", "flavour"}
@@ -62,6 +63,9 @@ def everything(machine: Machine, alice: User) -> None:
         alice, actor=alice, name="CI", scope=ApiToken.Scope.READ, lifetime=dt.timedelta(days=1), project=machine.project
     )
     Answered.objects.create(token=token, key="one", fingerprint="0" * 64, status=201)
+    volume = Volume.objects.create(project=machine.project, name="beacon data", host=machine.host, size_gib=1)
+    Attachment.objects.create(machine=machine, volume=volume)
+    NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77")
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
     Series.objects.create(subject=machine.pk, level="hour", end=1, data=bytes(14))
 

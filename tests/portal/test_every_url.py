@@ -19,8 +19,10 @@ from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
-from portal.machines.models import Batch, Machine, MachineLabel
+from portal.machines.models import Attachment, Batch, Machine, MachineLabel, NetworkCard
 from portal.machines.states import Status
+from portal.volumes.models import Volume
+from portal.volumes.states import Status as VolumeStatus
 
 # For people who have not signed in, and the admin, which has its own tests of the same kind.
 PUBLIC = {"accounts:login", "jsi18n", "api:openapi"}
@@ -62,6 +64,9 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
     job = jobs.enqueue(JobName.MACHINE_STOP, machine, queue="host.local", actor=alice)
     Image.objects.update(project=project)
     membership = alice.memberships.get()
+    volume = Volume.objects.create(
+        project=project, name="data", host=machine.host, size_gib=1, status=VolumeStatus.AVAILABLE, created_by=alice
+    )
     session = ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon")
 
     webhook = add_webhook(project, actor=alice, name="CI", url="https://ci.example.org/hook")
@@ -96,6 +101,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             "figures": machine,
             "images": image_version.image,
             "jobs": job,
+            "volumes": volume,
             "sessions": session,
         }.get(namespace, machine.host)
 
@@ -128,6 +134,7 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "jobs",
         "machines",
         "sessions",
+        "volumes",
     }
 
 
@@ -170,7 +177,7 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
     assert state() == before
 
 
-CHANGED_BY_MEMBERS = ("machines", "images", "jobs", "sessions", "events")
+CHANGED_BY_MEMBERS = ("machines", "images", "jobs", "sessions", "events", "volumes")
 
 
 @pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS])
@@ -188,6 +195,9 @@ def state() -> tuple[object, ...]:
         list(Machine.objects.order_by("pk").values_list("pk", "status", "task", "power_state", "name", "protected")),
         list(MachineLabel.objects.order_by("pk").values_list("machine", "name")),
         list(ImageVersion.objects.values_list("pk", "status")),
+        list(Volume.objects.values_list("pk", "status", "task", "size_gib")),
+        list(Attachment.objects.values_list("pk", "task", "boot", "iops", "delete_with_machine")),
+        list(NetworkCard.objects.values_list("pk", "task")),
         list(Job.objects.values_list("pk", "status", "cancel_requested")),
         list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines", "bin_days")),
         list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),

@@ -21,8 +21,9 @@ from portal.events.kinds import Kind
 from portal.events.models import Webhook
 from portal.events.services import add_webhook, record
 from portal.jobs.models import Job
-from portal.machines.models import Batch, BatchItem, Machine
+from portal.machines.models import Attachment, Batch, BatchItem, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.volumes.models import Volume
 from tests.support.estate import Estate, build_estate
 
 pytestmark = pytest.mark.django_db
@@ -66,6 +67,8 @@ PAGES = [
     ("operator", "/projects/{project}/webhooks/"),
     ("operator", "/webhooks/{webhook}/"),
     ("member", "/projects/{project}/events/"),
+    ("operator", "/volumes/"),
+    ("operator", "/volumes/?q=data&status=in_use"),
     ("member", "/machines/"),
     ("member", "/machines/?q=0000"),
     ("member", "/machines/?status=running"),
@@ -110,6 +113,7 @@ PAGES = [
             "hosts/{host}/figures",
         )
     ],
+    ("member", "/volumes/"),
 ]
 Costs = dict[tuple[str, str], int]
 
@@ -126,11 +130,25 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
     with transaction.atomic():
         estate = build_estate(hosts=hosts, machines=machines, projects=projects)
         _one_of_each(estate)
+        _volumes(estate)
         _people_at(estate, estate.machines[0])
         ids = {"webhook": _webhook(estate, estate.machines[0]).pk, "batch": _batch(estate).pk}
         found = {page: _cost(estate, ids, *page) for page in PAGES}
         transaction.set_rollback(True)
     return found
+
+
+def _volumes(estate: Estate) -> None:
+    """As many as there are machines, up to what one machine can have; half of them attached to the first."""
+    machine = estate.machines[0]
+    for number in range(min(len(estate.machines), 24)):
+        volume = Volume.objects.create(
+            project=machine.project, name=f"data {number}", host=machine.host, size_gib=1, status="available"
+        )
+        if number % 2:
+            Attachment.objects.create(machine=machine, volume=volume)
+            NetworkCard.objects.create(machine=machine, mac=f"52:54:00:00:00:{number:02x}")
+            Volume.objects.filter(pk=volume.pk).update(status="in_use")
 
 
 def _one_of_each(estate: Estate) -> None:

@@ -32,13 +32,15 @@ from portal.images.models import ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.secrets import seal
-from portal.machines.models import Flavour, Machine
+from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status
+from portal.volumes.models import Volume
+from portal.volumes.states import Status as VolumeStatus
 from tests.conftest import PASSWORD
 from tests.portal.test_every_url import ALL
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
-PORTAL = ("accounts", "audit", "console", "events", "hosts", "images", "jobs", "machines")
+PORTAL = ("accounts", "audit", "console", "events", "hosts", "images", "jobs", "machines", "volumes")
 # Asking for these is itself what is done: each look is written down, each ticket is for one use.
 EACH_COUNTS = {
     "machines:secret": {"audit.Event"},
@@ -48,6 +50,7 @@ EACH_COUNTS = {
     "sessions:watch": {"audit.Event"},
     "events:webhook-secret": {"audit.Event"},
     "events:webhook-try": {"audit.Event", "events.Event", "events.Delivery"},
+    "machines:disk-first": {"audit.Event", "events.Event"},
 }
 
 
@@ -211,6 +214,19 @@ def _delivery(scene: Scene) -> object:
     return delivery.pk
 
 
+def _volume(scene: Scene, status: VolumeStatus = VolumeStatus.AVAILABLE) -> Volume:
+    return Volume.objects.create(project=scene.project, name="data", host=scene.host, size_gib=1, status=status)
+
+
+def _disk(scene: Scene) -> object:
+    volume = _volume(scene, VolumeStatus.IN_USE)
+    return Attachment.objects.create(machine=scene.machine, volume=volume).pk
+
+
+def _card(scene: Scene) -> object:
+    return NetworkCard.objects.create(machine=scene.machine, mac="52:54:00:00:00:77").pk
+
+
 OFF = PowerState.SHUT_OFF
 REQUESTS: dict[str, Request] = {
     "accounts:logout": Request(),
@@ -269,6 +285,20 @@ REQUESTS: dict[str, Request] = {
     "machines:reboot": Request(_machine()),
     "machines:reset": Request(_machine()),
     "machines:force-off": Request(_machine()),
+    "machines:disk-new": Request(_machine(), lambda _: {"name": "data", "size_gib": "2"}),
+    "machines:disk-attach": Request(_machine(), lambda scene: {"volume": _volume(scene).pk}),
+    "machines:disk-detach": Request(_machine(), lambda scene: {"disk": _disk(scene)}),
+    "machines:disk-grow": Request(_machine(), lambda scene: {"disk": _disk(scene), "size_gib": "3"}),
+    "machines:disk-limits": Request(_machine(), lambda _: {"disk": "root", "iops": "100", "mib_per_s": ""}),
+    "machines:disk-first": Request(_machine(), lambda scene: {"disk": _disk(scene)}),
+    "machines:disk-keep": Request(_machine(), lambda scene: {"disk": _disk(scene), "keep": "no"}),
+    "machines:card-add": Request(_machine()),
+    "machines:card-remove": Request(_machine(), lambda scene: {"card": _card(scene)}),
+    "volumes:new": Request(
+        form=lambda scene: {"project": scene.project.pk, "name": "data", "size_gib": "2", "request_key": uuid4()}
+    ),
+    "volumes:grow": Request(lambda scene: _volume(scene).pk, lambda _: {"size_gib": "3"}),
+    "volumes:delete": Request(lambda scene: _volume(scene).pk),
     "machines:retry": Request(_machine(status=Status.ERROR, power_state=OFF, holds_quota=False)),
     "machines:pause": Request(_machine()),
     "machines:resume": Request(_machine(power_state=PowerState.PAUSED)),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from django.conf import settings
+from django.db.models import QuerySet
 
 from portal.accounts.models import Project
 from portal.hosts.models import Host
@@ -13,8 +14,12 @@ from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import ACTIVE
 from portal.lib.secrets import unseal
-from portal.machines.models import Machine
+from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.volumes.models import Volume
+from portal.volumes.states import HAS_FILE
+from portal.volumes.states import Status as VolumeStatus
+from portal.volumes.states import Task as VolumeTask
 from workers.drift import Seen
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
@@ -22,6 +27,7 @@ from workers.hypervisor.types import MachineInfo
 
 # What is in the bin is off, and all of it is there.
 ON_HOSTS = (Status.READY, Status.BINNED)
+GIB = 1024**3
 _AMOUNTS = ("vcpus", "memory_mib", "disk_gib")
 
 
@@ -44,10 +50,27 @@ def _of_host(host: Host) -> Iterator[str]:
     for uuid in seen.machines - set(rows):
         if uuid not in seen.domains or seen.domains[uuid].owned:
             yield f"{uuid} is on {host} and belongs to nobody there"
-    held = _held_by(Machine.objects.filter(host=host, holds_quota=True))
+    yield from _of_volumes(host, seen)
+    held = _held_by(Machine.objects.filter(host=host), Volume.objects.filter(host=host))
     for name in _AMOUNTS:
         if getattr(host, f"reserved_{name}") != held[name]:
             yield f"{host} has promised {getattr(host, f'reserved_{name}')} {name}, its machines hold {held}"
+
+
+def _of_volumes(host: Host, seen: Seen) -> Iterator[str]:
+    """Each has its file, of the size that its row says, and is somebody's or free; and there is no file besides."""
+    files = {info.volume: info.capacity_bytes for info in seen.volumes if info.volume is not None}
+    for row in Volume.objects.filter(host=host).select_related("attachment"):
+        there, attached = files.pop(row.pk, None), hasattr(row, "attachment")
+        if row.task != VolumeTask.NONE or row.status == VolumeStatus.CREATING:
+            yield f"volume {row.pk} is still {row.status} {row.task}"
+        if (row.status == VolumeStatus.IN_USE) != attached:
+            yield f"volume {row.pk} is {row.status}, attached: {attached}"
+        if row.holds_quota != (row.status in HAS_FILE):
+            yield f"volume {row.pk} ({row.status}) holds quota: {row.holds_quota}"
+        if there != (row.size_gib * GIB if row.status in HAS_FILE else None):
+            yield f"volume {row.pk} ({row.status}, {row.size_gib} GiB) has {there} bytes on {host}"
+    yield from (f"volume file {pk} is left on {host}" for pk in files)
 
 
 def _of_machine(row: Machine, driver: HypervisorDriver, seen: Seen) -> Iterator[str]:
@@ -81,6 +104,8 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
         yield "a password or key is still on its way"
     if info.vcpus not in {row.vcpus, row.wanted_vcpus}:
         yield f"it has {info.vcpus} vCPUs, the row says {row.vcpus}"
+    if not row.keeps_definition:
+        yield from _of_devices(row, driver)
     if info.power_state.value != row.power_state:
         yield f"it is {info.power_state}, the row says {row.power_state}"
     if row.power_state == PowerState.RUNNING and not row.keeps_definition:
@@ -91,16 +116,31 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
             yield "its serial port's socket is not the row's"
 
 
+def _of_devices(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
+    """What the host has plugged in is what the rows say, and of the root disk the size."""
+    there = driver.devices(row.pk)
+    volumes = set(Attachment.objects.filter(machine=row, volume__isnull=False).values_list("volume_id", flat=True))
+    macs = {row.mac, *NetworkCard.objects.filter(machine=row).values_list("mac", flat=True)}
+    if there.volumes != volumes:
+        yield f"it has the volumes {sorted(there.volumes)}, its rows say {sorted(volumes)}"
+    if there.macs != macs:
+        yield f"it has the cards {sorted(there.macs)}, its rows say {sorted(macs)}"
+    root = [info.capacity_bytes for info in driver.list_volumes() if info.is_disk and info.machine == row.pk]
+    if row.image_version and root != [max(row.disk_gib * GIB, row.image_version.virtual_size_bytes)]:
+        yield f"its root disk has {root} bytes, the row says {row.disk_gib} GiB"
+
+
 def _of_project(project: Project) -> Iterator[str]:
-    held = Machine.objects.filter(project=project, holds_quota=True)
-    sums = _held_by(held)
+    held = _held_by(Machine.objects.filter(project=project), Volume.objects.filter(project=project))
     for name in ("machines", *_AMOUNTS):
-        if getattr(project, f"used_{name}") != sums[name]:
-            yield f"{project} counts {getattr(project, f'used_{name}')} {name} and holds {sums}"
+        if getattr(project, f"used_{name}") != held[name]:
+            yield f"{project} counts {getattr(project, f'used_{name}')} {name} and holds {held}"
 
 
-def _held_by(machines: Iterable[Machine]) -> dict[str, int]:
-    amounts = [machine.amount for machine in machines]
+def _held_by(machines: QuerySet[Machine], volumes: QuerySet[Volume]) -> dict[str, int]:
+    """What counts against a quota or a host's capacity: machines, and volumes' disk."""
+    amounts = [machine.amount for machine in machines.filter(holds_quota=True)]
+    amounts += [volume.amount for volume in volumes.filter(holds_quota=True)]
     return {name: sum(getattr(amount, name) for amount in amounts) for name in ("machines", *_AMOUNTS)}
 
 

@@ -6,7 +6,8 @@ they raise only `HypervisorError`s. A domain that Casement did not define is rep
 it raise `DomainNotFoundError`.
 
 Files in the pool: `images/<version uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
-`machines/<machine uuid>/seed.iso`. Names are made from UUIDs only.
+`machines/<machine uuid>/seed.iso`, `volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to
+a driver by their UUID alone: where and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from workers.hypervisor.stats import HostStats
 from workers.hypervisor.types import (
     CommandResult,
     ConsoleEndpoint,
+    DiskSpec,
     HostInfo,
     HostUsage,
+    IoLimits,
+    MachineDevices,
     MachineEvent,
     MachineInfo,
     MachineSpec,
+    NicSpec,
     PowerState,
     SeedSpec,
     VolumeInfo,
@@ -88,16 +93,60 @@ class HypervisorDriver(Protocol):
         """
 
     def list_volumes(self) -> list[VolumeInfo]:
-        """Every file in Casement's pool: images, disks, seeds, and what else is in a machine's folder."""
+        """Every file in Casement's pool: images, volumes, disks, seeds, and what else is in a machine's folder."""
+
+    def create_volume(self, volume: UUID, *, size_bytes: int) -> VolumeInfo:
+        """Create an empty volume. If there is one already it is kept as it is. Failure (`StorageFullError`): none."""
+
+    def delete_volume(self, volume: UUID) -> None:
+        """Remove a volume. No error if there is none. `InvalidOperationError` while a machine that runs has it."""
+
+    def grow_volume(self, volume: UUID, *, size_bytes: int) -> VolumeInfo:
+        """Make a volume that no running machine has larger; one that is as large already is left as it is.
+
+        `VolumeNotFoundError` if there is none, `InvalidOperationError` while a machine that runs has it.
+        """
+
+    # --- disks and cards of a machine -------------------------------------------------------------------------
+
+    def devices(self, machine: UUID) -> MachineDevices:
+        """What is plugged in now, as the host says. The root disk and the seed are not told."""
+
+    def attach_disk(self, machine: UUID, disk: DiskSpec) -> None:
+        """Attach a volume, to the definition and, if the machine runs, to what runs. No error if it is attached.
+
+        Success: both have it. Failure: neither, or at most the definition. `VolumeNotFoundError` without its file;
+        `InvalidOperationError` if all places for disks are taken.
+        """
+
+    def detach_disk(self, machine: UUID, volume: UUID) -> bool:
+        """Ask the guest to let a volume go. True if it is gone from definition and what runs, or was not there.
+
+        False: the guest has not let it go yet, and the machine still has it. Asked again, it asks the guest again. Only
+        True means that another machine may have the volume.
+        """
+
+    def grow_disk(self, machine: UUID, volume: UUID | None, *, size_bytes: int) -> None:
+        """Make a machine's disk (None: its root disk) larger; a running guest sees it. Never smaller."""
+
+    def set_io_limits(self, machine: UUID, volume: UUID | None, limits: IoLimits) -> None:
+        """Limit a disk of a machine (None: its root disk), at once if it runs and at its next start."""
+
+    def attach_nic(self, machine: UUID, nic: NicSpec) -> None:
+        """Plug a network card in, behind its filter from the first packet on. As `attach_disk` otherwise."""
+
+    def detach_nic(self, machine: UUID, mac: str) -> bool:
+        """Ask the guest to let a network card go. As `detach_disk`."""
 
     # --- the domain -------------------------------------------------------------------------------------------
 
     def define(self, spec: MachineSpec) -> None:
         """Define the domain, or redefine it: a running one takes the new definition at its next start.
 
-        `VolumeNotFoundError` without disk or seed, `InvalidSpecError` for a spec that must not become a domain.
+        `VolumeNotFoundError` without disk, seed or a volume, `InvalidSpecError` for a spec that must not become a
+        domain.
 
-        Success: the domain is defined persistently, with disk and seed attached. Failure: as before the call.
+        Success: the domain is defined persistently, with disk, seed and volumes attached. Failure: as before the call.
         """
 
     def start(self, machine: UUID) -> None:
@@ -194,6 +243,9 @@ class HypervisorDriver(Protocol):
 
     def addresses(self, machine: UUID) -> tuple[str, ...]:
         """The guest's IP addresses without loopback and link-local, from its agent or else the DHCP lease."""
+
+    def card_addresses(self, machine: UUID) -> dict[str, tuple[str, ...]]:
+        """The same by network card: MAC in lower case to addresses. Cards without any are left out."""
 
     def run_in_guest(
         self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30

@@ -39,6 +39,7 @@ from workers.hypervisor.errors import (
     StorageFullError,
     VolumeNotFoundError,
 )
+from workers.hypervisor.fake_devices import FakeDevices
 from workers.hypervisor.fake_life import FakeLife
 from workers.hypervisor.fake_stats import Meters
 from workers.hypervisor.stats import HostStats
@@ -49,6 +50,7 @@ from workers.hypervisor.types import (
     EventKind,
     HostInfo,
     HostUsage,
+    IoLimits,
     MachineEvent,
     MachineInfo,
     MachineSpec,
@@ -82,9 +84,11 @@ class FakeGuest:
     """How the software inside behaves."""
 
     ignores_shutdown: bool = False
+    keeps_devices: bool = False
     has_agent: bool = True
     agent_after_pings: int = 0
     addresses: tuple[str, ...] = ("10.213.0.10",)
+    further_addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     run: GuestCommand = echo_guest
     pings: int = 0
     reboots: int = 0
@@ -152,6 +156,8 @@ class FakeHost:
         self.lock = threading.RLock()
         self.images: dict[UUID, VolumeInfo] = {}
         self.disks: dict[UUID, VolumeInfo] = {}
+        self.volumes: dict[UUID, VolumeInfo] = {}
+        self.limits: dict[tuple[UUID, UUID | None], IoLimits] = {}
         self.bases: dict[UUID, UUID] = {}
         self.seeds: dict[UUID, SeedSpec] = {}
         self.domains: dict[UUID, FakeDomain] = {}
@@ -297,7 +303,7 @@ def forget_fake_hosts() -> None:
         _hosts.clear()
 
 
-class FakeDriver(FakeLife):
+class FakeDriver(FakeLife, FakeDevices):
     """HypervisorDriver on a FakeHost."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -396,7 +402,7 @@ class FakeDriver(FakeLife):
         with self.host.operation("list_volumes"):
             names = ((machine, f"machines/{machine}/seed.iso") for machine in self.host.seeds)
             seeds = (VolumeInfo(name, machine, SEED_BYTES, SEED_BYTES) for machine, name in names)
-            return [*self.host.images.values(), *self.host.disks.values(), *seeds]
+            return [*self.host.images.values(), *self.host.volumes.values(), *self.host.disks.values(), *seeds]
 
     # --- the domain -------------------------------------------------------------------------------------------
 
@@ -407,6 +413,8 @@ class FakeDriver(FakeLife):
                 raise InvalidSpecError("The console's password must have 1 to 8 printable characters.")
             if spec.uuid not in host.disks or spec.uuid not in host.seeds:
                 raise VolumeNotFoundError("The machine's disk or seed is not on the host.")
+            if any(disk.volume not in host.volumes for disk in spec.disks if disk.volume is not None):
+                raise VolumeNotFoundError("A volume of the machine is not on the host.")
             if spec.uuid in host.domains:
                 host.owned(spec.uuid).spec = spec
             else:

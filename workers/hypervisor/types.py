@@ -52,6 +52,34 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class IoLimits:
+    """Most operations and bytes a second of one disk, reading and writing together. 0 is no limit."""
+
+    iops: int = 0
+    bytes_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """A disk of a machine: a volume, or (`volume` None) its root disk, which every machine has whether named or not.
+
+    `boot` is its turn among the disks that may be booted from, 1 first; 0 leaves it to the root disk.
+    """
+
+    volume: UUID | None
+    limits: IoLimits = IoLimits()
+    boot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDevices:
+    """What is plugged into a machine: if it runs into what runs, else into its definition. MACs are in lower case."""
+
+    volumes: frozenset[UUID]
+    macs: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """All that the domain XML is made from; the same spec always gives the same XML, but for `console_secret`.
 
@@ -73,6 +101,7 @@ class MachineSpec:
     desktop: bool = True
     most_vcpus: int = 0
     most_memory_mib: int = 0
+    disks: tuple[DiskSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +144,7 @@ class ConsoleEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
-    """A file of Casement's pool on the host. `machine` is None for a base image; `base` is a disk's base image."""
+    """A file of Casement's pool on the host. `machine` is None for base images and volumes; `base` is a disk's base."""
 
     name: str
     machine: UUID | None
@@ -126,9 +155,17 @@ class VolumeInfo:
     @property
     def image(self) -> UUID | None:
         """Of which image version this is the base; None for other files."""
-        stem = PurePosixPath(self.name).stem
+        return self._uuid_in("images")
+
+    @property
+    def volume(self) -> UUID | None:
+        """Which volume this is; None for other files."""
+        return self._uuid_in("volumes")
+
+    def _uuid_in(self, folder: str) -> UUID | None:
+        path = PurePosixPath(self.name)
         try:
-            return UUID(stem) if self.machine is None else None
+            return UUID(path.stem) if self.machine is None and path.parent.name == folder else None
         except ValueError:
             return None
 

@@ -66,6 +66,16 @@ def create_overlay(destination: Path, *, base: Path, base_format: str, size_byte
     run([*argv, _plain(destination), str(size_bytes)], limits=QUICK)
 
 
+def create_empty(destination: Path, *, size_bytes: int) -> None:
+    """A new qcow2 of `size_bytes` that stands alone. Raises CommandFailed."""
+    run(["qemu-img", "create", "-q", "-f", "qcow2", _plain(destination), str(size_bytes)], limits=QUICK)
+
+
+def grow(path: Path, *, size_bytes: int) -> None:
+    """Make a qcow2 image that no machine has open larger, never smaller. Raises CommandFailed."""
+    run(["qemu-img", "resize", "-q", "-f", "qcow2", _plain(path), str(size_bytes)], limits=QUICK)
+
+
 def _known(fmt: str) -> str:
     if fmt not in FORMATS:
         raise CommandFailed(f"Images of the format {fmt!r} are not used here.")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import access, create, delete, drift, fetch, hibernate, images, power, resize
+from workers.workflows import access, create, delete, devices, drift, fetch, hibernate, images, power, resize, volumes
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
@@ -14,6 +14,8 @@ _ALL: tuple[Workflow[Any], ...] = (
     *access.WORKFLOWS,
     delete.TO_BIN,
     delete.WORKFLOW,
+    *devices.WORKFLOWS,
+    *volumes.WORKFLOWS,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from django.utils import timezone
+
 from portal.jobs import services as jobs
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, StepName
@@ -56,6 +58,11 @@ class Context(Generic[T]):
         self._last_progress = percent
         jobs.report_step(self.step, progress=max(0, min(percent, 100)), detail=detail)
         self.check_cancelled()
+
+    def seconds_in_step(self) -> float:
+        """Since the step began first, through every wait and every worker."""
+        started = self.step.started_at if self.step else None
+        return (timezone.now() - started).total_seconds() if started else 0.0
 
     def check_cancelled(self) -> None:
         if jobs.is_cancel_requested(self.job):

@@ -4,13 +4,14 @@ from django.utils.translation import gettext as _
 
 from portal.lib.secrets import unseal
 from portal.machines import services
-from portal.machines.models import Machine
+from portal.machines.devices import Plug
+from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.machines.selectors import machine_by_id
 from portal.machines.sizes import room_of
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import InvalidOperationError
-from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec, PowerState
+from workers.hypervisor.types import DiskSpec, Firmware, IoLimits, MachineSpec, NetworkMode, NicSpec, PowerState
 from workers.workflows.base import Context, WorkFailedError
 
 # RFB uses no more than eight characters; of 54 that are easy to tell apart this is 46 bits, behind file permissions.
@@ -25,8 +26,6 @@ def driver(context: Context[Machine]) -> HypervisorDriver:
 
 def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
     """What the domain is made from: in the size of its next start."""
-    mode = NetworkMode(machine.host.network_mode or NetworkMode.NAT)
-    network = machine.host.network if mode == NetworkMode.NAT else None
     vcpus, memory_mib = machine.wanted_vcpus or machine.vcpus, machine.wanted_memory_mib or machine.memory_mib
     most_vcpus, most_memory_mib = room_of(vcpus, memory_mib)
     return MachineSpec(
@@ -38,10 +37,11 @@ def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
         firmware=Firmware(machine.image_version.firmware) if machine.image_version else Firmware.BIOS,
         genid=machine.genid,
         console_secret=secret,
-        nics=(NicSpec(mac=machine.mac, mode=mode, network=network),),
+        nics=tuple(nic_of(machine, mac) for mac in (machine.mac, *_further_macs(machine))),
         desktop=machine.kind == "desktop",
         most_vcpus=most_vcpus,
         most_memory_mib=most_memory_mib,
+        disks=disks_of(machine),
     )
 
 
@@ -50,6 +50,27 @@ def define(machine: Machine, host_driver: HypervisorDriver) -> None:
     spec = spec_of(machine, secret=stored_secret(machine))
     services.record_room(machine, vcpus=spec.most_vcpus, memory_mib=spec.most_memory_mib)
     host_driver.define(spec)
+
+
+def nic_of(machine: Machine, mac: str) -> NicSpec:
+    mode = NetworkMode(machine.host.network_mode or NetworkMode.NAT)
+    return NicSpec(mac=mac, mode=mode, network=machine.host.network if mode == NetworkMode.NAT else None)
+
+
+def _further_macs(machine: Machine) -> list[str]:
+    """What is being added only is not there yet; what is being removed still is."""
+    cards = NetworkCard.objects.filter(machine=machine).exclude(task=Plug.ADDING)
+    return list(cards.order_by("created_at", "pk").values_list("mac", flat=True))
+
+
+def disks_of(machine: Machine) -> tuple[DiskSpec, ...]:
+    attached = Attachment.objects.filter(machine=machine).exclude(task=Plug.ADDING)
+    return tuple(disk_of(attachment) for attachment in attached.order_by("created_at", "pk"))
+
+
+def disk_of(attachment: Attachment) -> DiskSpec:
+    limits = IoLimits(attachment.iops, attachment.bytes_per_s)
+    return DiskSpec(attachment.volume_id, limits, attachment.boot)
 
 
 def stored_secret(machine: Machine) -> str:

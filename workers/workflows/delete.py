@@ -1,10 +1,12 @@
 """Remove a machine so that nothing of it is left: domain, disk, seed, socket, quota. Or switch it off, for the bin."""
 
+from django.utils import timezone
+
 from portal.jobs.names import JobName, StepName
 from portal.jobs.selectors import others_at_work
-from portal.machines import binning, services
-from portal.machines.models import Machine
-from portal.machines.states import Task
+from portal.machines import binning, cards, disks, services
+from portal.machines.models import Attachment, Machine
+from portal.machines.states import PowerState, Task
 from workers.hypervisor.errors import DomainNotFoundError
 from workers.workflows import common, create
 from workers.workflows.base import Again, Context, Step, Workflow
@@ -14,6 +16,19 @@ def wait_for_other_work(context: Context[Machine]) -> None:
     """The jobs that were under way were asked to stop; two at once on one disk would undo each other."""
     if others_at_work(context.job):
         raise Again(0.5)
+
+
+def free_volumes(context: Context[Machine]) -> None:
+    """Its definition is gone, so nothing on the host has them any more: each goes or stays as was said."""
+    driver = common.driver(context)
+    attached = Attachment.objects.filter(machine=context.target, volume__isnull=False).select_related("volume")
+    for attachment in attached:
+        if attachment.delete_with_machine and attachment.volume is not None:
+            driver.delete_volume(attachment.volume.pk)
+            disks.record_deleted_with(attachment)
+        else:
+            disks.record_gone(attachment)
+    cards.forget(context.target)
 
 
 def release(context: Context[Machine]) -> None:
@@ -28,6 +43,7 @@ def cut_power(context: Context[Machine]) -> None:
         driver.discard_saved(context.target.pk)
     except DomainNotFoundError:
         return
+    services.record_power_state(context.target.pk, PowerState.SHUT_OFF, at=timezone.now())
 
 
 TO_BIN: Workflow[Machine] = Workflow(
@@ -47,6 +63,7 @@ WORKFLOW: Workflow[Machine] = Workflow(
         Step(StepName.WAIT_WORK, wait_for_other_work),
         Step(StepName.UNDEFINE, create.undefine),
         Step(StepName.DELETE_STORAGE, create.delete_storage),
+        Step(StepName.FREE_VOLUMES, free_volumes),
         Step(StepName.RELEASE, release),
     ),
     on_done=services.record_deleted,

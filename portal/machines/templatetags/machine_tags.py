@@ -39,6 +39,12 @@ _BUSY = {
     Task.RESIZING: _("Getting another size"),
     Task.ACCESS: _("Getting a password or key"),
     Task.BINNING: _("Going into the bin"),
+    Task.ATTACHING: _("Attaching a disk"),
+    Task.DETACHING: _("Detaching a disk"),
+    Task.GROWING: _("Growing a disk"),
+    Task.LIMITING: _("Limiting a disk"),
+    Task.ADDING_CARD: _("Adding a network card"),
+    Task.DROPPING_CARD: _("Removing a network card"),
     Task.DELETING: _("Deleting"),
 }
 _POWER = {

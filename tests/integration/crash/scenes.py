@@ -14,15 +14,20 @@ from uuid import UUID, uuid4
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from portal.accounts.models import Project, User
+from portal.audit.models import Event
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.images import services as images
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.lib.secrets import unseal
-from portal.machines import access, binning, drift, hibernation, resizing, services
-from portal.machines.models import Flavour, Machine
-from portal.machines.states import PowerState, Status
+from portal.machines import access, binning, cards, disks, drift, hibernation, resizing, services
+from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
+from portal.machines.states import PowerState, Status, Task
+from portal.volumes import services as volumes
+from portal.volumes.models import Volume
+from portal.volumes.states import Status as VolumeStatus
+from portal.volumes.states import Task as VolumeTask
 from tests.workers.support import fake_of, work_on
 from workers import reconcile
 from workers.hosts import driver_of
@@ -76,15 +81,21 @@ class Stage:
         machine.refresh_from_db()
         return machine
 
+    def at_hand(self) -> Machine:
+        """A running machine that may have been used before: what is done to disks and cards leaves it whole."""
+        idle = Machine.objects.filter(host=self.host, status=Status.READY, task=Task.NONE)
+        return idle.filter(power_state=PowerState.RUNNING, keeps_definition=False).first() or self.built()
+
     def clear(self) -> None:
         """For the next life: what is compared below is then its own alone, and the matrix stays quick."""
         Machine.objects.all().delete()
+        Volume.objects.all().delete()
         Project.objects.update(used_machines=0, used_vcpus=0, used_memory_mib=0, used_disk_gib=0)
         Host.objects.update(reserved_vcpus=0, reserved_memory_mib=0, reserved_disk_gib=0)
         Difference.objects.all().delete()
         for host in (self.host, self.other):
             fake = fake_of(host)
-            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds):
+            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.volumes):
                 holder.clear()
 
     def larger(self) -> Flavour:
@@ -108,12 +119,16 @@ def _nothing(_stage: Stage, _job: Job) -> bool:
 
 @dataclass(frozen=True)
 class Scene:
-    """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so."""
+    """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
+
+    What `again` plays on is used for the next life as well.
+    """
 
     ask: Callable[[Stage], Job]
     done: Check
     back: Check = field(default=_nothing)
     name: str = ""
+    again: bool = False
 
 
 def _machine(job: Job) -> Machine:
@@ -368,6 +383,181 @@ def is_still_missing(stage: Stage, job: Job) -> bool:
     return True  # It was defined, and only then something failed: that is no loss.
 
 
+# --- disks and cards ------------------------------------------------------------------------------------------------
+
+
+def _volume(stage: Stage) -> Volume:
+    """A free one, made beside the stage's machines."""
+    volume = volumes.request_volume(
+        stage.project, actor=stage.alice, name=f"disk {uuid4().hex[:8]}", size_gib=1, host=stage.host
+    )
+    stage.work_on(Job.objects.get(target_id=volume.pk))
+    volume.refresh_from_db()
+    return volume
+
+
+def _free(stage: Stage) -> Volume:
+    free = Volume.objects.filter(host=stage.host, status=VolumeStatus.AVAILABLE, task=VolumeTask.NONE)
+    return free.select_related("project", "host").first() or _volume(stage)
+
+
+def _with_room(stage: Stage) -> Machine:
+    """A running machine that has fewer than three volumes."""
+    machine = stage.at_hand()
+    attached = Attachment.objects.filter(machine=machine, volume__isnull=False)
+    if attached.count() >= 3:
+        stage.work_on(disks.request_detach(machine, actor=stage.alice, disk=str(attached[0].pk)))
+        machine.refresh_from_db()
+    return machine
+
+
+def _attach(stage: Stage) -> Job:
+    return disks.request_attach(_with_room(stage), actor=stage.alice, volume=_free(stage))
+
+
+def _attach_new(stage: Stage) -> Job:
+    return disks.request_new_disk(_with_room(stage), actor=stage.alice, name=f"disk {uuid4().hex[:8]}", size_gib=1)
+
+
+def _attached(stage: Stage) -> Attachment:
+    """A running machine that has a volume."""
+    machine = stage.at_hand()
+    if not Attachment.objects.filter(machine=machine, volume__isnull=False).exists():
+        stage.work_on(disks.request_attach(machine, actor=stage.alice, volume=_free(stage)))
+    return Attachment.objects.filter(machine=machine, volume__isnull=False).select_related("machine__host")[0]
+
+
+def _detach(stage: Stage) -> Job:
+    attachment = _attached(stage)
+    return disks.request_detach(attachment.machine, actor=stage.alice, disk=str(attachment.pk))
+
+
+def _grow(stage: Stage) -> Job:
+    attachment = _attached(stage)
+    assert attachment.volume is not None
+    size = attachment.volume.size_gib + 1
+    return disks.request_grow(attachment.machine, actor=stage.alice, disk=str(attachment.pk), size_gib=size)
+
+
+def _grow_root(stage: Stage) -> Job:
+    machine = stage.at_hand()
+    return disks.request_grow(machine, actor=stage.alice, disk=disks.ROOT, size_gib=machine.disk_gib + 1)
+
+
+def _limit(stage: Stage) -> Job:
+    attachment = _attached(stage)
+    return disks.request_limits(attachment.machine, actor=stage.alice, disk=str(attachment.pk), iops=500, mib_per_s=50)
+
+
+def _add_card(stage: Stage) -> Job:
+    machine = stage.at_hand()
+    cards_of = NetworkCard.objects.filter(machine=machine)
+    if cards_of.count() >= cards.MOST_CARDS:
+        stage.work_on(cards.request_removal(machine, actor=stage.alice, card=cards_of[0].pk))
+        machine.refresh_from_db()
+    return cards.request_card(machine, actor=stage.alice)
+
+
+def _remove_card(stage: Stage) -> Job:
+    machine = stage.at_hand()
+    if not NetworkCard.objects.filter(machine=machine).exists():
+        stage.work_on(cards.request_card(machine, actor=stage.alice))
+        machine.refresh_from_db()
+    card = NetworkCard.objects.filter(machine=machine)[0]
+    return cards.request_removal(machine, actor=stage.alice, card=card.pk)
+
+
+def _delete_with_volumes(stage: Stage) -> Job:
+    """One goes with the machine, the other stays."""
+    for earlier in Volume.objects.filter(name__in=("goes", "stays")):
+        Volume.objects.filter(pk=earlier.pk).update(name=f"of an earlier scene {uuid4().hex[:8]}")
+    machine = stage.built()
+    for name in ("goes", "stays"):
+        stage.work_on(disks.request_new_disk(machine, actor=stage.alice, name=name, size_gib=1))
+        machine.refresh_from_db()
+    going = Volume.objects.get(attachment__machine=machine, name="goes")
+    return services.request_delete(machine, actor=stage.alice, delete_volumes=[going.pk])
+
+
+def _one_of_two_is_left() -> bool:
+    states = dict(Volume.objects.filter(name__in=("goes", "stays")).values_list("name", "status"))
+    return states == {"goes": VolumeStatus.DELETED, "stays": VolumeStatus.AVAILABLE}
+
+
+def _nothing_is_changing(_stage: Stage, job: Job) -> bool:
+    """Whether it was done or not, the machine is free for the next thing, and so are its disks and cards. That the
+    host has what the rows say is compared for every scene.
+    """
+    machine = _machine(job)
+    changing = [disks.in_change(machine), cards.in_change(machine)]
+    busy = Volume.objects.live().filter(attachment__machine=machine).exclude(task=VolumeTask.NONE).exists()
+    return machine.task == Task.NONE and changing == [None, None] and not busy
+
+
+def _has(jobs_name: JobName) -> Check:
+    """The newest row of the audit trail says which device it is; it is there or gone, as was asked."""
+    asked = {JobName.DISK_ATTACH: True, JobName.DISK_DETACH: False, JobName.CARD_ADD: True, JobName.CARD_REMOVE: False}
+
+    def check(stage: Stage, job: Job) -> bool:
+        detail = Event.objects.filter(target_id=str(job.target_id), action=jobs_name).latest("pk").detail
+        rows = (
+            Attachment.objects.filter(machine=job.target_id, volume__name=detail["volume"])
+            if "volume" in detail
+            else NetworkCard.objects.filter(machine=job.target_id, mac=detail["mac"])
+        )
+        return rows.exists() == asked[jobs_name] and _nothing_is_changing(stage, job)
+
+    return check
+
+
+def _has_grown(stage: Stage, job: Job) -> bool:
+    """Row and host agree on the size: that is compared for every scene. Here: it is the one that was asked for."""
+    detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.DISK_GROW).latest("pk").detail
+    sizes = {_machine(job).disk_gib}
+    sizes |= set(Volume.objects.filter(attachment__machine=job.target_id).values_list("size_gib", flat=True))
+    return detail["size_gib"] in sizes and _nothing_is_changing(stage, job)
+
+
+def _is_limited(stage: Stage, job: Job) -> bool:
+    limits = Attachment.objects.filter(machine=job.target_id, iops=500, bytes_per_s=50 * 1024**2)
+    return limits.exists() and _nothing_is_changing(stage, job)
+
+
+def _grow_volume(stage: Stage) -> Job:
+    volume = _free(stage)
+    return volumes.request_grow(volume, actor=stage.alice, size_gib=volume.size_gib + 1)
+
+
+def _volume_has_grown(_stage: Stage, job: Job) -> bool:
+    """That its file has the row's size is compared for every scene."""
+    wanted = Event.objects.filter(target_id=str(job.target_id), action=JobName.VOLUME_GROW).latest("pk").detail
+    return bool(_volume_is(VolumeStatus.AVAILABLE, wanted["size_gib"])(_stage, job))
+
+
+def _volume_is_free(_stage: Stage, job: Job) -> bool:
+    volume = Volume.objects.get(pk=job.target_id)
+    return (volume.status, volume.task, volume.wanted_gib) == (VolumeStatus.AVAILABLE, VolumeTask.NONE, None)
+
+
+def _create_volume(stage: Stage) -> Job:
+    volume = volumes.request_volume(
+        stage.project, actor=stage.alice, name=f"disk {uuid4().hex[:8]}", size_gib=2, host=stage.host
+    )
+    return Job.objects.get(target_id=volume.pk)
+
+
+def _delete_volume(stage: Stage) -> Job:
+    return volumes.request_delete(_volume(stage), actor=stage.alice)
+
+
+def _volume_is(status: VolumeStatus, *sizes: int) -> Check:
+    def check(_stage: Stage, job: Job) -> bool:
+        volume = Volume.objects.get(pk=job.target_id)
+        return volume.status == status and volume.task == VolumeTask.NONE and volume.size_gib in sizes
+
+    return check
+
+
 SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
     JobName.MACHINE_START: (
@@ -402,11 +592,32 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_SSH_KEY: (Scene(_add_key, RUNS),),
     JobName.MACHINE_BIN: (Scene(_bin, _is_binned),),
     JobName.MACHINE_DELETE: (Scene(_power(Stage.built, services.request_delete), is_gone),),
+    JobName.MACHINE_DELETE: (
+        Scene(_power(Stage.built, services.request_delete), is_gone),
+        Scene(_delete_with_volumes, lambda stage, job: is_gone(stage, job) and _one_of_two_is_left(), name="volumes"),
+    ),
     JobName.MACHINE_ADOPT: (
         Scene(_adopt_foreign, lambda _stage, job: _machine(job).keeps_definition, _is_left_alone, "foreign"),
         Scene(_adopt_stray, OFF, _is_left_alone, "stray"),
     ),
     JobName.MACHINE_REPAIR: (Scene(_repair, OFF, is_still_missing),),
+    JobName.DISK_ATTACH: (
+        Scene(_attach, _has(JobName.DISK_ATTACH), _nothing_is_changing, again=True),
+        Scene(_attach_new, _has(JobName.DISK_ATTACH), _nothing_is_changing, "new", again=True),
+    ),
+    JobName.DISK_DETACH: (Scene(_detach, _has(JobName.DISK_DETACH), _nothing_is_changing, again=True),),
+    JobName.DISK_GROW: (
+        Scene(_grow, _has_grown, _nothing_is_changing, again=True),
+        Scene(_grow_root, _has_grown, _nothing_is_changing, "root", again=True),
+    ),
+    JobName.DISK_LIMITS: (Scene(_limit, _is_limited, _nothing_is_changing, again=True),),
+    JobName.CARD_ADD: (Scene(_add_card, _has(JobName.CARD_ADD), _nothing_is_changing, again=True),),
+    JobName.CARD_REMOVE: (Scene(_remove_card, _has(JobName.CARD_REMOVE), _nothing_is_changing, again=True),),
+    JobName.VOLUME_CREATE: (
+        Scene(_create_volume, _volume_is(VolumeStatus.AVAILABLE, 2), _volume_is(VolumeStatus.ERROR, 2)),
+    ),
+    JobName.VOLUME_GROW: (Scene(_grow_volume, _volume_has_grown, _volume_is_free, again=True),),
+    JobName.VOLUME_DELETE: (Scene(_delete_volume, _volume_is(VolumeStatus.DELETED, 1)),),
     JobName.COPY_REMOVE: (Scene(_remove_copy, _copy_is_gone),),
     JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),

@@ -67,8 +67,15 @@ IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 LIVE = Path("/var/lib/libvirt/qemu")
 # These happen in the portal's own folders and touch no host.
 NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH}
-# Before its system is up, a guest hears no power button and has no agent.
-HEARD_INSIDE = {JobName.MACHINE_STOP, JobName.MACHINE_REBOOT, JobName.MACHINE_PASSWORD, JobName.MACHINE_SSH_KEY}
+# Before its system is up, a guest hears no power button, lets no device go and has no agent.
+HEARD_INSIDE = {
+    JobName.MACHINE_STOP,
+    JobName.MACHINE_REBOOT,
+    JobName.MACHINE_PASSWORD,
+    JobName.MACHINE_SSH_KEY,
+    JobName.DISK_DETACH,
+    JobName.CARD_REMOVE,
+}
 STEPS = [
     (name, scene, step.name)
     for name, played in SCENES.items()

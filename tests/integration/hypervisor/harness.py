@@ -28,6 +28,8 @@ class Backstage(Protocol):
     def add_foreign(self) -> UUID: ...
     def remove_foreign(self, machine: UUID) -> None: ...
     def ignore_shutdown(self, machine: UUID) -> None: ...
+    def keep_devices(self, machine: UUID) -> None: ...
+    def halt(self, machine: UUID) -> None: ...
 
 
 class FakeBackstage:
@@ -45,6 +47,12 @@ class FakeBackstage:
     def ignore_shutdown(self, machine: UUID) -> None:
         self._host.guest(machine).ignores_shutdown = True
 
+    def keep_devices(self, machine: UUID) -> None:
+        self._host.guest(machine).keeps_devices = True
+
+    def halt(self, machine: UUID) -> None:
+        self._host.pause(machine)
+
 
 class RealBackstage:
     def __init__(self, uri: str) -> None:
@@ -60,6 +68,12 @@ class RealBackstage:
 
     def ignore_shutdown(self, machine: UUID) -> None:
         """Nothing to do: the firmware, where these guests still are, ignores the power button."""
+
+    def keep_devices(self, machine: UUID) -> None:
+        """Nothing to do: a guest that is halted lets nothing go."""
+
+    def halt(self, machine: UUID) -> None:
+        self._conn.lookupByUUIDString(str(machine)).suspend()
 
 
 @dataclass

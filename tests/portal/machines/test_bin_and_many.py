@@ -14,6 +14,7 @@ from django.utils import timezone
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
 from portal.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError, QuotaExceededError
+from portal.events import models as happened
 from portal.hosts.models import Host
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
@@ -64,6 +65,7 @@ def test_taken_back_it_is_what_it_was_and_asked_twice_it_is_taken_once(kept: Mac
     binning.request_restore(kept, actor=bob)
     assert used() == (1, 1, 1024, 10)
     assert (kept.status, kept.power_state, kept.purge_at) == (Status.READY, PowerState.SHUT_OFF, None)
+    assert happened.Event.objects.get(kind="machine.changed").data == {"changed": ["restored"]}
     with pytest.raises(ConflictError):
         binning.request_restore(kept, actor=bob)
     assert used() == (1, 1, 1024, 10)

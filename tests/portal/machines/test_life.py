@@ -13,6 +13,7 @@ from django.utils import timezone
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
 from portal.errors import ConflictError, ForbiddenError, InvalidError, NoCapacityError, QuotaExceededError
+from portal.events import models as happened
 from portal.hosts.models import Host
 from portal.jobs.models import Job
 from portal.lib.secrets import seal, unseal
@@ -264,6 +265,9 @@ def test_what_is_changed_is_written_down_and_what_is_so_already_is_not(machine: 
     assert list(machine.labels.values_list("name", flat=True)) == ["a:b", "web"]
     event = Event.objects.get(action="machine.changed")
     assert event.detail["before"] == {"name": "beacon", "labels": [], "protected": False}
+    told = happened.Event.objects.get(kind="machine.changed")
+    assert (told.subject_name, told.actor_name) == ("lamp", "alice")
+    assert told.data == {"changed": ["description", "labels", "name", "protected"]}
 
 
 def test_a_name_is_taken_by_what_lies_in_the_bin_as_well(machine: Machine, alice: User) -> None:

@@ -18,7 +18,7 @@ from lxml import etree
 
 from workers.hypervisor.errors import InvalidSpecError
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, DomainFiles, HostTraits, domain_xml
-from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec
+from workers.hypervisor.types import DiskSpec, Firmware, IoLimits, MachineSpec, NetworkMode, NicSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
@@ -29,6 +29,7 @@ FILES = DomainFiles(
     FOLDER / "seed.iso",
     FOLDER / "serial.log",
     Path("/pool/serial/0"),
+    Path("/pool/volumes"),
 )
 ALLOWED_DEVICES = frozenset(
     {"disk", "controller", "interface", "serial", "channel", "input"}
@@ -59,6 +60,15 @@ def traits(accelerator: str, mode: NetworkMode) -> HostTraits:
 
 
 PLAIN = spec_for("desktop", Firmware.BIOS, NetworkMode.NAT)
+WITH_VOLUMES = replace(
+    PLAIN,
+    nics=(*PLAIN.nics, NicSpec("52:54:00:12:34:57", NetworkMode.NAT, "casement")),
+    disks=(
+        DiskSpec(None, IoLimits(iops=500), boot=2),
+        DiskSpec(UUID(int=0xDA7A), IoLimits(iops=100, bytes_per_s=10 << 20), boot=1),
+        DiskSpec(UUID(int=0x5AFE)),
+    ),
+)
 TCG = traits("tcg", NetworkMode.NAT)
 
 
@@ -71,11 +81,19 @@ def test_the_xml_is_the_golden_one(kind: str, firmware: Firmware, mode: NetworkM
     assert text == golden.read_text(encoding="utf-8")
 
 
+def test_volumes_and_further_cards_have_a_golden_file_too() -> None:
+    text = domain_xml(WITH_VOLUMES, FILES, TCG)
+    golden = GOLDEN / "desktop-with-volumes.xml"
+    if os.environ.get("CASEMENT_WRITE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(not SCHEMA.exists(), reason="libvirt's schemas are not installed")
 def test_the_golden_files_keep_libvirts_schema() -> None:
     schema = etree.RelaxNG(etree.parse(SCHEMA))
     files = sorted(GOLDEN.glob("*.xml"))
-    assert len(files) == len(CASES)
+    assert len(files) == len(CASES) + 1
     for golden in files:
         assert schema.validate(etree.parse(golden)), f"{golden.name}: {schema.error_log}"
 
@@ -184,6 +202,11 @@ def test_any_title_is_kept_or_refused(title: str) -> None:
         {"nics": (NicSpec("52:54:00:12:34:AB", NetworkMode.USER),)},
         {"nics": (NicSpec("52:54:00:12:34:56", NetworkMode.NAT, None),)},
         {"nics": (NicSpec("52:54:00:12:34:56", NetworkMode.NAT, "a b"),)},
+        {"disks": (DiskSpec(UUID(int=1)), DiskSpec(UUID(int=1)))},
+        {"disks": tuple(DiskSpec(UUID(int=number)) for number in range(25))},
+        {"disks": (DiskSpec(None, boot=1), DiskSpec(UUID(int=1), boot=1))},
+        {"disks": (DiskSpec(None, boot=-1),)},
+        {"disks": (DiskSpec(None, IoLimits(iops=-1)),)},
     ],
 )
 def test_what_must_not_get_in_is_refused(changes: dict[str, object]) -> None:

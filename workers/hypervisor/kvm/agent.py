@@ -6,6 +6,8 @@ import base64
 import binascii
 import json
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -107,19 +109,33 @@ def _output(status: dict[str, Any], name: str) -> bytes:
 
 def addresses(domain: VirDomain) -> tuple[str, ...]:
     """From the agent, or else from the network's DHCP leases."""
+    return next((found for interfaces in _interfaces(domain) if (found := _usable(interfaces))), ())
+
+
+def card_addresses(domain: VirDomain) -> dict[str, tuple[str, ...]]:
+    """By MAC. Several interfaces may have the same (a bridge over a card): then their addresses are the card's."""
+    for interfaces in _interfaces(domain):
+        by_mac: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for name, interface in interfaces.items():
+            by_mac[str(interface.get("hwaddr") or "").lower()][name] = interface
+        if found := {mac: usable for mac, those in by_mac.items() if mac and (usable := _usable(those))}:
+            return found
+    return {}
+
+
+def _interfaces(domain: VirDomain) -> Iterator[dict[str, dict[str, Any]]]:
+    """As the agent tells them, then as the DHCP server does. A source that does not answer is left out."""
     for source in (
         libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
         libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
     ):
         try:
-            found = _usable(domain.interfaceAddresses(source, 0))
+            found = domain.interfaceAddresses(source, 0)
         except libvirt.libvirtError as error:
             if error.get_error_domain() in {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}:
                 raise
             continue
-        if found:
-            return found
-    return ()
+        yield found or {}
 
 
 def _usable(interfaces: dict[str, dict[str, Any]] | None) -> tuple[str, ...]:

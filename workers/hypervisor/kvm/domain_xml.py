@@ -8,12 +8,15 @@ the results; a test there holds the list of devices that may appear at all.
 from __future__ import annotations
 
 import re
+import string
 import xml.etree.ElementTree as ET
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from workers.hypervisor.errors import InvalidSpecError
-from workers.hypervisor.types import Firmware, MachineSpec, NetworkMode, NicSpec
+from workers.hypervisor.types import DiskSpec, Firmware, IoLimits, MachineSpec, NetworkMode, NicSpec
 
 # The mark of a domain that Casement defined. It is a name, not an address: nothing is fetched from it.
 NAMESPACE = "urn:casement:machine:1"
@@ -30,6 +33,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff
 _SECRET = re.compile(r"[\x21-\x7e]{1,8}")
 _SOFTWARE_CPU_EXTRAS = ("arat", "popcnt", "rdrand", "sse4.1", "sse4.2", "ssse3")
 _MOST_VCPUS = 255
+# The root disk and the seed come first.
+ROOT_DEVICE, SEED_DEVICE = "vda", "vdb"
+_VOLUME_DEVICES = [f"vd{letter}" for letter in string.ascii_lowercase[2:]]
 _LEAST_MEMORY_MIB = 32
 
 ET.register_namespace(PREFIX, NAMESPACE)
@@ -37,13 +43,17 @@ ET.register_namespace(PREFIX, NAMESPACE)
 
 @dataclass(frozen=True, slots=True)
 class DomainFiles:
-    """The files of one machine on its host, named by the driver."""
+    """The files of one machine on its host, named by the driver; and the folder where all volumes are."""
 
     disk: Path
     base: Path | None
     seed: Path
     serial_log: Path
     serial_socket: Path | None
+    volumes: Path
+
+    def volume(self, uuid: UUID) -> Path:
+        return self.volumes / f"{UUID(str(uuid))}.qcow2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +110,22 @@ def check(spec: MachineSpec) -> None:
     if spec.most_vcpus > _MOST_VCPUS or 0 < spec.most_vcpus < spec.vcpus or 0 < spec.most_memory_mib < spec.memory_mib:
         raise InvalidSpecError("The machine's room to grow is out of bounds.")
     for nic in spec.nics:
-        _check_nic(nic)
+        check_nic(nic)
+    _check_disks(spec.disks)
 
 
-def _check_nic(nic: NicSpec) -> None:
+def _check_disks(disks: tuple[DiskSpec, ...]) -> None:
+    names = [disk.volume for disk in disks]
+    if len(set(names)) != len(names) or len(names) > len(_VOLUME_DEVICES):
+        raise InvalidSpecError("A volume is named twice, or there are too many.")
+    turns = [disk.boot for disk in disks if disk.boot]
+    if len(set(turns)) != len(turns) or any(turn < 0 for turn in turns):
+        raise InvalidSpecError("Two disks have the same turn to boot.")
+    if any(min(disk.limits.iops, disk.limits.bytes_per_s) < 0 for disk in disks):
+        raise InvalidSpecError("A disk's limit is below zero.")
+
+
+def check_nic(nic: NicSpec) -> None:
     if not _MAC.fullmatch(nic.mac) or int(nic.mac[:2], 16) & 1:
         raise InvalidSpecError("A network card's address is not a unicast MAC in lower case.")
     if nic.mode is NetworkMode.NAT and not (nic.network and _NAME.fullmatch(nic.network)):
@@ -128,11 +150,13 @@ def _vcpus(spec: MachineSpec) -> ET.Element:
 
 def _os(spec: MachineSpec) -> ET.Element:
     """libvirt chooses among the host's UEFI firmware; without secure boot, whose keys are not ours to enrol."""
-    boot = [_text("type", "hvm", arch="x86_64", machine="q35"), _element("boot", {"dev": "hd"})]
+    kind = _text("type", "hvm", arch="x86_64", machine="q35")
+    # Where disks have their own turns, libvirt takes no order of kinds besides.
+    boot = [] if any(disk.boot for disk in spec.disks) else [_element("boot", {"dev": "hd"})]
     if spec.firmware is Firmware.BIOS:
-        return _element("os", {}, *boot)
+        return _element("os", {}, kind, *boot)
     features = [_element("feature", {"enabled": "no", "name": name}) for name in ("enrolled-keys", "secure-boot")]
-    return _element("os", {"firmware": "efi"}, boot[0], _element("firmware", {}, *features), boot[1])
+    return _element("os", {"firmware": "efi"}, kind, _element("firmware", {}, *features), *boot)
 
 
 def _cpu(spec: MachineSpec, *, kvm: bool) -> ET.Element:
@@ -164,15 +188,18 @@ def _clock(*, kvm: bool) -> ET.Element:
 
 
 def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET.Element]:
-    # Disk, seed, network cards, USB, serial controller, balloon and random numbers sit on a root port each.
-    ports = SPARE_ROOT_PORTS + 6 + len(spec.nics)
+    # Disks, seed, network cards, USB, serial controller, balloon and random numbers sit on a root port each.
+    root = next((disk for disk in spec.disks if disk.volume is None), DiskSpec(None))
+    volumes = _volumes(spec, files)
+    ports = SPARE_ROOT_PORTS + 6 + len(spec.nics) + len(volumes)
     return [
-        _disk(files, privileged=host.privileged),
+        _disk(files, root, privileged=host.privileged),
         _seed(files),
+        *volumes,
         _element("controller", {"type": "usb", "model": "qemu-xhci"}),
         _element("controller", {"type": "pci", "model": "pcie-root"}),
         *(_element("controller", {"type": "pci", "model": "pcie-root-port"}) for _ in range(ports)),
-        *(_nic(nic, host) for nic in spec.nics),
+        *(nic_xml(nic, host) for nic in spec.nics),
         _serial(files),
         _agent_channel(),
         # An absolute pointer: with a mouse the browser's pointer and the guest's drift apart.
@@ -185,22 +212,66 @@ def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET
     ]
 
 
-def _disk(files: DomainFiles, *, privileged: bool) -> ET.Element:
+_DISK_DRIVER = {"name": "qemu", "type": "qcow2", "cache": "writeback", "discard": "unmap", "detect_zeroes": "unmap"}
+
+
+def _disk(files: DomainFiles, disk: DiskSpec, *, privileged: bool) -> ET.Element:
     """The machine's disk with its whole chain spelled out.
 
     The format is always named, never probed, and so is the base: a guest that broke out into its own disk's header
     must not make libvirt open another file at the next start. "writeback" keeps the page cache, which holds a base
     image once for all of its clones, and honours the guest's flushes; it also works where O_DIRECT does not (tmpfs).
     """
-    driver = {"name": "qemu", "type": "qcow2", "cache": "writeback", "discard": "unmap", "detect_zeroes": "unmap"}
     return _element(
         "disk",
         {"type": "file", "device": "disk"},
-        _element("driver", driver),
+        _element("driver", _DISK_DRIVER),
         _element("source", {"file": str(files.disk)}),
         _backing_chain(files.base, privileged=privileged),
-        _element("target", {"dev": "vda", "bus": "virtio"}),
+        _element("target", {"dev": ROOT_DEVICE, "bus": "virtio"}),
+        *_limits_and_turn(disk),
     )
+
+
+def _volumes(spec: MachineSpec, files: DomainFiles) -> list[ET.Element]:
+    named = [(disk, disk.volume) for disk in spec.disks if disk.volume is not None]
+    places = zip(named, _VOLUME_DEVICES, strict=False)  # `check` has counted them.
+    return [volume_xml(disk, files.volume(volume), device) for (disk, volume), device in places]
+
+
+def volume_xml(disk: DiskSpec, path: Path, device: str) -> ET.Element:
+    """A volume stands alone: its chain ends with it. The guest finds it by its serial number, whatever its turn."""
+    return _element(
+        "disk",
+        {"type": "file", "device": "disk"},
+        _element("driver", _DISK_DRIVER),
+        _element("source", {"file": str(path)}),
+        _element("backingStore"),
+        _element("target", {"dev": device, "bus": "virtio"}),
+        *_limits_and_turn(disk),
+        _text("serial", serial_of(UUID(path.stem))),
+    )
+
+
+def serial_of(volume: UUID) -> str:
+    """What virtio has room for: 20 characters."""
+    return volume.hex[:20]
+
+
+def free_device(taken: Collection[str]) -> str | None:
+    """The first name for a disk that no other has; None if all are taken."""
+    return next((device for device in _VOLUME_DEVICES if device not in taken), None)
+
+
+def _limits_and_turn(disk: DiskSpec) -> list[ET.Element]:
+    limits = [_text(name, str(value)) for name, value in tune_of(disk.limits).items() if value]
+    tune = [_element("iotune", {}, *limits)] if limits else []
+    return [*tune, *([_element("boot", {"order": str(disk.boot)})] if disk.boot else [])]
+
+
+def tune_of(limits: IoLimits) -> dict[str, int]:
+    """By libvirt's names, for its XML and its calls alike."""
+    return {"total_bytes_sec": limits.bytes_per_s, "total_iops_sec": limits.iops}
 
 
 def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
@@ -220,12 +291,12 @@ def _seed(files: DomainFiles) -> ET.Element:
         {"type": "file", "device": "disk"},
         _element("driver", {"name": "qemu", "type": "raw"}),
         _element("source", {"file": str(files.seed)}),
-        _element("target", {"dev": "vdb", "bus": "virtio"}),
+        _element("target", {"dev": SEED_DEVICE, "bus": "virtio"}),
         _element("readonly"),
     )
 
 
-def _nic(nic: NicSpec, host: HostTraits) -> ET.Element:
+def nic_xml(nic: NicSpec, host: HostTraits) -> ET.Element:
     mac, model = _element("mac", {"address": nic.mac}), _element("model", {"type": "virtio"})
     if nic.mode is NetworkMode.USER:
         return _element("interface", {"type": "user"}, mac, model)

@@ -23,25 +23,30 @@ from workers.hypervisor.errors import (
     HypervisorError,
     InvalidOperationError,
 )
-from workers.hypervisor.kvm import agent, events, life, network, serial
+from workers.hypervisor.kvm import agent, devices, events, life, network, serial
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
 from workers.hypervisor.kvm.screen import to_png
 from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
 from workers.hypervisor.kvm.storage import Storage
+from workers.hypervisor.kvm.volumes import VolumeFolder, grow_file
 from workers.hypervisor.stats import HostStats
 from workers.hypervisor.types import (
     Accelerator,
     CommandResult,
     ConsoleEndpoint,
+    DiskSpec,
     HostConfig,
     HostInfo,
     HostUsage,
+    IoLimits,
+    MachineDevices,
     MachineEvent,
     MachineInfo,
     MachineSpec,
     NetworkMode,
+    NicSpec,
     PowerState,
     SeedSpec,
     VolumeInfo,
@@ -88,6 +93,7 @@ class KvmDriver:
         self._connection = connection or Connection(config.uri)
         self._lock = threading.Lock()
         self._storage_of_host: Storage | None = None
+        self._volumes = VolumeFolder(config.pool_dir / "volumes")
         self._owned: set[UUID] = set()
 
     def close(self) -> None:
@@ -180,21 +186,77 @@ class KvmDriver:
         self._storage().delete_machine(machine)
 
     def list_volumes(self) -> list_of[VolumeInfo]:
-        return self._storage().list_volumes()
+        return [*self._storage().list_volumes(), *self._volumes.list()]
+
+    def create_volume(self, volume: UUID, *, size_bytes: int) -> VolumeInfo:
+        storage = self._storage()
+        storage.prepare()
+        return self._volumes.create(volume, size_bytes, free_bytes=storage.free_bytes())
+
+    def delete_volume(self, volume: UUID) -> None:
+        self._refuse_used(self._volumes.path(volume))
+        self._volumes.delete(volume)
+
+    def grow_volume(self, volume: UUID, *, size_bytes: int) -> VolumeInfo:
+        self._refuse_used(self._volumes.path(volume))
+        grow_file(self._volumes.path(volume), size_bytes)
+        return self._volumes.info(volume)
+
+    def _refuse_used(self, path: Path) -> None:
+        self._call("look who uses the volume", lambda conn: devices.refuse_running_user(conn, path))
+
+    # --- disks and cards of a machine -------------------------------------------------------------------------
+
+    def devices(self, machine: UUID) -> MachineDevices:
+        folder = self._volumes.folder
+        return self._with(machine, "tell the machine's devices", lambda domain: devices.plugged(domain, folder))
+
+    def attach_disk(self, machine: UUID, disk: DiskSpec) -> None:
+        path = self._disk_path(machine, disk.volume)
+        self._plug(machine, "attach the disk", lambda domain: devices.attach_disk(domain, disk, path))
+
+    def detach_disk(self, machine: UUID, volume: UUID) -> bool:
+        path = self._disk_path(machine, volume)
+        return self._plug(machine, "detach the disk", lambda domain: devices.detach_disk(domain, path))
+
+    def grow_disk(self, machine: UUID, volume: UUID | None, *, size_bytes: int) -> None:
+        path = self._disk_path(machine, volume)
+        self._plug(machine, "grow the disk", lambda domain: devices.grow_disk(domain, path, size_bytes))
+
+    def set_io_limits(self, machine: UUID, volume: UUID | None, limits: IoLimits) -> None:
+        path = self._disk_path(machine, volume)
+        self._with(machine, "limit the disk", lambda domain: devices.set_io_limits(domain, path, limits))
+
+    def attach_nic(self, machine: UUID, nic: NicSpec) -> None:
+        traits = self._traits()
+        self._plug(machine, "add the network card", lambda domain: devices.attach_nic(domain, nic, traits))
+
+    def detach_nic(self, machine: UUID, mac: str) -> bool:
+        return self._plug(machine, "remove the network card", lambda domain: devices.detach_nic(domain, mac))
+
+    def _disk_path(self, machine: UUID, volume: UUID | None) -> Path:
+        return self._storage().disk(machine) if volume is None else self._volumes.path(volume)
+
+    def _plug(self, machine: UUID, doing: str, work: Callable[[VirDomain], T]) -> T:
+        return self._with(machine, doing, work, limit_s=devices.PLUG_LIMIT_S)
 
     # --- the domain -------------------------------------------------------------------------------------------
 
     def define(self, spec: MachineSpec) -> None:
-        files = self._storage().files(spec.uuid)
-        accelerator = self._accelerator(self._call("describe itself", lambda conn: int(conn.getVersion())))
+        files = self._storage().files(spec.uuid, [disk.volume for disk in spec.disks if disk.volume is not None])
+        traits = self._traits()
 
         def work(conn: VirConnect) -> None:
             _refuse_foreign(conn, spec.uuid)
-            dhcp = network.gateway(conn, self._config.network) if self._is_privileged() else None
-            traits = HostTraits(accelerator.kind, dhcp, privileged=self._is_privileged())
             conn.defineXMLFlags(domain_xml(spec, files, traits), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
         self._call("define the machine", work)
+
+    def _traits(self) -> HostTraits:
+        accelerator = self._accelerator(self._call("describe itself", lambda conn: int(conn.getVersion())))
+        privileged, name = self._is_privileged(), self._config.network
+        dhcp = self._call("tell its network", lambda conn: network.gateway(conn, name)) if privileged else None
+        return HostTraits(accelerator.kind, dhcp, privileged=privileged)
 
     def start(self, machine: UUID) -> None:
         self._with(machine, "start the machine", _start, limit_s=START_LIMIT_S)
@@ -293,6 +355,9 @@ class KvmDriver:
 
     def addresses(self, machine: UUID) -> tuple[str, ...]:
         return self._with(machine, "find the machine's addresses", agent.addresses)
+
+    def card_addresses(self, machine: UUID) -> dict[str, tuple[str, ...]]:
+        return self._with(machine, "find the machine's addresses", agent.card_addresses)
 
     def run_in_guest(
         self, machine: UUID, argv: tuple[str, ...], *, stdin: bytes = b"", timeout_s: float = 30

@@ -6,6 +6,7 @@
     machines/<machine>/seed.iso   NoCloud seed
     machines/<machine>/serial.log what the guest printed on its serial port
     serial/<machine>              the socket of its serial port, apart from the disks, for whoever may reach that alone
+    volumes/<volume>.qcow2        a volume of its own: see `volumes.py`
 
 Every name is made from a UUID, symbolic links are not followed, and a file appears under its final name only when it is
 whole. QEMU's user may pass through the folders but neither list nor change them; libvirt gives it the disk of a machine
@@ -20,7 +21,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -67,13 +68,14 @@ class Storage:
         self._images = pool_dir / "images"
         self._machines = pool_dir / "machines"
         self._serial = pool_dir / "serial"
+        self._volumes = pool_dir / "volumes"
         self._qemu_gid = qemu_gid
 
     # --- folders --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         with storage_errors("make its folders"):
-            for folder in (self._pool, self._images, self._machines, self._serial):
+            for folder in (self._pool, self._images, self._machines, self._serial, self._volumes):
                 self._make_folder(folder)
 
     def _make_folder(self, folder: Path) -> None:
@@ -90,8 +92,8 @@ class Storage:
         if self._qemu_gid is not None:
             os.fchown(descriptor, -1, self._qemu_gid)
 
-    def files(self, machine: UUID) -> DomainFiles:
-        """The machine's files, for its XML. `VolumeNotFoundError` if disk or seed is missing."""
+    def files(self, machine: UUID, volumes: Collection[UUID] = ()) -> DomainFiles:
+        """The machine's files, for its XML. `VolumeNotFoundError` if disk, seed or a volume is missing."""
         folder = self._folder(machine)
         files = DomainFiles(
             folder / "disk.qcow2",
@@ -99,9 +101,12 @@ class Storage:
             folder / "seed.iso",
             folder / "serial.log",
             self._serial_socket(machine),
+            self._volumes,
         )
         if not files.disk.is_file() or not files.seed.is_file():
             raise VolumeNotFoundError("The machine's disk or seed is not on the host.")
+        if not all(files.volume(volume).is_file() for volume in volumes):
+            raise VolumeNotFoundError("A volume of the machine is not on the host.")
         return files
 
     def _serial_socket(self, machine: UUID) -> Path | None:
@@ -114,6 +119,10 @@ class Storage:
     def machine_folder(self, machine: UUID) -> Path:
         """The machine's folder, which may not exist."""
         return self._folder(machine)
+
+    def disk(self, machine: UUID) -> Path:
+        """Where the machine's root disk is, or would be."""
+        return self._folder(machine) / "disk.qcow2"
 
     def total_bytes(self) -> int:
         with storage_errors("measure its storage"):
@@ -162,7 +171,7 @@ class Storage:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        _sync_folder(self._images)
+        sync_folder(self._images)
 
     @contextlib.contextmanager
     def _locked_part(self, version: UUID) -> Iterator[tuple[Path, BinaryIO]]:
@@ -197,7 +206,7 @@ class Storage:
                     yield base
 
     def _image_info(self, version: UUID) -> VolumeInfo:
-        return _volume(self._image(version), f"images/{version}.qcow2", None)
+        return volume_info(self._image(version), f"images/{version}.qcow2", None)
 
     # --- machines -------------------------------------------------------------------------------------------------
 
@@ -207,7 +216,7 @@ class Storage:
         with storage_errors("create the disk"):
             if not disk.exists():
                 self._create_new_disk(machine, disk, image, size_bytes)
-            return _volume(disk, f"machines/{machine}/disk.qcow2", machine)
+            return volume_info(disk, f"machines/{machine}/disk.qcow2", machine)
 
     def _create_new_disk(self, machine: UUID, disk: Path, image: UUID, size_bytes: int) -> None:
         size = max(size_bytes, read_header(self._image(image)).virtual_size)
@@ -223,7 +232,7 @@ class Storage:
             part.rename(disk)
         finally:
             part.unlink(missing_ok=True)
-        _sync_folder(disk.parent)
+        sync_folder(disk.parent)
 
     def _base_of(self, machine: UUID) -> Path | None:
         base = self._base_id(machine)
@@ -251,16 +260,16 @@ class Storage:
             return [*self._list_images(), *self._list_machine_files()]
 
     def _list_images(self) -> Iterator[VolumeInfo]:
-        for path in _regular_files(self._images):
+        for path in regular_files(self._images):
             if path.suffix == ".qcow2":
-                yield _volume(path, f"images/{path.name}", None)
+                yield volume_info(path, f"images/{path.name}", None)
 
     def _list_machine_files(self) -> Iterator[VolumeInfo]:
         for machine in self._machine_uuids():
-            for path in _regular_files(self._folder(machine)):
+            for path in regular_files(self._folder(machine)):
                 # A file may go while the list is made.
                 with contextlib.suppress(FileNotFoundError, VolumeNotFoundError):
-                    volume = _volume(path, f"machines/{machine}/{path.name}", machine)
+                    volume = volume_info(path, f"machines/{machine}/{path.name}", machine)
                     yield replace(volume, base=self._base_id(machine)) if volume.is_disk else volume
 
     def _machine_uuids(self) -> Iterator[UUID]:
@@ -293,14 +302,14 @@ def _overlay(path: Path, base: Path, size: int) -> None:
         raise HypervisorError("The host could not create the disk.", code="storage-failed") from error
 
 
-def _volume(path: Path, name: str, machine: UUID | None) -> VolumeInfo:
+def volume_info(path: Path, name: str, machine: UUID | None) -> VolumeInfo:
     status = path.lstat()
     is_disk = path.suffix == ".qcow2"
     capacity = read_header(path).virtual_size if is_disk else status.st_size
     return VolumeInfo(name=name, machine=machine, capacity_bytes=capacity, allocation_bytes=status.st_blocks * 512)
 
 
-def _regular_files(folder: Path) -> Iterator[Path]:
+def regular_files(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
@@ -348,7 +357,7 @@ def _replace(path: Path, content: bytes) -> None:
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _is_still_at(file: BinaryIO, path: Path) -> bool:
@@ -358,7 +367,7 @@ def _is_still_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
         ('accounts', '0003_api_token'),
         ('hosts', '0002_difference'),
         ('images', '0001_initial'),
-        ('machines', '0005_life'),
+        ('machines', '0006_disks_and_cards'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
