@@ -38,7 +38,7 @@ _PROBLEMS: Final = {
     503: "The portal's database is away; `Retry-After` says when to come back.",
 }
 _FIRST: Final = (
-    *("Machines", "Bin", "Jobs", "Images", "Projects", "Screens", "Figures", "Events", "Webhooks"),
+    *("Machines", "Volumes", "Bin", "Jobs", "Images", "Projects", "Screens", "Figures", "Events", "Webhooks"),
     *("You", "Hosts", "Sessions", "Audit"),
 )
 FOLLOWING: Final = ("follow_job", "follow_project_events")

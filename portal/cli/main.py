@@ -7,24 +7,24 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast, get_args
-from uuid import UUID
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import get_completion_class
 
-from portal.cli import config, vnc
+from portal.cli import config, devices, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
 from portal.cli.errors import NOT_FOUND, CliError
 from portal.cli.jobs import wait_for
 from portal.cli.output import Form, Output, clean
+from portal.cli.parts import Context, done, is_id, machine_named, machine_names, only, pass_context, project_named
 
 COLUMNS: Final = {
     "machines": ("name", "project.name", "status", "power_state", "task", "addresses", "flavour", "id"),
+    "volumes": ("name", "project.name", "size_gib", "status", "task", "attached.machine", "id"),
     "bin": ("name", "project.name", "owner", "disk_gib", "binned_at", "purge_at", "id"),
     "images": ("title", "slug", "kind", "project.name", "id"),
     "projects": ("name", "role", "id"),
@@ -37,27 +37,13 @@ COLUMNS: Final = {
 }
 KEYS: Final = {
     "machines": "name",
+    "volumes": "name",
     "bin": "name",
     "images": "slug",
     "projects": "name",
     "flavours": "name",
     "hosts": "name",
 }
-
-
-@dataclass
-class Context:
-    """What every command has. The client is made when it is first needed: `login` needs none."""
-
-    portal_name: str | None
-    output: Output
-    _client: Client | None = None
-
-    @property
-    def client(self) -> Client:
-        if self._client is None:
-            self._client = Client(config.load().chosen(self.portal_name))
-        return self._client
 
 
 class Group(click.Group):
@@ -91,9 +77,6 @@ def casement(ctx: click.Context, portal: str | None, form: str, quiet: bool) -> 
     """
     ctx.obj = Context(portal, Output(cast(Form, "quiet" if quiet else form)))
     ctx.call_on_close(lambda: ctx.obj._client and ctx.obj._client.close())
-
-
-pass_context = click.make_pass_decorator(Context)
 
 
 def main() -> None:
@@ -154,9 +137,9 @@ def portals(context: Context) -> None:
 @casement.command("ls")
 @click.argument("what", type=click.Choice(list(COLUMNS)), default="machines")
 @click.option("-s", "--search", "q", help="Look for this.")
-@click.option("--status", help="Machines: running, off, hibernated, busy, failed …")
+@click.option("--status", help="Machines: running, off, hibernated, busy, failed …; volumes: available, in_use …")
 @click.option("-l", "--label", help="Machines with this label.")
-@click.option("--project", help="Machines of this project.")
+@click.option("--project", help="Machines or volumes of this project.")
 @click.option("--all", "everything", is_flag=True, help="All of them; else the newest 200.")
 @pass_context
 def list_(
@@ -169,11 +152,16 @@ def list_(
     project: str | None,
     everything: bool,
 ) -> None:
-    """List machines, or what is in the bin, images, projects, flavours, jobs, hosts, keys, tokens, sessions."""
+    """List machines, or volumes, what is in the bin, images, projects, flavours, jobs, hosts, keys, tokens or
+    sessions."""
     client = context.client
-    params: Json = {"q": q, "status": status, "label": label} if what == "machines" else {"q": q}
+    params: Json = {"q": q}
+    if what in {"machines", "volumes"}:
+        params["status"] = status
+    if what == "machines":
+        params["label"] = label
     if project:
-        params["project"] = _project(client, project)["id"]
+        params["project"] = project_named(client, project)["id"]
     rows: Iterable[Json] = (
         client.every(what, limit=200, **params) if everything else client.get(what, limit=200, **params)["items"]
     )
@@ -181,16 +169,18 @@ def list_(
 
 
 @casement.command()
-@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.argument("machine", shell_complete=lambda ctx, _param, start: machine_names(ctx, start))
 @click.option("--project", help="In which project, where several have one of this name.")
 @pass_context
 def show(context: Context, machine: str, project: str | None) -> None:
-    """One machine, by its name or id."""
-    context.output.one(_machine(context.client, machine, project), key="id")
+    """One machine, by its name or id, with its disks and network cards. Of a volume: casement volume show."""
+    found = machine_named(context.client, machine, project)
+    of_it = {what: context.client.get(f"machines/{found['id']}/{what}")["items"] for what in ("disks", "cards")}
+    context.output.one(found | of_it, key="id")
 
 
 @casement.command()
-@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.argument("machine", shell_complete=lambda ctx, _param, start: machine_names(ctx, start))
 @click.option("--project", help="In which project, where several have one of this name.")
 @click.option("-f", "--follow", is_flag=True, help="Wait for the job that works on it now.")
 @click.option("-c", "--console", is_flag=True, help="What it printed on its serial port, instead.")
@@ -198,7 +188,7 @@ def show(context: Context, machine: str, project: str | None) -> None:
 @pass_context
 def logs(context: Context, machine: str, *, project: str | None, follow: bool, console: bool, q: str | None) -> None:
     """What happened to a machine: its jobs, and what people did. With -c its console log."""
-    found = _machine(context.client, machine, project)
+    found = machine_named(context.client, machine, project)
     if console or q:
         _show_console_log(context, found, q)
         return
@@ -245,7 +235,7 @@ def launch(
     """Have a machine made."""
     client = context.client
     body = {
-        "project": _project(client, project)["id"],
+        "project": project_named(client, project)["id"],
         "image": _image(client, image)["id"],
         "flavour": flavour,
         "name": name,
@@ -253,7 +243,7 @@ def launch(
         "ssh_key": key.read() if key else "",
     }
     job = client.send("POST", "machines", {field: value for field, value in body.items() if value is not None})
-    _done(context, job, wait=wait)
+    done(context, job, wait=wait)
 
 
 # --- what it can be told ------------------------------------------------------------------------------------------
@@ -270,17 +260,20 @@ def _told(name: str, sentence: str, method: str, path: str) -> None:
         wait: bool,
         force: bool = False,
         purge: bool = False,
+        keep_volumes: bool = False,
     ) -> None:
+        said = {"purge": purge, "keep_volumes": keep_volumes}
+        query = "&".join(f"{name}=true" for name, is_so in said.items() if is_so)
         for one in machine:
-            found = _machine(context.client, one, project)
-            word = "/force-off" if force else "?purge=true" if purge else path
-            _done(context, context.client.send(method, f"machines/{found['id']}{word}"), wait=wait)
+            found = machine_named(context.client, one, project)
+            word = "/force-off" if force else f"{path}?{query}" if query else path
+            done(context, context.client.send(method, f"machines/{found['id']}{word}"), wait=wait)
 
     tell.__doc__ = sentence
     command: Any = pass_context(tell)
     decorators: list[Callable[[Any], Any]] = [
         click.argument(
-            "machine", nargs=-1, required=True, shell_complete=lambda ctx, _param, start: _machine_names(ctx, start)
+            "machine", nargs=-1, required=True, shell_complete=lambda ctx, _param, start: machine_names(ctx, start)
         ),
         click.option("--project", help="In which project, where several have one of this name."),
         click.option("--wait", is_flag=True, help="Until it is done."),
@@ -289,7 +282,8 @@ def _told(name: str, sentence: str, method: str, path: str) -> None:
         decorators.append(click.option("--force", is_flag=True, help="Cut the power: what is not saved is lost."))
     if name == "rm":
         decorators.append(click.option("--purge", is_flag=True, help="For good, past its project's bin."))
-        decorators.append(click.confirmation_option(prompt="Its disks go with it. Delete?"))
+        decorators.append(click.option("--keep-volumes", is_flag=True, help="Also those that were to go with it."))
+        decorators.append(click.confirmation_option(prompt="Its root disk goes with it. Delete?"))
     for decorate in decorators:
         command = decorate(command)
     casement.command(name, help=sentence)(command)
@@ -302,20 +296,20 @@ _told("reset", "Reset machines, as by the button.", "POST", "/reset")
 _told("pause", "Stop machines' processors; their memory stays.", "POST", "/pause")
 _told("resume", "Let paused machines go on.", "POST", "/resume")
 _told("hibernate", "Save machines' memory to disk and switch them off; start wakes them.", "POST", "/hibernate")
-_told("rm", "Delete machines with their disks: into their project's bin, if it has one.", "DELETE", "")
+_told("rm", "Delete machines: into their project's bin, if it has one.", "DELETE", "")
 
 
 @casement.command()
-@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.argument("machine", shell_complete=lambda ctx, _param, start: machine_names(ctx, start))
 @click.argument("flavour", required=False)
 @click.option("--project", help="In which project, where several have one of this name.")
 @click.option("--wait", is_flag=True, help="Until it is done.")
 @pass_context
 def resize(context: Context, machine: str, flavour: str | None, *, project: str | None, wait: bool) -> None:
     """Give a machine another size. Without one: the sizes, and what of each comes now or at the next start."""
-    found = _machine(context.client, machine, project)
+    found = machine_named(context.client, machine, project)
     if flavour:
-        _done(context, context.client.send("POST", f"machines/{found['id']}/resize", {"flavour": flavour}), wait=wait)
+        done(context, context.client.send("POST", f"machines/{found['id']}/resize", {"flavour": flavour}), wait=wait)
         return
     rows = context.client.get(f"machines/{found['id']}/sizes")["items"]
     rows = [{**row, **row["flavour"], "processors": row["vcpus"], "memory": row["memory"]} for row in rows]
@@ -346,11 +340,15 @@ def undelete(context: Context, machine: str, project: str | None) -> None:
 def purge(context: Context, machine: str, *, project: str | None, wait: bool) -> None:
     """Delete a machine that lies in the bin for good."""
     found = _binned(context.client, machine, project)
-    _done(context, context.client.send("DELETE", f"bin/{found['id']}"), wait=wait)
+    done(context, context.client.send("DELETE", f"bin/{found['id']}"), wait=wait)
+
+
+for further in (devices.volume, devices.attach, devices.detach, devices.card):
+    casement.add_command(further)
 
 
 @casement.command("vnc")
-@click.argument("machine", shell_complete=lambda ctx, _param, start: _machine_names(ctx, start))
+@click.argument("machine", shell_complete=lambda ctx, _param, start: machine_names(ctx, start))
 @click.option("--project", help="In which project, where several have one of this name.")
 @click.option("--watch", is_flag=True, help="Look only: nothing that is typed reaches the machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="A port of this machine; else any free one.")
@@ -360,7 +358,7 @@ def open_vnc(
     context: Context, machine: str, *, project: str | None, watch: bool, port: int, viewer: str | None
 ) -> None:
     """Open a machine's screen on a local port, for a VNC viewer. It closes with the command."""
-    found = _machine(context.client, machine, project)
+    found = machine_named(context.client, machine, project)
     if viewer and not shutil.which(viewer):
         raise CliError(f"There is no {viewer} here.", NOT_FOUND)
 
@@ -407,10 +405,10 @@ def copy(
     """Copy a disk (qcow2 or raw) to the portal, as an image."""
     fields = {"title": title or file.stem, "kind": kind, "firmware": firmware}
     if not everyone:
-        fields["project"] = _project(context.client, project)["id"]
+        fields["project"] = project_named(context.client, project)["id"]
     with file.open("rb") as data:
         job = context.client.upload("images", fields, data, file.name)
-    _done(context, job, wait=wait)
+    done(context, job, wait=wait)
 
 
 @casement.command("api")
@@ -450,19 +448,6 @@ def completion(shell: str) -> None:
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
-def _done(context: Context, job: Json, *, wait: bool) -> None:
-    """Quiet output is the job's id, or, of one that was waited for, the id of what it is about."""
-    if wait:
-        job = wait_for(context.client, context.output, job)
-    if context.output.form == "json":
-        context.output.json(job)
-    elif context.output.form == "quiet":
-        context.output.line(job["target"]["id"] if wait else job["id"])
-    else:
-        word = "done" if wait else f"asked for (job {job['id']})"
-        context.output.note(f"{job['target']['name']}: {job['title']}, {word}")
-
-
 def _field(text: str) -> tuple[str, Any]:
     """`cpus=2` is a number, `name=lamp` a text; what is JSON is taken as such."""
     name, equals, value = text.partition("=")
@@ -474,58 +459,16 @@ def _field(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _machine(client: Client, wanted: str, project: str | None) -> Json:
-    if _is_id(wanted):
-        return cast(Json, client.get(f"machines/{wanted}"))
-    of = _project(client, project)["id"] if project else None
-    found = client.get("machines", name=wanted, project=of)["items"]
-    return _only(found, f"machine “{wanted}”", lambda one: one["project"]["name"])
-
-
 def _binned(client: Client, wanted: str, project: str | None) -> Json:
-    if _is_id(wanted):
+    if is_id(wanted):
         return cast(Json, client.get(f"bin/{wanted}"))
-    of = _project(client, project)["id"] if project else None
+    of = project_named(client, project)["id"] if project else None
     found = client.get("bin", name=wanted, project=of)["items"]
-    return _only(found, f"machine “{wanted}” in the bin", lambda one: one["project"]["name"])
-
-
-def _project(client: Client, wanted: str | None) -> Json:
-    if wanted and _is_id(wanted):
-        return cast(Json, client.get(f"projects/{wanted}"))
-    found = [one for one in client.every("projects", q=wanted, limit=200) if wanted in {None, one["name"]}]
-    return _only(found, f"project “{wanted}”" if wanted else "project", lambda one: one["name"])
+    return only(found, f"machine “{wanted}” in the bin", lambda one: one["project"]["name"])
 
 
 def _image(client: Client, wanted: str) -> Json:
-    if _is_id(wanted):
+    if is_id(wanted):
         return cast(Json, client.get(f"images/{wanted}"))
     found = [one for one in client.every("images", limit=200) if wanted in {one["slug"], one["title"]}]
-    return _only(found, f"image “{wanted}”", lambda one: one["id"])
-
-
-def _only(found: list[Json], what: str, tell_apart: Callable[[Json], str]) -> Json:
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise CliError(f"There is no {what}, or it is not yours to see.", NOT_FOUND)
-    raise CliError(f"There are several ({', '.join(sorted(map(tell_apart, found)))}): say which one.")
-
-
-def _is_id(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return len(text) == 36
-
-
-def _machine_names(ctx: click.Context, start: str) -> list[CompletionItem]:
-    """For the shell. Nothing that goes wrong may get between somebody and their command line."""
-    try:
-        client = Client(config.load().chosen((ctx.find_root().params or {}).get("portal")))
-        rows = client.get("machines", q=start, limit=50, fields="name,power_state")["items"]
-        client.close()
-    except CliError:
-        return []
-    return [CompletionItem(row["name"], help=row["power_state"]) for row in rows if row["name"].startswith(start)]
+    return only(found, f"image “{wanted}”", lambda one: one["id"])

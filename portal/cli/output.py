@@ -40,7 +40,9 @@ class Output:
         else:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for column in columns:
-                table.add_column(column.replace("_", " ").replace(".name", "").upper(), overflow="fold")
+                table.add_column(
+                    column.replace("_", " ").replace(".name", "").replace(".", " ").upper(), overflow="fold"
+                )
             for row in rows:
                 table.add_row(*(Text(clean(_at(row, column))) for column in columns))
             self.console.print(table)
@@ -71,6 +73,9 @@ class Output:
             self.notes.print(Text(clean(text)))
 
 
+_SAYS_ENOUGH = ("name", "title", "mac", "machine")
+
+
 def _at(row: Mapping[str, Any], place: str) -> str:
     value: Any = row
     for name in place.split("."):
@@ -82,5 +87,6 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_words(one) for one in value)
     if isinstance(value, Mapping):
-        return str(value.get("name") or value.get("title") or json.dumps(value, ensure_ascii=False))
+        known = next((value[name] for name in _SAYS_ENOUGH if value.get(name)), None)
+        return _words(known) if known else json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value)

@@ -71,6 +71,12 @@ def further_cards(machine: Machine) -> list[NetworkCard]:
     return list(NetworkCard.objects.filter(machine=machine).order_by("created_at", "pk"))
 
 
+def first_card_addresses(machine: Machine, further: list[NetworkCard]) -> list[str]:
+    """Those of the machine's that no further card has."""
+    elsewhere = {address for card in further for address in card.addresses}
+    return [str(address) for address in machine.addresses if address not in elsewhere]
+
+
 def volumes_for_machine(machine: Machine) -> tuple[list[Volume], int]:
     """What could be attached to it, and how many free volumes lie on other hosts, where it cannot reach them."""
     free = list(free_volumes(machine.project))

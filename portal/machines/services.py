@@ -259,7 +259,8 @@ def delete_for_good(
         jobs.request_cancel(job)
     if delete_volumes is not None:
         volumes = Attachment.objects.filter(machine=machine, volume__isnull=False)
-        volumes.update(delete_with_machine=Q(volume__in=delete_volumes))
+        volumes.update(delete_with_machine=False)  # Apart: “is one of none” as a value would make no UPDATE at all.
+        volumes.filter(volume__in=delete_volumes).update(delete_with_machine=True)
     audit.record(actor, JobName.MACHINE_DELETE.value, machine, request_ip=request_ip)
     job = jobs.enqueue(JobName.MACHINE_DELETE, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)

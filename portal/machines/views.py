@@ -36,7 +36,13 @@ from portal.jobs.names import JobName, StepStatus
 from portal.jobs.selectors import active_job_of, overall_progress, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
 from portal.machines import binning, launch, many, services
-from portal.machines.device_selectors import disk_lines, further_cards, volume_lines, volumes_for_machine
+from portal.machines.device_selectors import (
+    disk_lines,
+    first_card_addresses,
+    further_cards,
+    volume_lines,
+    volumes_for_machine,
+)
 from portal.machines.forms import MachineForm
 from portal.machines.models import Machine
 from portal.machines.selectors import (
@@ -285,11 +291,10 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
 def _devices(machine: Machine, *, changeable: bool) -> dict[str, object]:
     """Disks and network cards; and what the forms that change them offer, for those who may."""
     cards = further_cards(machine)
-    elsewhere = {address for card in cards for address in card.addresses}
     shown: dict[str, object] = {
         "disks": disk_lines(machine),
         "cards": cards,
-        "first_card_addresses": [address for address in machine.addresses if address not in elsewhere],
+        "first_card_addresses": first_card_addresses(machine, cards),
     }
     if changeable:
         attachable, elsewhere_count = volumes_for_machine(machine)

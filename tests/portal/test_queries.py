@@ -99,6 +99,13 @@ PAGES = [
             "machines/{machine}/figures?span=month",
             "loads?machine={machine}",
             "machines/{machine}/sizes",
+            "volumes",
+            "volumes?q=data&status=in_use",
+            "volumes?machine={machine}",
+            "volumes?free_for={machine}",
+            "volumes/{volume}",
+            "machines/{machine}/disks",
+            "machines/{machine}/cards",
         )
     ],
     *[("operator", f"/api/v1/{path}") for path in ("hosts", "hosts/{host}", "audit", "sessions", "overview")],
@@ -130,16 +137,18 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
     with transaction.atomic():
         estate = build_estate(hosts=hosts, machines=machines, projects=projects)
         _one_of_each(estate)
-        _volumes(estate)
+        volume = _volumes(estate)
         _people_at(estate, estate.machines[0])
-        ids = {"webhook": _webhook(estate, estate.machines[0]).pk, "batch": _batch(estate).pk}
+        webhook, batch = _webhook(estate, estate.machines[0]), _batch(estate)
+        ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk}
         found = {page: _cost(estate, ids, *page) for page in PAGES}
         transaction.set_rollback(True)
     return found
 
 
-def _volumes(estate: Estate) -> None:
-    """As many as there are machines, up to what one machine can have; half of them attached to the first."""
+def _volumes(estate: Estate) -> Volume:
+    """As many as there are machines, up to what one machine can have; half of them attached to the first. The last of
+    those is given back."""
     machine = estate.machines[0]
     for number in range(min(len(estate.machines), 24)):
         volume = Volume.objects.create(
@@ -149,6 +158,8 @@ def _volumes(estate: Estate) -> None:
             Attachment.objects.create(machine=machine, volume=volume)
             NetworkCard.objects.create(machine=machine, mac=f"52:54:00:00:00:{number:02x}")
             Volume.objects.filter(pk=volume.pk).update(status="in_use")
+            attached = volume
+    return attached
 
 
 def _one_of_each(estate: Estate) -> None:

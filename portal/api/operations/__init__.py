@@ -5,6 +5,7 @@ from portal.api.operations import (
     audit,
     bins,
     console,
+    disks,
     events,
     figures,
     hosts,
@@ -16,6 +17,7 @@ from portal.api.operations import (
     people,
     projects,
     sessions,
+    volumes,
     webhooks,
 )
 
@@ -24,6 +26,7 @@ __all__ = [
     "audit",
     "bins",
     "console",
+    "disks",
     "events",
     "figures",
     "hosts",
@@ -35,5 +38,6 @@ __all__ = [
     "people",
     "projects",
     "sessions",
+    "volumes",
     "webhooks",
 ]

@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db import transaction
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
-from ninja import Query
+from ninja import Field, Query, Schema
 
 from portal.accounts.http import client_ip, person
 from portal.accounts.models import Project
@@ -23,6 +23,8 @@ from portal.images.selectors import catalogue_for
 from portal.jobs.models import Job
 from portal.jobs.selectors import active_job_of, jobs_of
 from portal.machines import binning, services
+from portal.machines.device_selectors import volume_lines
+from portal.machines.disks import MOST_VOLUMES
 from portal.machines.launch import login_user_for
 from portal.machines.models import Flavour, Machine
 from portal.machines.selectors import flavours, machine_for, machines_for, password_of, rows_for
@@ -195,6 +197,16 @@ told(
 )
 
 
+class DeleteQuery(Schema):
+    purge: bool = Field(default=False, description="For good, past the project's bin.")
+    volume: list[UUID] = Field(
+        default=[],
+        max_length=MOST_VOLUMES,
+        description="One that goes with it, the others stay. May be said repeatedly.",
+    )
+    keep_volumes: bool = Field(default=False, description="All of its volumes stay.")
+
+
 @operation(
     "DELETE",
     "machines/{uuid:pk}",
@@ -205,12 +217,30 @@ told(
     guards=GUARD,
     links={"show_job": {"pk": "id"}},
 )
-def delete_machine(request: HttpRequest, pk: UUID, *, purge: bool = False) -> Job:
-    """Delete a machine with its disks, whatever it is doing. The job's `kind` says whether it goes into its project's
-    bin, from where it can be taken back; with `purge=true` it goes for good."""
-    machine = machine_for(person(request), pk, Permission.MACHINE_DELETE)
-    request_removal = services.request_delete if purge else binning.request_removal
-    return request_removal(machine, actor=person(request), request_ip=client_ip(request))
+def delete_machine(request: HttpRequest, pk: UUID, wanted: Query[DeleteQuery]) -> Job:
+    """Delete a machine with its root disk, whatever it is doing. The job's `kind` says whether it goes into its
+    project's bin, from where it can be taken back; with `purge=true` it goes for good. Volumes go with it or stay as
+    was said of each, or as is said here."""
+    user = person(request)
+    machine = machine_for(user, pk, Permission.MACHINE_DELETE)
+    chosen = _volumes_that_go(machine, wanted)
+    if not wanted.purge and services.goes_to_bin(machine):
+        if chosen is not None:
+            raise InvalidError(_("In the bin a machine keeps its volumes: choose with purge=true."), field="volume")
+        return binning.request_removal(machine, actor=user, request_ip=client_ip(request))
+    return services.request_delete(machine, actor=user, request_ip=client_ip(request), delete_volumes=chosen)
+
+
+def _volumes_that_go(machine: Machine, wanted: DeleteQuery) -> list[UUID] | None:
+    """Nothing said is None. What the machine does not have is refused, for its sender meant something else."""
+    if not wanted.volume:
+        return [] if wanted.keep_volumes else None
+    if wanted.keep_volumes:
+        raise InvalidError(_("Either all volumes are kept, or these go."), field="keep_volumes")
+    has = {line.volume.pk for line in volume_lines(machine) if line.volume}
+    if set(wanted.volume) - has:
+        raise InvalidError(_("The machine has no such volume."), field="volume")
+    return wanted.volume
 
 
 @operation("POST", "machines/{uuid:pk}/secret", tag=TAG, answers=SecretOut, pages=("machines:secret",), guards=GUARD)

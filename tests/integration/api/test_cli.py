@@ -31,8 +31,10 @@ from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
-from portal.machines import binning
-from portal.machines.models import Flavour, Machine, MachineLabel
+from portal.machines import binning, cards, disks
+from portal.machines.models import Attachment, Flavour, Machine, MachineLabel
+from portal.volumes import services as volumes
+from portal.volumes.models import Volume
 from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
 from tests.support.product import wait_for
 from tests.support.together import at_once
@@ -163,6 +165,41 @@ def test_a_machine_rests_grows_and_comes_back_from_the_bin(shell: Shell, machine
     assert (code, "is back" in said) == (0, True), said
     assert shell.run("undelete", "beacon")[0] == 4
     assert shell.data("rm", "--purge", "--yes", "beacon")["kind"] == "machine.delete"
+
+
+def test_volumes_and_cards_come_and_go(shell: Shell, machine: Machine) -> None:
+    shell.sign_in()
+    made = shell.data("volume", "create", "data", "--size", "2")
+    assert (made["kind"], shell.data("volume", "show", "data")["id"]) == ("volume.create", made["target"]["id"])
+    volumes.record_created(Volume.objects.get())
+    assert shell.run("-q", "ls", "volumes", "--status", "available")[1] == "data\n"
+    assert shell.data("volume", "grow", "data", "3")["kind"] == "volume.grow"
+    volumes.record_grown(Volume.objects.get())
+    assert shell.run("attach", "beacon")[0] == 2
+    assert shell.run("attach", "beacon", "nothing")[0] == 4
+    assert shell.data("attach", "beacon", "data", "--delete-with-machine")["kind"] == "disk.attach"
+    disks.record_attached(machine)
+    code, out, _said = shell.run("ls", "volumes")
+    assert code == 0 and "beacon" in out and "in_use" in out
+    assert shell.data("volume", "grow", "data", "4")["kind"] == "disk.grow"
+    disks.record_grown(machine)
+    assert shell.run("volume", "rm", "data", "--yes")[0] == 5
+    assert shell.data("card", "add", "beacon")["kind"] == "card.add"
+    cards.record_added(machine)
+    shown = shell.data("show", "beacon")
+    assert [(one["name"], one["size_gib"]) for one in shown["disks"]] == [("Root disk", 10), ("data", 4)]
+    first, second = [one["mac"] for one in shown["cards"]]
+    code, out, _said = shell.run("show", "beacon")
+    assert code == 0 and f"{first}, {second}" in out and "Root disk, data" in out
+    assert shell.run("card", "rm", "beacon", first)[0] == 1
+    assert shell.data("card", "rm", "beacon", second.upper())["kind"] == "card.remove"
+    cards.record_removed(machine)
+    assert shell.data("detach", "beacon", "data")["kind"] == "disk.detach"
+    disks.record_detached(machine)
+    assert shell.data("attach", "beacon", "--new", "1", "scratch")["kind"] == "disk.attach"
+    assert shell.data("volume", "rm", "data", "--yes")["kind"] == "volume.delete"
+    assert shell.data("rm", "beacon", "--yes", "--keep-volumes")["kind"] == "machine.delete"
+    assert not Attachment.objects.filter(volume__isnull=False, delete_with_machine=True).exists()
 
 
 def test_the_console_log_is_shown_and_searched(shell: Shell, machine: Machine, web: Web) -> None:

@@ -20,8 +20,10 @@ from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
-from portal.machines.models import Batch, Machine
+from portal.machines.models import Attachment, Batch, Machine, NetworkCard
 from portal.machines.states import Status
+from portal.volumes.models import Volume
+from portal.volumes.states import Status as VolumeStatus
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
 from tests.portal.test_every_url import ALL, state
 
@@ -55,6 +57,12 @@ BODIES: dict[str, Any] = {
     "add_webhook": {"name": "CI", "url": "https://ci.example.org/hook"},
     "change_webhook": {"name": "Other", "enabled": False},
     "import_image": {"official": "debian-12"},
+    "create_volume": {"project": str(uuid4()), "size_gib": 1},
+    "grow_volume": {"size_gib": 3},
+    "attach_disk": {"size_gib": 1},
+    "grow_disk": {"size_gib": 30},
+    "limit_disk": {"iops": 100},
+    "change_disk": {"delete_with_machine": True},
 }
 # What a stranger may ask for: it is about nothing that exists already.
 OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}
@@ -108,8 +116,15 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
         status=Status.BINNED,
     )
     key = SshKey.objects.create(user=alice, name="laptop", public_key="ssh-ed25519 AAAA")
+    free, attached = (
+        Volume.objects.create(project=project, name=name, host=machine.host, size_gib=1, status=status)
+        for name, status in (("free", VolumeStatus.AVAILABLE), ("attached", VolumeStatus.IN_USE))
+    )
+    disk = Attachment.objects.create(machine=machine, volume=attached)
+    card = NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:03")
     targets: dict[str, Callable[[], Model]] = {
         "machines": lambda: machine,
+        "volumes": lambda: free,
         "bin": lambda: binned,
         "batches": lambda: batch,
         "webhooks": lambda: webhook,
@@ -132,6 +147,7 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     def of(known: Operation) -> str:
         before = known.path.partition("/{")[0]
         filled = known.path.replace("{uuid:link}", str(uuid4()))
+        filled = filled.replace("{disk}", str(disk.pk)).replace("{uuid:card}", str(card.pk))
         if "{" not in known.path:
             return filled
         key_text = str(targets[before]().pk)
