@@ -78,7 +78,7 @@ def running_libvirtd() -> Iterator[Libvirtd]:
             if not daemon.is_running():
                 _start()
             libvirtd = Libvirtd(ours=_started_by_tests())
-        remove_leftovers()
+            remove_leftovers()  # Of two that do it at once, one would find gone what the other took away.
         try:
             yield libvirtd
         finally:
