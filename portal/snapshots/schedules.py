@@ -57,6 +57,9 @@ def set_schedule(
         raise ConflictError(_("Somebody else defined this machine: its disks are theirs."))
     _check(keep=keep, minute=minute, hour=hour, weekday=weekday)
     when = {"minute": minute, "hour": hour, "weekday": weekday}
+    same = SnapshotSchedule.objects.filter(machine=machine, every=every, keep=keep, **when).first()
+    if same is not None:
+        return same
     values = {**when, "keep": keep, "problem": "", "next_at": next_after(timezone.now(), every, **when)}
     schedule, _created = SnapshotSchedule.objects.update_or_create(
         machine=machine, every=every, defaults=values, create_defaults={**values, "created_by": actor}

@@ -53,10 +53,14 @@ def schedules_of(machine: Machine) -> list[SnapshotSchedule]:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A snapshot in the tree, with how deep it stands there. `on_the_way` are those that the machine came through."""
+    """A snapshot in the tree, with how deep it stands there. `on_the_way` are those that the machine came through.
+
+    `goes_on` says that others came after it: if the machine is here, it is on a way of its own.
+    """
 
     snapshot: Snapshot
     depth: int
+    goes_on: bool
     on_the_way: bool
     may_be_deleted: bool
     may_be_restored: bool
@@ -64,6 +68,18 @@ class Branch:
     @property
     def is_here(self) -> bool:
         return self.snapshot.is_current
+
+    @property
+    def shown_depth(self) -> int:
+        """Deeper than this there is no room to step in."""
+        return min(self.depth, MOST_STEPS)
+
+    @property
+    def shown_here_depth(self) -> int:
+        return min(self.depth + self.goes_on, MOST_STEPS)
+
+
+MOST_STEPS = 4
 
 
 def tree_of(machine: Machine, granted: frozenset[Permission]) -> list[Branch]:
@@ -84,7 +100,7 @@ def tree_of(machine: Machine, granted: frozenset[Permission]) -> list[Branch]:
 
     def line(one: Snapshot, depth: int) -> Branch:
         idle = one.status == SnapshotStatus.READY and one.task == Task.NONE
-        return Branch(one, depth, one.pk in way, idle and may_delete, idle and may_restore)
+        return Branch(one, depth, bool(children[one.pk]), one.pk in way, idle and may_delete, idle and may_restore)
 
     return [line(one, depth) for one, depth in _walk(children, None, 0)]
 

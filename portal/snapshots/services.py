@@ -120,10 +120,14 @@ def change(
         values["name"] = clean_name(name)
     if description is not None:
         values["description"] = description.strip()
+    now = Snapshot.objects.live().select_for_update().filter(pk=snapshot.pk).first()
+    if now is None:
+        raise NotFoundError
+    if all(getattr(now, field) == value for field, value in values.items()):
+        return
     try:
         with transaction.atomic():
-            if Snapshot.objects.filter(pk=snapshot.pk, status__in=LIVE).update(**values) != 1:
-                raise NotFoundError
+            Snapshot.objects.filter(pk=now.pk).update(**values)
     except IntegrityError as error:
         raise name_is_taken(name or "") from error
     audit.record(actor, "snapshot.changed", snapshot, detail={"name": name or snapshot.name}, request_ip=request_ip)
