@@ -152,7 +152,7 @@ class HypervisorDriver(Protocol):
         goes on, thawed, and `delete_snapshot` removes what there may be. One that is whole already is kept as it is;
         what a killed worker left of it is removed first, the guest thawed and let go on.
 
-        `InvalidOperationError` if it is hibernated, or off and its memory was asked for; `StorageFullError`.
+        `InvalidOperationError` if it is hibernated, or does not run and its memory was asked for; `StorageFullError`.
         """
 
     def restore_snapshot(self, machine: UUID, snapshot: UUID) -> None:

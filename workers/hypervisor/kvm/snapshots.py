@@ -151,10 +151,13 @@ class KvmSnapshots:
 
         def look(domain: VirDomain) -> Note:
             active = bool(domain.isActive())
-            if not active and (memory or domain.hasManagedSaveImage(0)):
-                raise InvalidOperationError("The machine is off or hibernated; it has no memory to keep just now.")
+            runs = active and not life.is_paused(domain)
+            if not active and domain.hasManagedSaveImage(0):
+                raise InvalidOperationError("The machine is hibernated: its saved memory belongs to its disks.")
+            if memory and not runs:
+                raise InvalidOperationError("The machine does not run; its memory cannot be kept just now.")
             volumes = devices.plugged(domain, folder).volumes
-            return Note(tuple(sorted(map(str, volumes))), memory, ran=active and not life.is_paused(domain))
+            return Note(tuple(sorted(map(str, volumes))), memory, ran=runs)
 
         note = self._with(machine, "look at the machine's disks", look)
         for path in self._paths(machine, note.volumes):
@@ -183,14 +186,18 @@ class KvmSnapshots:
         return True
 
     def _take_with_memory(self, machine: UUID, snapshot: UUID, note: Note) -> Note:
-        """Paused for as long as its memory is written, so that memory and disks are of one moment."""
+        """Paused for as long as its memory is written, so that memory and disks are of one moment.
+
+        The disks first: a QEMU that has written its memory out has let go of them until it goes on, and dies of a
+        snapshot in between. That is also why one that was paused before is refused: it would stay so.
+        """
         paths, file = self._paths(machine, note.volumes), self._beside(machine, snapshot, "mem")
 
         def work(domain: VirDomain) -> None:
             with _paused(domain):
-                _save_memory(domain, file)
                 monitor.create_snapshots(domain, paths, str(snapshot))
                 self._keep_firmware(machine, snapshot, domain)
+                _save_memory(domain, file)
 
         self._with(machine, "take the snapshot", work, limit_s=MEMORY_LIMIT_S)
         return dataclasses.replace(note, memory_bytes=file.stat().st_size)
@@ -338,13 +345,12 @@ def _thaw(domain: VirDomain) -> None:
 
 @contextlib.contextmanager
 def _paused(domain: VirDomain) -> Iterator[None]:
-    """One that was paused before stays so."""
-    was_paused = life.is_paused(domain)
+    """It goes on whatever happens, unless it has gone off."""
     life.suspend(domain)
     try:
         yield
     finally:
-        if not was_paused and domain.isActive():
+        if domain.isActive():
             life.resume(domain)
 
 
