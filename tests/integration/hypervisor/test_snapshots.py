@@ -195,8 +195,10 @@ def test_a_guest_finds_its_disk_as_it_was_and_its_processes_running(bench: Bench
     driver.take_snapshot(spec.uuid, third, memory=False)
     assert set(driver.snapshots(spec.uuid)) == {first, second, third}
     if bench.is_real:
-        paused_for = min(inside.longest_gap() for _ in range(TRIES))
-        assert paused_for < LONGEST_PAUSE_S
+        gaps: list[float] = []
+        while len(gaps) < TRIES and min(gaps, default=LONGEST_PAUSE_S) >= LONGEST_PAUSE_S:
+            gaps.append(inside.longest_gap())
+        assert min(gaps) < LONGEST_PAUSE_S, gaps
     driver.delete_snapshot(spec.uuid, third)
     assert set(driver.snapshots(spec.uuid)) == {first, second}
 
