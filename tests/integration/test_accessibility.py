@@ -33,6 +33,7 @@ from portal.images.models import ImageVersion
 from portal.jobs.models import Job, JobStep
 from portal.machines.models import Attachment, Batch, BatchItem, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots.models import Snapshot, SnapshotSchedule
 from portal.volumes.models import Volume
 from tests.portal.test_every_url import ALL, PUBLIC
 from tests.support import axe
@@ -184,6 +185,8 @@ def _objects(estate: Estate) -> Objects:
         "machines:bin-": [binned],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
+        "snapshots:machine": machines[:2],
+        "snapshots": _snapshots(machines[0]),
         "volumes": [*_volumes(machines[0]), *_volumes_in_bin(binned)],
         "console": machines[:2],
         "figures": machines[:1],
@@ -271,6 +274,24 @@ def _volumes(machine: Machine) -> list[Volume]:
     Attachment.objects.create(machine=machine, volume=made[2], task="growing")
     NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77", task="removing")
     return made
+
+
+def _snapshots(machine: Machine) -> list[Snapshot]:
+    """On two ways, of each kind, one being deleted; taken by hand and by a schedule that has trouble."""
+    schedule = SnapshotSchedule.objects.create(
+        machine=machine, every="day", next_at=timezone.now(), problem="The machine is busy."
+    )
+    size: dict[str, Any] = {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
+    size |= {"taken_at": timezone.now(), "status": "ready", "task": ""}
+    first = Snapshot.objects.create(machine=machine, name="first", description="Before all.", quiesced=True, **size)
+    others: dict[str, dict[str, Any]] = {
+        "left": {"quiesced": False, "was_running": True, "schedule": schedule},
+        "going": {"task": "deleting"},
+        "here": {"with_memory": True, "memory_bytes": 1 << 30, "is_current": True},
+    }
+    for name, values in others.items():
+        Snapshot.objects.create(machine=machine, name=name, parent=first, **{**size, **values})
+    return [first]
 
 
 def _volumes_in_bin(binned: Machine) -> list[Volume]:

@@ -3,7 +3,20 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import access, create, delete, devices, drift, fetch, hibernate, images, power, resize, volumes
+from workers.workflows import (
+    access,
+    create,
+    delete,
+    devices,
+    drift,
+    fetch,
+    hibernate,
+    images,
+    power,
+    resize,
+    snapshots,
+    volumes,
+)
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
@@ -16,6 +29,7 @@ _ALL: tuple[Workflow[Any], ...] = (
     delete.WORKFLOW,
     *devices.WORKFLOWS,
     *volumes.WORKFLOWS,
+    *snapshots.WORKFLOWS,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,

@@ -17,6 +17,7 @@ from portal.api.operations import (
     people,
     projects,
     sessions,
+    snapshots,
     volumes,
     webhooks,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "people",
     "projects",
     "sessions",
+    "snapshots",
     "volumes",
     "webhooks",
 ]

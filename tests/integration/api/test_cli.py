@@ -33,6 +33,8 @@ from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
 from portal.machines import binning, cards, disks
 from portal.machines.models import Attachment, Flavour, Machine, MachineLabel
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshots
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
 from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
@@ -165,6 +167,28 @@ def test_a_machine_rests_grows_and_comes_back_from_the_bin(shell: Shell, machine
     assert (code, "is back" in said) == (0, True), said
     assert shell.run("undelete", "beacon")[0] == 4
     assert shell.data("rm", "--purge", "--yes", "beacon")["kind"] == "machine.delete"
+
+
+def test_snapshots_are_taken_restored_and_deleted(shell: Shell, machine: Machine) -> None:
+    """What workers would do is recorded by hand."""
+    made = shell.data("snapshot", "take", "beacon", "before", "--description", "the upgrade")
+    assert (made["kind"], made["target"]["id"]) == ("snapshot.take", str(machine.pk))
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("snapshot", "take", "beacon", "before")[0] == 5
+    assert shell.data("snapshot", "take", "beacon", "--memory")["kind"] == "snapshot.take"
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("-q", "snapshot", "ls", "beacon")[1] == "snapshot-1\nbefore\n"
+    rows = {row["name"]: row for row in shell.data("snapshot", "ls", "beacon")}
+    assert (rows["snapshot-1"]["with_memory"], rows["snapshot-1"]["parent"]) == (True, rows["before"]["id"])
+    assert shell.run("restore", "beacon", "nothing", "--yes")[0] == 4
+    assert shell.data("restore", "beacon", "before", "--take-first", "--yes")["kind"] == "snapshot.restore"
+    restoring.record_restored(machine)
+    Job.objects.all().delete()
+    assert shell.data("snapshot", "rm", "beacon", rows["before"]["id"], "--yes")["kind"] == "snapshot.delete"
+    snapshots.record_deleted(machine)
+    assert "before" not in shell.run("-q", "snapshot", "ls", "beacon")[1].splitlines()
 
 
 def test_volumes_and_cards_come_and_go(shell: Shell, machine: Machine) -> None:

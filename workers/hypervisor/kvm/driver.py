@@ -28,6 +28,7 @@ from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
 from workers.hypervisor.kvm.screen import to_png
+from workers.hypervisor.kvm.snapshots import KvmSnapshots
 from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
 from workers.hypervisor.kvm.storage import Storage
 from workers.hypervisor.kvm.volumes import VolumeFolder, grow_file
@@ -85,7 +86,7 @@ _LIST_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _LIST_STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
 
 
-class KvmDriver:
+class KvmDriver(KvmSnapshots):
     """One host. Nothing is opened before the first call, so that a worker may fork after making it."""
 
     def __init__(self, config: HostConfig, *, connection: Connection | None = None) -> None:
@@ -183,6 +184,7 @@ class KvmDriver:
     def delete_storage(self, machine: UUID) -> None:
         if self._call("look for the machine", lambda conn: _any_runs(conn, machine)):
             raise InvalidOperationError("The machine runs; its disk cannot be removed.")
+        self.leave_volumes(machine)
         self._storage().delete_machine(machine)
 
     def list_volumes(self) -> list_of[VolumeInfo]:
