@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from portal.accounts.quota import Amount
 from portal.images.models import Kind
 from portal.machines.querysets import MachineQuerySet
-from portal.machines.states import HAS_SCREEN, PowerState, Status, Task
+from portal.machines.states import HAS_SCREEN, LIVE, PowerState, Status, Task
 
 
 class Flavour(models.Model):
@@ -62,6 +62,18 @@ class Machine(models.Model):
         blank=True,
         related_name="machines",
         verbose_name=_("image version"),
+    )
+    # What it is being rebuilt from, until its disk is made of that.
+    next_version = models.ForeignKey(
+        "images.ImageVersion",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="rebuilding",
+        verbose_name=_("image version to come"),
+    )
+    cloned_from = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("cloned from")
     )
     flavour = models.ForeignKey(Flavour, on_delete=models.PROTECT, null=True, blank=True, verbose_name=_("flavour"))
     vcpus = models.PositiveSmallIntegerField(_("vCPUs"))
@@ -166,6 +178,10 @@ class Machine(models.Model):
         )
 
     @property
+    def is_live(self) -> bool:
+        return self.status in LIVE
+
+    @property
     def is_hibernated(self) -> bool:
         return self.saved_at is not None
 
@@ -238,6 +254,8 @@ class BatchItem(models.Model):
         return str(self.machine)
 
 
-# Disks and network cards are models of this app, in a file of their own.
-from portal.machines.devices import Attachment as Attachment  # noqa: E402, PLC0414 - they refer to the above by name
+# Disks, network cards and copies of disks are models of this app, in files of their own.
+from portal.machines.copying import DiskBase as DiskBase  # noqa: E402, PLC0414 - they refer to the above by name
+from portal.machines.copying import DiskCopy as DiskCopy  # noqa: E402, PLC0414
+from portal.machines.devices import Attachment as Attachment  # noqa: E402, PLC0414
 from portal.machines.devices import NetworkCard as NetworkCard  # noqa: E402, PLC0414

@@ -39,6 +39,7 @@ from workers.hypervisor.errors import (
     StorageFullError,
     VolumeNotFoundError,
 )
+from workers.hypervisor.fake_copies import FakeCopies
 from workers.hypervisor.fake_devices import FakeDevices
 from workers.hypervisor.fake_life import FakeLife
 from workers.hypervisor.fake_stats import Meters
@@ -159,6 +160,8 @@ class FakeHost:
         self.volumes: dict[UUID, VolumeInfo] = {}
         self.limits: dict[tuple[UUID, UUID | None], IoLimits] = {}
         self.bases: dict[UUID, UUID] = {}
+        self.without_identity: dict[UUID, bool] = {}
+        self.unknown_systems: set[UUID] = set()
         self.seeds: dict[UUID, SeedSpec] = {}
         self.domains: dict[UUID, FakeDomain] = {}
         self.serial_logs: dict[UUID, bytes] = {}
@@ -303,7 +306,7 @@ def forget_fake_hosts() -> None:
         _hosts.clear()
 
 
-class FakeDriver(FakeLife, FakeDevices):
+class FakeDriver(FakeLife, FakeDevices, FakeCopies):
     """HypervisorDriver on a FakeHost."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -363,9 +366,9 @@ class FakeDriver(FakeLife, FakeDevices):
 
     def delete_image(self, version: UUID) -> None:
         with self.host.operation("delete_image"):
-            if version in self.host.images and version in self.host.bases.values():
-                raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
+            self.refuse_if_based_on(version)
             image = self.host.images.pop(version, None)
+            self.host.without_identity.pop(version, None)
             self.host.used_bytes -= image.allocation_bytes if image else 0
 
     def create_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
@@ -395,6 +398,7 @@ class FakeDriver(FakeLife, FakeDevices):
                 raise InvalidOperationError("The machine runs; its disk cannot be removed.")
             disk, seed = host.disks.pop(machine, None), host.seeds.pop(machine, None)
             host.bases.pop(machine, None)
+            host.without_identity.pop(machine, None)
             host.serial_logs.pop(machine, None)
             host.used_bytes -= (disk.allocation_bytes if disk else 0) + (SEED_BYTES if seed else 0)
 

@@ -3,11 +3,27 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import access, create, delete, devices, drift, fetch, hibernate, images, power, resize, volumes
+from workers.workflows import (
+    access,
+    copies,
+    create,
+    delete,
+    devices,
+    drift,
+    fetch,
+    hibernate,
+    images,
+    power,
+    rebuild,
+    resize,
+    volumes,
+)
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
+    copies.CLONE,
+    rebuild.WORKFLOW,
     *power.WORKFLOWS,
     *hibernate.WORKFLOWS,
     resize.WORKFLOW,
@@ -19,6 +35,7 @@ _ALL: tuple[Workflow[Any], ...] = (
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,
+    copies.CAPTURE,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

@@ -25,7 +25,7 @@ SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 FOLDER = Path("/pool/machines/0")
 FILES = DomainFiles(
     FOLDER / "disk.qcow2",
-    Path("/pool/images/1.qcow2"),
+    (Path("/pool/images/1.qcow2"),),
     FOLDER / "seed.iso",
     FOLDER / "serial.log",
     Path("/pool/serial/0"),
