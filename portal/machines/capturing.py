@@ -85,9 +85,7 @@ def _add(
     detail = {"image": str(version), "identity": str(wanted.identity)}
     audit.record(actor, "machine.captured", machine, detail=detail, request_ip=request_ip)
     audit.record(actor, "image.capture", version.image, detail={"machine": machine.name}, request_ip=request_ip)
-    jobs.enqueue(
-        JobName.IMAGE_CAPTURE, version, queue=machine.host.queue, actor=actor, project=version.image.project
-    )
+    jobs.enqueue(JobName.IMAGE_CAPTURE, version, queue=machine.host.queue, actor=actor, project=version.image.project)
     return version
 
 
@@ -102,9 +100,7 @@ def _check(machine: Machine, wanted: CaptureRequest) -> None:
         raise InvalidError(_("This image belongs to another project."), field="image")
     shared = wanted.for_everyone if wanted.image is None else wanted.image.project_id is None
     if shared and wanted.identity == Identity.KEPT:
-        raise InvalidError(
-            _("What everyone may use cannot have this machine's keys and logs in it."), field="identity"
-        )
+        raise InvalidError(_("What everyone may use cannot have this machine's keys and logs in it."), field="identity")
 
 
 def _version_of_request(machine: Machine, wanted: CaptureRequest, request_key: UUID | None) -> ImageVersion | None:

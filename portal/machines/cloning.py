@@ -33,7 +33,7 @@ from portal.lib.secrets import new_password, seal
 from portal.machines import events, services
 from portal.machines.copying import BaseStatus, Identity
 from portal.machines.models import DiskBase, DiskCopy, Machine
-from portal.machines.states import IS_KNOWN, Status, Task
+from portal.machines.states import IS_KNOWN, PowerState, Status, Task
 from portal.machines.validators import validate_machine_name
 
 # A disk that reads through more bases than this is read slowly: the next base is made to stand alone.
@@ -164,6 +164,8 @@ def _why_not(source: Machine) -> str:
         return _("Somebody else defined %(name)s: where its disks lie is not known here.") % {"name": source.name}
     if source.missing_since is not None:
         return _("%(name)s is missing on its host.") % {"name": source.name}
+    if source.power_state == PowerState.UNKNOWN and source.task == Task.NONE:
+        return _("The host of %(name)s does not answer just now.") % {"name": source.name}
     return services.why_not(source)
 
 

@@ -15,6 +15,7 @@ from portal.events.kinds import Kind
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
+from portal.lib.units import format_mib
 from portal.machines import cloning, events, services
 from portal.machines.models import Machine
 from portal.machines.states import IS_KNOWN, Task
@@ -53,18 +54,23 @@ def _check(machine: Machine, version: ImageVersion) -> None:
     services.refuse_protected(machine)
     if version.image.project_id not in (None, machine.project_id) or version.status != VersionStatus.READY:
         raise InvalidError(_("This image cannot be used in this project, or not now."), field="image")
+    if reason := why_not(machine, version):
+        raise InvalidError(reason, field="image")
+
+
+def why_not(machine: Machine, version: ImageVersion) -> str:
+    """Why the machine is too small for this version; empty if it is not."""
     if version.image.min_memory_mib > machine.memory_mib:
-        raise InvalidError(
-            _("%(image)s needs at least %(memory)s MiB of memory; give the machine another size first.")
-            % {"image": version.image.title, "memory": version.image.min_memory_mib},
-            field="image",
-        )
+        return _("%(image)s needs at least %(memory)s of memory: give the machine another size first.") % {
+            "image": version.image.title,
+            "memory": format_mib(version.image.min_memory_mib),
+        }
     if version.virtual_size_bytes > machine.disk_gib * 1024**3:
-        raise InvalidError(
-            _("%(image)s needs a disk of at least %(disk)s GiB; grow the machine's disk first.")
-            % {"image": version.image.title, "disk": -(-version.virtual_size_bytes // 1024**3)},
-            field="image",
-        )
+        return _("%(image)s needs a disk of at least %(disk)s GiB: grow the machine's disk first.") % {
+            "image": version.image.title,
+            "disk": -(-version.virtual_size_bytes // 1024**3),
+        }
+    return ""
 
 
 def _want(machine: Machine, version: ImageVersion, actor: User) -> None:
@@ -79,7 +85,8 @@ def _want(machine: Machine, version: ImageVersion, actor: User) -> None:
 def record_renewed(machine: Machine) -> None:
     """Its disk is made of the new version. One that was a clone is none any more."""
     rows = Machine.objects.filter(pk=machine.pk, task=Task.REBUILDING, next_version__isnull=False)
-    if rows.update(image_version_id=machine.next_version_id, kind=_kind_of(machine), password_changed_at=None):
+    now = {"image_version_id": machine.next_version_id, "kind": _kind_of(machine), "cloned_from": None}
+    if rows.update(**now):
         cloning.forget_copy(machine)
         services.tell(machine.pk)
 

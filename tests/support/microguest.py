@@ -35,6 +35,8 @@ MODULES = (
     "virtio_rng",
     "virtio_balloon",
     "isofs",
+    "crc32c_generic",
+    "ext4",
     "button",
     "evdev",
     "virtio_input",

@@ -8,10 +8,13 @@ it raise `DomainNotFoundError`.
 Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
 `machines/<machine uuid>/seed.iso`, `volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to
 a driver by their UUID alone: where and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
+A snapshot lies inside the machine's disks, by its UUID; what there is of it besides (its memory, the firmware's
+variables, what is known of it) is in `machines/<machine uuid>/<snapshot uuid>.*`.
 """
 
 from __future__ import annotations
 
+from builtins import list as list_of
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +35,7 @@ from workers.hypervisor.types import (
     NicSpec,
     PowerState,
     SeedSpec,
+    SnapshotInfo,
     VolumeInfo,
 )
 
@@ -84,7 +88,7 @@ class HypervisorDriver(Protocol):
         """
 
     def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
-        """Throw the machine's root disk away and create it anew, as `create_disk` does. Each call does so.
+        """Throw the machine's root disk away, with its snapshots, and create it anew, as `create_disk` does.
 
         `VolumeNotFoundError` without the image, `StorageFullError` without room: then the old disk stays. After another
         failure there may be none. `InvalidOperationError` while the machine runs.
@@ -185,6 +189,39 @@ class HypervisorDriver(Protocol):
 
     def detach_nic(self, machine: UUID, mac: str) -> bool:
         """Ask the guest to let a network card go. As `detach_disk`."""
+
+    # --- snapshots of a machine -------------------------------------------------------------------------------
+
+    def take_snapshot(self, machine: UUID, snapshot: UUID, *, memory: bool) -> SnapshotInfo:
+        """Keep the disks that the machine has now (root disk and volumes), and with `memory` what it is doing.
+
+        Of a running machine the disks are taken in one moment, its file systems still if its agent answers; with
+        memory it is paused for as long as that is written, and goes on. Success: the snapshot is whole. Failure: it
+        goes on, thawed, and `delete_snapshot` removes what there may be. One that is whole already is kept as it is;
+        what a killed worker left of it is removed first, the guest thawed and let go on.
+
+        `InvalidOperationError` if it is hibernated, or off and its memory was asked for; `StorageFullError`.
+        """
+
+    def restore_snapshot(self, machine: UUID, snapshot: UUID) -> None:
+        """Cut the machine's power, forget its saved memory, and make its disks what they were, sizes too.
+
+        Success: with memory it runs and goes on from there, with the volumes, network cards and size that it had then;
+        without it is off. Failure: it is off, and some of the disks may be what they were: call it again, or restore
+        another one. Nothing is done, but for the power, if a disk cannot be brought back: `VolumeNotFoundError` without
+        the snapshot or one of its volumes, `InvalidOperationError` while another machine runs with one. Which volumes
+        the definition has is the caller's to see to.
+        """
+
+    def delete_snapshot(self, machine: UUID, snapshot: UUID) -> None:
+        """Remove a snapshot, in any order, while anything runs; machine and other snapshots stay as they are.
+
+        No error if there is none, or if a volume of it is gone. What is left of one that never became whole goes too:
+        the guest is thawed, and let go on if it was paused for it. Works without the machine's domain.
+        """
+
+    def snapshots(self, machine: UUID) -> list_of[UUID]:
+        """Those that are whole. They go with `delete_storage`, from volumes that stay too."""
 
     # --- the domain -------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from workers.hypervisor.errors import (
 from workers.hypervisor.fake_copies import FakeCopies
 from workers.hypervisor.fake_devices import FakeDevices
 from workers.hypervisor.fake_life import FakeLife
+from workers.hypervisor.fake_snapshots import FakeSnapshot, FakeSnapshots, forget_snapshots, snapshot_files
 from workers.hypervisor.fake_stats import Meters
 from workers.hypervisor.stats import HostStats
 from workers.hypervisor.types import (
@@ -86,6 +87,7 @@ class FakeGuest:
 
     ignores_shutdown: bool = False
     keeps_devices: bool = False
+    freezes: bool = True
     has_agent: bool = True
     agent_after_pings: int = 0
     addresses: tuple[str, ...] = ("10.213.0.10",)
@@ -164,6 +166,7 @@ class FakeHost:
         self.unknown_systems: set[UUID] = set()
         self.seeds: dict[UUID, SeedSpec] = {}
         self.domains: dict[UUID, FakeDomain] = {}
+        self.snapshots: dict[UUID, dict[UUID, FakeSnapshot]] = {}
         self.serial_logs: dict[UUID, bytes] = {}
         self.calls: dict[str, int] = defaultdict(int)
         self.used_bytes = 0
@@ -306,7 +309,7 @@ def forget_fake_hosts() -> None:
         _hosts.clear()
 
 
-class FakeDriver(FakeLife, FakeDevices, FakeCopies):
+class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies):
     """HypervisorDriver on a FakeHost."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -400,13 +403,15 @@ class FakeDriver(FakeLife, FakeDevices, FakeCopies):
             host.bases.pop(machine, None)
             host.without_identity.pop(machine, None)
             host.serial_logs.pop(machine, None)
+            forget_snapshots(host, machine)
             host.used_bytes -= (disk.allocation_bytes if disk else 0) + (SEED_BYTES if seed else 0)
 
     def list_volumes(self) -> list_of[VolumeInfo]:
         with self.host.operation("list_volumes"):
             names = ((machine, f"machines/{machine}/seed.iso") for machine in self.host.seeds)
             seeds = (VolumeInfo(name, machine, SEED_BYTES, SEED_BYTES) for machine, name in names)
-            return [*self.host.images.values(), *self.host.volumes.values(), *self.host.disks.values(), *seeds]
+            disks = [*self.host.images.values(), *self.host.volumes.values(), *self.host.disks.values()]
+            return [*disks, *seeds, *snapshot_files(self.host)]
 
     # --- the domain -------------------------------------------------------------------------------------------
 

@@ -26,12 +26,18 @@ class FakeCopies:
 
     host: FakeHost
 
+    if TYPE_CHECKING:
+
+        def delete_snapshot(self, machine: UUID, snapshot: UUID) -> None: ...
+
     def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
         with self.host.operation("renew_disk"):
             host = self.host
             self._refuse_running(machine)
             if image not in host.images:
                 raise VolumeNotFoundError("The volume is not on the host.")
+            for snapshot in list(host.snapshots.get(machine, {})):
+                self.delete_snapshot(machine, snapshot)
             old = host.disks.get(machine)
             size = max(size_bytes, host.images[image].capacity_bytes)
             disk = VolumeInfo(f"machines/{machine}/disk.qcow2", machine, size, _DISK_BYTES, image)

@@ -165,6 +165,15 @@ class VolumeInfo:
         """Which volume this is; None for other files."""
         return self._uuid_in("volumes")
 
+    @property
+    def snapshot(self) -> UUID | None:
+        """Of which snapshot of its machine this is the note; None for other files."""
+        path = PurePosixPath(self.name)
+        try:
+            return UUID(path.stem) if self.machine is not None and path.suffix == ".json" else None
+        except ValueError:
+            return None
+
     def _uuid_in(self, folder: str) -> UUID | None:
         path = PurePosixPath(self.name)
         try:
@@ -175,6 +184,20 @@ class VolumeInfo:
     @property
     def is_disk(self) -> bool:
         return self.machine is not None and PurePosixPath(self.name).name == "disk.qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot as it was taken. `volumes` are the machine's volumes that are in it, besides its root disk.
+
+    `quiesced`: the guest's file systems were still, its agent saw to that, or it was off. `memory_bytes` is the size of
+    the file with its memory; 0 is a snapshot of the disks alone.
+    """
+
+    uuid: UUID
+    quiesced: bool
+    memory_bytes: int
+    volumes: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ QUICK = Limits(address_space=1024 * MIB, cpu_seconds=30, timeout=60)
 THOROUGH = Limits(address_space=2048 * MIB, cpu_seconds=1200, timeout=1800)
 # Of a machine's whole disk, which may be large and its storage slow; the job has a limit of its own.
 COPYING = Limits(address_space=2048 * MIB, cpu_seconds=3 * 3600, timeout=6 * 3600)
+# Tables of a large disk are copied, its data never.
+SNAPSHOT = Limits(address_space=2048 * MIB, cpu_seconds=120, timeout=300)
 FORMATS = ("qcow2", "raw")
 
 
@@ -108,6 +110,36 @@ def create_empty(destination: Path, *, size_bytes: int) -> None:
 def grow(path: Path, *, size_bytes: int) -> None:
     """Make a qcow2 image that no machine has open larger, never smaller. Raises CommandFailed."""
     run(["qemu-img", "resize", "-q", "-f", "qcow2", _plain(path), str(size_bytes)], limits=QUICK)
+
+
+def snapshots(path: Path) -> set[str]:
+    """The names of the snapshots inside a qcow2 image. Works beside a running machine. Raises CommandFailed."""
+    return {str(snapshot["name"]) for snapshot in info(path, "qcow2").get("snapshots", [])}
+
+
+def create_snapshot(path: Path, name: str) -> None:
+    """Keep what a qcow2 image holds now, inside it. No machine may have it open. Raises CommandFailed."""
+    _snapshot("-c", name, path)
+
+
+def apply_snapshot(path: Path, name: str) -> None:
+    """Make a qcow2 image what it was, its size too; its snapshots stay. As `create_snapshot`."""
+    _snapshot("-a", name, path)
+
+
+def delete_snapshot(path: Path, name: str) -> None:
+    """Forget a snapshot; what only it held is free again. As `create_snapshot`."""
+    _snapshot("-d", name, path)
+
+
+def _snapshot(what: str, name: str, path: Path) -> None:
+    run(["qemu-img", "snapshot", "-q", what, name, _qcow2_alone(path)], limits=SNAPSHOT)
+
+
+def _qcow2_alone(path: Path) -> str:
+    """For the one subcommand that knows no `-f`: the image as a node, whose base is not opened, whatever it names."""
+    file = {"driver": "file", "filename": _plain(path)}
+    return "json:" + json.dumps({"driver": "qcow2", "backing": None, "file": file})
 
 
 def _known(fmt: str) -> str:

@@ -1,4 +1,4 @@
-"""A machine made anew from an image. Until its disk is replaced it can be left as it is; from then on it goes forward."""
+"""A machine made anew from an image. Until its disk is replaced it is left as it is; from then on it goes forward."""
 
 from django.utils.translation import gettext as _
 
@@ -14,7 +14,7 @@ def put_image(context: Context[Machine]) -> None:
     """Nothing is lost yet: what is missing is told now."""
     version, driver = _next(context.target), common.driver(context)
     if version.status != VersionStatus.READY:
-        raise WorkFailedError(_("This image has been deleted meanwhile. The machine was left as it is."))
+        raise WorkFailedError(_("This image has been deleted meanwhile. The machine was left as it was."))
     create.put_version(context, version, driver)
 
 

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -21,8 +22,23 @@ from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatu
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.lib.secrets import unseal
-from portal.machines import access, binning, cards, disks, drift, hibernation, resizing, services
-from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
+from portal.machines import (
+    access,
+    binning,
+    capturing,
+    cards,
+    cloning,
+    disks,
+    drift,
+    hibernation,
+    rebuilding,
+    resizing,
+    services,
+)
+from portal.machines.capturing import CaptureRequest
+from portal.machines.cloning import CloneRequest
+from portal.machines.copying import Identity
+from portal.machines.models import Attachment, DiskBase, DiskCopy, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
@@ -53,6 +69,8 @@ class Stage:
     other: Host
     add_foreign: Callable[[], UUID]
     remove_domain: Callable[[UUID], None]
+    # Of copies. The smallest guests have no system that any tool knows: there nothing is removed from it.
+    identity = Identity.NEW
 
     def asked(self) -> Machine:
         return services.request_machine(
@@ -89,13 +107,14 @@ class Stage:
     def clear(self) -> None:
         """For the next life: what is compared below is then its own alone, and the matrix stays quick."""
         Machine.objects.all().delete()
+        DiskBase.objects.all().delete()
         Volume.objects.all().delete()
         Project.objects.update(used_machines=0, used_vcpus=0, used_memory_mib=0, used_disk_gib=0)
         Host.objects.update(reserved_vcpus=0, reserved_memory_mib=0, reserved_disk_gib=0)
         Difference.objects.all().delete()
         for host in (self.host, self.other):
             fake = fake_of(host)
-            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.volumes):
+            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.volumes, fake.snapshots):
                 holder.clear()
 
     def larger(self) -> Flavour:
@@ -121,7 +140,8 @@ def _nothing(_stage: Stage, _job: Job) -> bool:
 class Scene:
     """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
 
-    What `again` plays on is used for the next life as well.
+    What `again` plays on is used for the next life as well. What is not `real` differs from another scene by what the
+    rows say only.
     """
 
     ask: Callable[[Stage], Job]
@@ -129,6 +149,7 @@ class Scene:
     back: Check = field(default=_nothing)
     name: str = ""
     again: bool = False
+    real: bool = True
 
 
 def _machine(job: Job) -> Machine:
@@ -349,6 +370,50 @@ def _image_is_gone(stage: Stage, job: Job) -> bool:
     return not ImageVersion.objects.filter(pk=job.target_id).exists() and on_hosts == [False, False]
 
 
+# --- copies of disks ------------------------------------------------------------------------------------------------
+
+
+def _clone(state: Callable[[Stage], Machine], *, linked: bool, **values: Any) -> Callable[[Stage], Job]:
+    def ask(stage: Stage) -> Job:
+        wanted = CloneRequest(f"clone-{uuid4().hex[:8]}", linked=linked, **{"identity": stage.identity, **values})
+        return Job.objects.get(target_id=cloning.request_clone(state(stage), actor=stage.alice, wanted=wanted).pk)
+
+    return ask
+
+
+def _is_cloned(stage: Stage, job: Job) -> bool:
+    """It runs, with a disk that is its own or that reads from a base; and its original is as it was."""
+    clone = _machine(job)
+    copy = DiskCopy.objects.get(machine=clone)
+    disks = {info.machine: info.base for info in driver_of(stage.host).list_volumes() if info.is_disk}
+    assert disks[clone.pk] == copy.base_id
+    assert (copy.source.task, copy.source.status) == (Task.NONE, Status.READY)
+    return bool(RUNS(stage, job))
+
+
+def _is_not_cloned(stage: Stage, job: Job) -> bool:
+    source = DiskCopy.objects.get(machine=job.target_id).source
+    return has_failed(stage, job) and (source.task, source.status) == (Task.NONE, Status.READY)
+
+
+def _capture(stage: Stage) -> Job:
+    wanted = CaptureRequest(title="Of a machine", identity=stage.identity)
+    version = capturing.request_capture(stage.built(), actor=stage.alice, wanted=wanted)
+    return Job.objects.get(target_id=version.pk)
+
+
+def _rebuild(state: Callable[[Stage], Machine]) -> Callable[[Stage], Job]:
+    def ask(stage: Stage) -> Job:
+        machine = state(stage)
+        return rebuilding.request_rebuild(machine, actor=stage.alice, version=stage.version, confirmed=machine.name)
+
+    return ask
+
+
+def _is_rebuilt(stage: Stage, job: Job) -> bool:
+    return bool(RUNS(stage, job)) and _machine(job).image_version_id == stage.version.pk
+
+
 RAW_DISK = b"\0" * 510 + b"\x55\xaa" + bytes(range(256)) * 2 + b"\0" * (1024**2 - 1024)
 
 
@@ -560,6 +625,11 @@ def _volume_is(status: VolumeStatus, *sizes: int) -> Check:
 
 SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
+    JobName.MACHINE_CLONE: (
+        Scene(_clone(Stage.built, linked=True), _is_cloned, _is_not_cloned, "linked"),
+        Scene(_clone(Stage.off, linked=False, identity=Identity.KEPT), _is_cloned, _is_not_cloned, "full", real=False),
+    ),
+    JobName.MACHINE_REBUILD: (Scene(_rebuild(Stage.built), _is_rebuilt),),
     JobName.MACHINE_START: (
         Scene(_power(Stage.off, services.request_start), RUNS, OFF),
         Scene(_power(_hibernated, services.request_start), RUNS, OFF, "wake"),
@@ -622,5 +692,6 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),
     JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
+    JobName.IMAGE_CAPTURE: (Scene(_capture, _is_offered, _is_not_offered),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
 }

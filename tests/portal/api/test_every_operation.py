@@ -63,6 +63,9 @@ BODIES: dict[str, Any] = {
     "grow_disk": {"size_gib": 30},
     "limit_disk": {"iops": 100},
     "change_disk": {"delete_with_machine": True},
+    "clone_machine": {"name": "torch"},
+    "capture_machine": {"title": "Torch"},
+    "rebuild_machine": {"confirm": "beacon"},
 }
 # What a stranger may ask for: it is about nothing that exists already.
 OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}

@@ -28,6 +28,7 @@ from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
 from workers.hypervisor.kvm.screen import to_png
+from workers.hypervisor.kvm.snapshots import KvmSnapshots
 from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
 from workers.hypervisor.kvm.storage import Storage
 from workers.hypervisor.kvm.volumes import VolumeFolder, grow_file
@@ -85,7 +86,7 @@ _LIST_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _LIST_STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
 
 
-class KvmDriver:
+class KvmDriver(KvmSnapshots):
     """One host. Nothing is opened before the first call, so that a worker may fork after making it."""
 
     def __init__(self, config: HostConfig, *, connection: Connection | None = None) -> None:
@@ -179,6 +180,8 @@ class KvmDriver:
 
     def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
         self._refuse_running(machine, "The machine runs; its disk cannot be replaced.")
+        for snapshot in self.snapshots(machine):
+            self.delete_snapshot(machine, snapshot)
         return self._storage().renew_disk(machine, image, size_bytes)
 
     def copy_disk(
@@ -193,9 +196,7 @@ class KvmDriver:
         self, base: UUID, *, source: UUID, snapshot: UUID | None, flat: bool, progress: Callable[[int], None]
     ) -> VolumeInfo:
         self._refuse_changing(source, snapshot)
-        return copies.make_base(
-            self._storage(), base, source=source, snapshot=snapshot, flat=flat, progress=progress
-        )
+        return copies.make_base(self._storage(), base, source=source, snapshot=snapshot, flat=flat, progress=progress)
 
     def remove_identity(self, disk: UUID, *, personal: bool) -> None:
         self._refuse_running(disk, "The machine runs; its disk cannot be changed.")
@@ -218,6 +219,7 @@ class KvmDriver:
 
     def delete_storage(self, machine: UUID) -> None:
         self._refuse_running(machine, "The machine runs; its disk cannot be removed.")
+        self.leave_volumes(machine)
         self._storage().delete_machine(machine)
 
     def list_volumes(self) -> list_of[VolumeInfo]:

@@ -6,6 +6,7 @@
     machines/<machine>/base       the base's UUID, which is believed instead of the overlay's own header
     machines/<machine>/seed.iso   NoCloud seed
     machines/<machine>/serial.log what the guest printed on its serial port
+    machines/<machine>/<snapshot>.* what there is of a snapshot besides the disks: see `snapshots.py`
     serial/<machine>              the socket of its serial port, apart from the disks, for whoever may reach that alone
     volumes/<volume>.qcow2        a volume of its own: see `volumes.py`
 
@@ -333,6 +334,13 @@ class Storage:
         with storage_errors("write the seed"):
             self._make_folder(folder)
             replace_file(folder / "seed.iso", seed_iso(seed))
+
+    def write_beside(self, machine: UUID, name: str, content: bytes) -> None:
+        """A private file in the machine's folder, whole or not at all."""
+        folder = self._folder(machine)
+        with storage_errors("write beside the disk"):
+            self._make_folder(folder)
+            replace_file(folder / name, content)
 
     def delete_machine(self, machine: UUID) -> None:
         with storage_errors("remove the machine's files"), contextlib.suppress(FileNotFoundError):
