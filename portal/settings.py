@@ -85,6 +85,7 @@ INSTALLED_APPS = [
     "portal.volumes",
     "portal.jobs",
     "portal.machines",
+    "portal.snapshots",
     "portal.console",
     "portal.figures",
     "portal.api",

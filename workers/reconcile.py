@@ -7,6 +7,7 @@ removed is only what a row of this portal says should be gone.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 from collections.abc import Callable
 from uuid import UUID
@@ -23,6 +24,10 @@ from portal.machines import cards, cloning, disks, hibernation, services
 from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshot_services
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status as SnapshotStatus
 from portal.volumes.models import Volume
 from workers import drift
 from workers.hosts import driver_of
@@ -161,6 +166,7 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
         if active_job_of(volume) is None:
             logger.warning("volume %s is %s: removing it from %s", volume.pk, volume.status, host.name)
             _try(driver.delete_volume, volume.pk)
+    _remove_left_snapshots(host, driver, seen)
     for version in ImageVersion.objects.filter(pk__in=seen.images, status__in=_NOT_OFFERED):
         if active_job_of(version) is None:
             logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
@@ -188,6 +194,16 @@ def _remove_copies_leftovers(host: Host, driver: HypervisorDriver) -> None:
             cloning.record_base_gone(base)
 
 
+def _remove_left_snapshots(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:
+    """Those that were deleted, or never became whole: a guest that was left frozen or paused for one goes on, too."""
+    there = {volume.snapshot for volume in seen.volumes if volume.snapshot is not None}
+    gone = Snapshot.objects.filter(pk__in=there, machine__host=host, status=SnapshotStatus.DELETED)
+    for snapshot in gone.select_related("machine"):
+        if active_job_of(snapshot.machine) is None:
+            logger.warning("snapshot %s of %s is deleted: removing it", snapshot.pk, snapshot.machine_id)
+            _try(functools.partial(driver.delete_snapshot, snapshot.machine_id), snapshot.pk)
+
+
 def _try(removal: Callable[[UUID], None], pk: UUID) -> None:
     try:
         removal(pk)
@@ -206,6 +222,8 @@ def _end_orphan_tasks(host: Host) -> None:
     for machine in Machine.objects.stuck_since(long_ago).filter(host=host):
         if active_job_of(machine) is None and not cloning.is_being_copied(machine):
             logger.warning("machine %s is %s without a job: ending that", machine.pk, machine.task)
+            snapshot_services.end_orphan(machine)
+            restoring.end_orphan(machine)
             disks.end_orphan(machine)
             cards.end_orphan(machine)
             cloning.end_orphan(machine)

@@ -11,6 +11,7 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib import pulse
 from portal.machines import binning
+from portal.snapshots import schedules
 from workers import console_log, reconcile, runner, sample
 from workers.celery import app
 
@@ -155,6 +156,21 @@ def volume_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.SNAPSHOT_TAKE.value)
+def snapshot_take(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.SNAPSHOT_RESTORE.value)
+def snapshot_restore(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.SNAPSHOT_DELETE.value)
+def snapshot_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.COPY_REMOVE.value)
 def copy_remove(job_id: str) -> None:
     runner.run(UUID(job_id))
@@ -193,6 +209,12 @@ def send_again() -> None:
 @app.task(name="machines.purge_due")
 def purge_due() -> None:
     binning.purge_due()
+
+
+@app.task(name="snapshots.keep_schedules")
+def keep_snapshot_schedules() -> None:
+    schedules.take_due()
+    schedules.delete_surplus()
 
 
 @app.task(name="console.end_lost_sessions")

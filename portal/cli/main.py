@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_args
 import click
 from click.shell_completion import get_completion_class
 
-from portal.cli import config, copies, devices, vnc
+from portal.cli import config, copies, devices, snapshots, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
@@ -343,7 +343,15 @@ def purge(context: Context, machine: str, *, project: str | None, wait: bool) ->
     done(context, context.client.send("DELETE", f"bin/{found['id']}"), wait=wait)
 
 
-for further in (devices.volume, devices.attach, devices.detach, devices.card, *copies.COMMANDS):
+for further in (
+    devices.volume,
+    devices.attach,
+    devices.detach,
+    devices.card,
+    snapshots.snapshot,
+    snapshots.restore,
+    *copies.COMMANDS,
+):
     casement.add_command(further)
 
 

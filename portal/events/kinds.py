@@ -24,6 +24,9 @@ class Kind(TextChoices):
     IMAGE_READY = "image.ready", _("An image version is ready")
     IMAGE_FAILED = "image.failed", _("An image version could not be made")
     IMAGE_DELETED = "image.deleted", _("An image version was deleted")
+    SNAPSHOT_TAKEN = "snapshot.taken", _("A snapshot was taken")
+    SNAPSHOT_RESTORED = "snapshot.restored", _("A snapshot was restored")
+    SNAPSHOT_DELETED = "snapshot.deleted", _("A snapshot was deleted")
     WEBHOOK_TEST = "webhook.test", _("A webhook was tried")
     WEBHOOK_STOPPED = "webhook.stopped", _("A webhook was switched off after failing for long")
 
@@ -37,6 +40,7 @@ AREAS = {
     "job": _("Jobs"),
     "console": _("Screens"),
     "image": _("Images"),
+    "snapshot": _("Snapshots"),
     "webhook": _("Webhooks"),
 }
 """What a kind begins with."""

@@ -39,6 +39,9 @@ class JobName(TextChoices):
     VOLUME_CREATE = "volume.create", _("Create volume")
     VOLUME_GROW = "volume.grow", _("Grow volume")
     VOLUME_DELETE = "volume.delete", _("Delete volume")
+    SNAPSHOT_TAKE = "snapshot.take", _("Take a snapshot")
+    SNAPSHOT_RESTORE = "snapshot.restore", _("Restore a snapshot")
+    SNAPSHOT_DELETE = "snapshot.delete", _("Delete a snapshot")
     COPY_REMOVE = "copy.remove", _("Remove a copy from a host")
     IMAGE_BUILD = "image.build", _("Build image")
     IMAGE_IMPORT = "image.import", _("Check and import image")
@@ -81,6 +84,9 @@ class StepName(TextChoices):
     RESIZE_LIVE = "resize_live", _("Give it what it takes while it runs")
     SET_PASSWORD = "set_password", _("Set the password in the guest")
     ADD_KEY = "add_key", _("Add the key in the guest")
+    TAKE_SNAPSHOT = "take_snapshot", _("Take the snapshot")
+    RESTORE_DISKS = "restore_disks", _("Bring back what there was")
+    DELETE_SNAPSHOT = "delete_snapshot", _("Delete the snapshot")
     ADOPT = "adopt", _("Take it over")
     BUILD = "build", _("Build the disk")
     FETCH = "fetch", _("Fetch the file")
@@ -158,6 +164,9 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.VOLUME_CREATE: (StepName.VOLUME,),
     JobName.VOLUME_GROW: (StepName.GROW,),
     JobName.VOLUME_DELETE: (StepName.DELETE_VOLUME, StepName.RELEASE),
+    JobName.SNAPSHOT_TAKE: (StepName.TAKE_SNAPSHOT,),
+    JobName.SNAPSHOT_RESTORE: (StepName.TAKE_SNAPSHOT, StepName.CUT_POWER, StepName.RESTORE_DISKS),
+    JobName.SNAPSHOT_DELETE: (StepName.DELETE_SNAPSHOT,),
     JobName.COPY_REMOVE: (StepName.UNDEFINE, StepName.DELETE_STORAGE),
     JobName.IMAGE_BUILD: (StepName.BUILD, StepName.PUBLISH),
     JobName.IMAGE_IMPORT: (StepName.IMPORT, StepName.PUBLISH),

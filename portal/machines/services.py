@@ -189,7 +189,7 @@ def claim(
     power_states: Collection[PowerState],
     from_tasks: Collection[Task] = (Task.NONE,),
     *,
-    actor: User,
+    actor: User | None,
     request_ip: str | None,
     permission: Permission = Permission.MACHINE_OPERATE,
     where: Q | None = None,
@@ -199,8 +199,10 @@ def claim(
     """Claim the machine for a job. The same request again, while it is under way, gives the job under way.
 
     `where` narrows which machines may be claimed; `then` changes the claimed row further, or refuses by a PortalError.
+    Without an actor it is the clock, which was told to do it by somebody who might.
     """
-    require(actor, machine.project_id, permission)
+    if actor is not None:
+        require(actor, machine.project_id, permission)
     claimed = Machine.objects.filter(
         where or Q(), pk=machine.pk, status=Status.READY, task__in=from_tasks, power_state__in=power_states
     ).update(task=task, task_since=timezone.now())
@@ -458,7 +460,7 @@ def _move(machine: Machine, before: Amount, after: Amount) -> None:
 def settle_size(machine_id: UUID) -> bool:
     """The machine is off, so the size of its next start is its size now. What it held besides is given back."""
     waits = Q(wanted_vcpus__isnull=False, saved_at=None)
-    busy = Q(task__in=[Task.RESIZING, Task.HIBERNATING])
+    busy = Q(task__in=[Task.RESIZING, Task.HIBERNATING, Task.RESTORING])
     return change_held(machine_id, waits & ~busy, size_taken)
 
 

@@ -42,6 +42,9 @@ class Task(TextChoices):
     DROPPING_CARD = "drop_card", _("removing a network card")
     COPYING = "copying", _("being copied")
     REBUILDING = "rebuilding", _("being rebuilt")
+    SNAPSHOTTING = "snapshotting", _("taking a snapshot")
+    RESTORING = "restoring", _("being restored")
+    DROPPING_SNAPSHOT = "drop_snap", _("deleting a snapshot")
     DELETING = "deleting", _("deleting")
 
 

@@ -34,13 +34,14 @@ from portal.jobs.names import JobName
 from portal.lib.secrets import seal
 from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status
+from portal.snapshots.models import SnapshotSchedule
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.conftest import PASSWORD
-from tests.portal.test_every_url import ALL
+from tests.portal.test_every_url import ALL, snapshot_of
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
-PORTAL = ("accounts", "audit", "console", "events", "hosts", "images", "jobs", "machines", "volumes")
+PORTAL = ("accounts", "audit", "console", "events", "hosts", "images", "jobs", "machines", "snapshots", "volumes")
 # Asking for these is itself what is done: each look is written down, each ticket is for one use.
 EACH_COUNTS = {
     "machines:secret": {"audit.Event"},
@@ -227,6 +228,15 @@ def _card(scene: Scene) -> object:
     return NetworkCard.objects.create(machine=scene.machine, mac="52:54:00:00:00:77").pk
 
 
+def _snapshot(scene: Scene) -> object:
+    return snapshot_of(scene.machine, scene.alice).pk
+
+
+def _schedule(scene: Scene) -> dict[str, object]:
+    SnapshotSchedule.objects.create(machine=scene.machine, every="day", next_at=timezone.now())
+    return {"every": "day"}
+
+
 OFF = PowerState.SHUT_OFF
 REQUESTS: dict[str, Request] = {
     "accounts:logout": Request(),
@@ -294,6 +304,14 @@ REQUESTS: dict[str, Request] = {
     "machines:disk-keep": Request(_machine(), lambda scene: {"disk": _disk(scene), "keep": "no"}),
     "machines:card-add": Request(_machine()),
     "machines:card-remove": Request(_machine(), lambda scene: {"card": _card(scene)}),
+    "snapshots:machine-take": Request(_machine(), lambda _: {"name": "before", "with_memory": "yes"}),
+    "snapshots:machine-schedule": Request(
+        _machine(), lambda _: {"every": "week", "at": "04:30", "weekday": "6", "keep": "4"}
+    ),
+    "snapshots:machine-unschedule": Request(_machine(), _schedule),
+    "snapshots:change": Request(_snapshot, lambda _: {"name": "after", "description": "as it was"}),
+    "snapshots:restore": Request(_snapshot, lambda _: {"take_first": "yes"}),
+    "snapshots:delete": Request(_snapshot),
     "volumes:new": Request(
         form=lambda scene: {"project": scene.project.pk, "name": "data", "size_gib": "2", "request_key": uuid4()}
     ),

@@ -18,7 +18,10 @@ from portal.lib.secrets import unseal
 from portal.machines.copying import BaseStatus
 from portal.machines.models import Attachment, DiskBase, DiskCopy, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
-from portal.volumes.models import Volume
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status as SnapshotStatus
+from portal.snapshots.states import Task as SnapshotTask
+from portal.volumes.models import Volume, disk_amount
 from portal.volumes.states import HAS_FILE
 from portal.volumes.states import Status as VolumeStatus
 from portal.volumes.states import Task as VolumeTask
@@ -54,7 +57,8 @@ def _of_host(host: Host) -> Iterator[str]:
             yield f"{uuid} is on {host} and belongs to nobody there"
     yield from _of_volumes(host, seen)
     yield from _of_copies(host, seen)
-    held = _held_by(Machine.objects.filter(host=host), Volume.objects.filter(host=host))
+    snapshots = Snapshot.objects.filter(machine__host=host)
+    held = _held_by(Machine.objects.filter(host=host), Volume.objects.filter(host=host), snapshots)
     for name in _AMOUNTS:
         if getattr(host, f"reserved_{name}") != held[name]:
             yield f"{host} has promised {getattr(host, f'reserved_{name}')} {name}, its machines hold {held}"
@@ -99,6 +103,7 @@ def _known_versions(seen: Seen) -> set[UUID]:
 def _of_machine(row: Machine, driver: HypervisorDriver, seen: Seen) -> Iterator[str]:
     files = sorted(Path(volume.name).name for volume in seen.volumes if volume.machine == row.pk)
     info = seen.domains.get(row.pk)
+    yield from _of_snapshots(row, driver)
     if row.task != Task.NONE:
         yield f"still {row.task}"
     if row.holds_quota != (row.status in ON_HOSTS):
@@ -141,6 +146,23 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
             yield "its serial port's socket is not the row's"
 
 
+def _of_snapshots(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
+    """Each that is ready is on the host, and no other one; the machine is at one of them at most."""
+    rows = Snapshot.objects.filter(machine=row)
+    ready = {snapshot.pk for snapshot in rows if snapshot.status == SnapshotStatus.READY}
+    if set(driver.snapshots(row.pk)) != ready:
+        yield f"it has the snapshots {driver.snapshots(row.pk)}, its rows say {sorted(ready)}"
+    for snapshot in rows:
+        if snapshot.task != SnapshotTask.NONE or snapshot.status == SnapshotStatus.CREATING:
+            yield f"snapshot {snapshot.pk} is still {snapshot.status} {snapshot.task}"
+        if bool(snapshot.held_gib) != (snapshot.pk in ready and snapshot.with_memory) or snapshot.growth_gib:
+            yield f"snapshot {snapshot.pk} holds {snapshot.held_gib} and {snapshot.growth_gib} GiB"
+        if snapshot.is_current and snapshot.pk not in ready:
+            yield f"it is at the snapshot {snapshot.pk}, which is {snapshot.status}"
+        if snapshot.pk in ready and snapshot.parent_id not in ready | {None}:
+            yield f"snapshot {snapshot.pk} came after {snapshot.parent_id}, which is none any more"
+
+
 def _of_devices(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
     """What the host has plugged in is what the rows say, and of the root disk the size."""
     there = driver.devices(row.pk)
@@ -156,16 +178,18 @@ def _of_devices(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
 
 
 def _of_project(project: Project) -> Iterator[str]:
-    held = _held_by(Machine.objects.filter(project=project), Volume.objects.filter(project=project))
+    snapshots = Snapshot.objects.filter(machine__project=project)
+    held = _held_by(Machine.objects.filter(project=project), Volume.objects.filter(project=project), snapshots)
     for name in ("machines", *_AMOUNTS):
         if getattr(project, f"used_{name}") != held[name]:
             yield f"{project} counts {getattr(project, f'used_{name}')} {name} and holds {held}"
 
 
-def _held_by(machines: QuerySet[Machine], volumes: QuerySet[Volume]) -> dict[str, int]:
-    """What counts against a quota or a host's capacity: machines, and volumes' disk."""
+def _held_by(machines: QuerySet[Machine], volumes: QuerySet[Volume], snapshots: QuerySet[Snapshot]) -> dict[str, int]:
+    """What counts against a quota or a host's capacity: machines, volumes' disk, and that of snapshots' memory."""
     amounts = [machine.amount for machine in machines.filter(holds_quota=True)]
     amounts += [volume.amount for volume in volumes.filter(holds_quota=True)]
+    amounts += [disk_amount(held) for held in snapshots.values_list("held_gib", flat=True)]
     return {name: sum(getattr(amount, name) for amount in amounts) for name in ("machines", *_AMOUNTS)}
 
 

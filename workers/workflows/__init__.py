@@ -16,6 +16,7 @@ from workers.workflows import (
     power,
     rebuild,
     resize,
+    snapshots,
     volumes,
 )
 from workers.workflows.base import Workflow
@@ -32,6 +33,7 @@ _ALL: tuple[Workflow[Any], ...] = (
     delete.WORKFLOW,
     *devices.WORKFLOWS,
     *volumes.WORKFLOWS,
+    *snapshots.WORKFLOWS,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,

@@ -18,6 +18,7 @@ from portal.api.operations import (
     people,
     projects,
     sessions,
+    snapshots,
     volumes,
     webhooks,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "people",
     "projects",
     "sessions",
+    "snapshots",
     "volumes",
     "webhooks",
 ]

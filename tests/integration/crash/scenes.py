@@ -40,6 +40,11 @@ from portal.machines.cloning import CloneRequest
 from portal.machines.copying import Identity
 from portal.machines.models import Attachment, DiskBase, DiskCopy, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshots
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status as SnapshotStatus
+from portal.snapshots.states import Task as SnapshotTask
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
@@ -623,6 +628,96 @@ def _volume_is(status: VolumeStatus, *sizes: int) -> Check:
     return check
 
 
+# --- snapshots ------------------------------------------------------------------------------------------------------
+
+MANY_SNAPSHOTS = 20
+
+
+def _kept(stage: Stage) -> Machine:
+    """A running machine that has few snapshots."""
+    idle = Machine.objects.filter(host=stage.host, status=Status.READY, task=Task.NONE, keeps_definition=False)
+    for machine in idle.filter(power_state__in=[PowerState.RUNNING, PowerState.SHUT_OFF], saved_at=None):
+        if Snapshot.objects.live().filter(machine=machine).count() < MANY_SNAPSHOTS:
+            if machine.power_state == PowerState.SHUT_OFF:
+                stage.work_on(services.request_start(machine, actor=stage.alice))
+            return Machine.objects.get(pk=machine.pk)
+    return stage.built()
+
+
+def _take(stage: Stage, *, with_memory: bool = False) -> Job:
+    name = f"snapshot {uuid4().hex[:8]}"
+    return snapshots.request_take(_kept(stage), actor=stage.alice, name=name, with_memory=with_memory)
+
+
+def _take_with_memory(stage: Stage) -> Job:
+    return _take(stage, with_memory=True)
+
+
+def _taken(stage: Stage, *, with_memory: bool = False) -> Snapshot:
+    machine = _kept(stage)
+    ready = Snapshot.objects.filter(machine=machine, status=SnapshotStatus.READY, with_memory=with_memory)
+    if not ready.exists():
+        name = f"snapshot {uuid4().hex[:8]}"
+        job = snapshots.request_take(machine, actor=stage.alice, name=name, with_memory=with_memory)
+        assert stage.work_on(job).status == "done", job.error_message
+    return ready.select_related("machine__project", "machine__host").order_by("created_at")[0]
+
+
+def _restore(stage: Stage) -> Job:
+    """The machine has been given a volume and a larger disk since; and what it is now is kept first."""
+    snapshot = _taken(stage)
+    stage.work_on(
+        disks.request_new_disk(snapshot.machine, actor=stage.alice, name=f"disk {uuid4().hex[:8]}", size_gib=1)
+    )
+    machine = Machine.objects.get(pk=snapshot.machine_id)
+    size = machine.disk_gib + 1
+    stage.work_on(disks.request_grow(machine, actor=stage.alice, disk=disks.ROOT, size_gib=size))
+    return restoring.request_restore(_again(snapshot), actor=stage.alice, take_first=True)
+
+
+def _restore_with_memory(stage: Stage) -> Job:
+    return restoring.request_restore(_taken(stage, with_memory=True), actor=stage.alice)
+
+
+def _again(snapshot: Snapshot) -> Snapshot:
+    return Snapshot.objects.select_related("machine__project", "machine__host").get(pk=snapshot.pk)
+
+
+def _delete_snapshot(stage: Stage) -> Job:
+    return snapshots.request_delete(_taken(stage), actor=stage.alice)
+
+
+def _is_at_new_snapshot(stage: Stage, job: Job) -> bool:
+    """The newest row of the audit trail says which one."""
+    detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.SNAPSHOT_TAKE).latest("pk").detail
+    current = Snapshot.objects.get(machine=job.target_id, is_current=True)
+    return current.name == detail["name"] and bool(RUNS(stage, job))
+
+
+def _no_snapshot_is_changing(_stage: Stage, job: Job) -> bool:
+    """Whether it was done or not. That the host has what the rows say is compared for every scene."""
+    changing = Snapshot.objects.filter(machine=job.target_id).exclude(task=SnapshotTask.NONE)
+    return _machine(job).task == Task.NONE and not changing.exists()
+
+
+def _is_restored(power: PowerState) -> Check:
+    def check(stage: Stage, job: Job) -> bool:
+        detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.SNAPSHOT_RESTORE).latest("pk").detail
+        current, machine = Snapshot.objects.get(machine=job.target_id, is_current=True), _machine(job)
+        attached = Attachment.objects.filter(machine=machine, volume__isnull=False).values_list("volume_id", flat=True)
+        assert set(attached) == set(current.volumes.values_list("volume_id", flat=True))
+        assert (machine.disk_gib, machine.power_state) == (current.disk_gib, power)
+        return current.name == detail["name"] and _no_snapshot_is_changing(stage, job)
+
+    return check
+
+
+def _snapshot_is_gone(stage: Stage, job: Job) -> bool:
+    detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.SNAPSHOT_DELETE).latest("pk").detail
+    live = Snapshot.objects.live().filter(machine=job.target_id, name=detail["name"])
+    return not live.exists() and _no_snapshot_is_changing(stage, job)
+
+
 SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
     JobName.MACHINE_CLONE: (
@@ -688,6 +783,15 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     ),
     JobName.VOLUME_GROW: (Scene(_grow_volume, _volume_has_grown, _volume_is_free, again=True),),
     JobName.VOLUME_DELETE: (Scene(_delete_volume, _volume_is(VolumeStatus.DELETED, 1)),),
+    JobName.SNAPSHOT_TAKE: (
+        Scene(_take, _is_at_new_snapshot, _no_snapshot_is_changing, again=True),
+        Scene(_take_with_memory, _is_at_new_snapshot, _no_snapshot_is_changing, "memory", again=True),
+    ),
+    JobName.SNAPSHOT_RESTORE: (
+        Scene(_restore, _is_restored(PowerState.SHUT_OFF), again=True),
+        Scene(_restore_with_memory, _is_restored(PowerState.RUNNING), name="memory", again=True),
+    ),
+    JobName.SNAPSHOT_DELETE: (Scene(_delete_snapshot, _snapshot_is_gone, again=True),),
     JobName.COPY_REMOVE: (Scene(_remove_copy, _copy_is_gone),),
     JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),

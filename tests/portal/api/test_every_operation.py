@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from django.db.models import Model
 from django.test import Client
+from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Project, SshKey, User
 from portal.api.core import Operation
@@ -22,10 +23,11 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.machines.models import Attachment, Batch, Machine, NetworkCard
 from portal.machines.states import Status
+from portal.snapshots.models import SnapshotSchedule
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
-from tests.portal.test_every_url import ALL, state
+from tests.portal.test_every_url import ALL, snapshot_of, state
 
 # Pages that programs have no use for, and why.
 NOT_FOR_PROGRAMS = {
@@ -66,6 +68,10 @@ BODIES: dict[str, Any] = {
     "clone_machine": {"name": "torch"},
     "capture_machine": {"title": "Torch"},
     "rebuild_machine": {"confirm": "beacon"},
+    "take_snapshot": {"name": "before"},
+    "restore_snapshot": {},
+    "change_snapshot": {"name": "after"},
+    "set_snapshot_schedule": {"every": "day"},
 }
 # What a stranger may ask for: it is about nothing that exists already.
 OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}
@@ -125,9 +131,12 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     )
     disk = Attachment.objects.create(machine=machine, volume=attached)
     card = NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:03")
+    snapshot = snapshot_of(machine, alice)
+    SnapshotSchedule.objects.create(machine=machine, every="day", next_at=timezone.now(), created_by=alice)
     targets: dict[str, Callable[[], Model]] = {
         "machines": lambda: machine,
         "volumes": lambda: free,
+        "snapshots": lambda: snapshot,
         "bin": lambda: binned,
         "batches": lambda: batch,
         "webhooks": lambda: webhook,
@@ -150,6 +159,8 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     def of(known: Operation) -> str:
         before = known.path.partition("/{")[0]
         filled = known.path.replace("{uuid:link}", str(uuid4()))
+        if known.name == "remove_snapshot_schedule":
+            filled += "?every=day"
         filled = filled.replace("{disk}", str(disk.pk)).replace("{uuid:card}", str(card.pk))
         if "{" not in known.path:
             return filled
