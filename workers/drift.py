@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from portal.copies.models import DiskBase
 from portal.hosts.differences import Finding
 from portal.hosts.models import DifferenceKind, Host
 from portal.images.models import ImageVersion
-from portal.machines.models import DiskBase, Machine
+from portal.machines.models import Machine
 from portal.machines.sizes import room_of
 from portal.machines.states import LIVE, Status, Task
 from portal.volumes.models import Volume

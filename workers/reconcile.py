@@ -15,12 +15,13 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
+from portal.copies import cloning
 from portal.hosts import services as host_services
 from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.selectors import active_job_of
-from portal.machines import cards, cloning, disks, hibernation, services
+from portal.machines import cards, disks, hibernation, services
 from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task

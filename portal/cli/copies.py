@@ -17,6 +17,9 @@ _project: Callable[[Any], Any] = click.option(
     "--project", help="In which project, where several have one of this name."
 )
 _wait: Callable[[Any], Any] = click.option("--wait", is_flag=True, help="Until it is done.")
+_from: Callable[[Any], Any] = click.option(
+    "--snapshot", help="One of its snapshots, by name or id; else its disk as it is now."
+)
 _keep: Callable[[Any], Any] = click.option(
     "--keep-identity", is_flag=True, help="Leave machine-id and keys in the copy, of a system that is not known here."
 )
@@ -26,6 +29,7 @@ _keep: Callable[[Any], Any] = click.option(
 @_machine
 @click.argument("name", required=False)
 @click.option("--full", is_flag=True, help="With a disk that stands alone, rather than reading from the original's.")
+@_from
 @_keep
 @_project
 @_wait
@@ -36,6 +40,7 @@ def clone(
     name: str | None,
     *,
     full: bool,
+    snapshot: str | None,
     keep_identity: bool,
     project: str | None,
     wait: bool,
@@ -43,6 +48,7 @@ def clone(
     """Have a machine made of another one's disk, beside it. Without a name a free one is chosen."""
     found = machine_named(context.client, machine, project)
     body = {"name": name, "kind": "full" if full else "linked", "identity": _identity(keep_identity)}
+    body["snapshot"] = _snapshot_id(context.client, found, snapshot)
     done(context, context.client.send("POST", f"machines/{found['id']}/clone", body), wait=wait)
 
 
@@ -75,6 +81,7 @@ def image() -> None:
 @click.option("--title", help="What a new image is called.")
 @click.option("--as", "existing", metavar="IMAGE", help="Another version of this image, by its short name or id.")
 @click.option("--everyone", is_flag=True, help="For everyone; operators may.")
+@_from
 @_keep
 @_project
 @_wait
@@ -86,6 +93,7 @@ def capture(
     title: str | None,
     existing: str | None,
     everyone: bool,
+    snapshot: str | None,
     keep_identity: bool,
     project: str | None,
     wait: bool,
@@ -95,12 +103,20 @@ def capture(
         raise click.UsageError("Say what the new image is called (--title), or which one gets a version (--as).")
     found = machine_named(context.client, machine, project)
     body: Json = {"everyone": everyone, "identity": _identity(keep_identity)}
+    body["snapshot"] = _snapshot_id(context.client, found, snapshot)
     body |= {"title": title} if title else {"image": image_named(context.client, cast(str, existing))["id"]}
     done(context, context.client.send("POST", f"machines/{found['id']}/image", body), wait=wait)
 
 
 def _identity(keep: bool) -> str:
     return "kept" if keep else "new"
+
+
+def _snapshot_id(client: Client, machine: Json, wanted: str | None) -> str | None:
+    if wanted is None or is_id(wanted):
+        return wanted
+    found = [one for one in client.every(f"machines/{machine['id']}/snapshots", limit=200) if one["name"] == wanted]
+    return cast(str, only(found, f"snapshot “{wanted}”", lambda one: one["id"])["id"])
 
 
 def image_named(client: Client, wanted: str) -> Json:

@@ -254,8 +254,6 @@ class BatchItem(models.Model):
         return str(self.machine)
 
 
-# Disks, network cards and copies of disks are models of this app, in files of their own.
-from portal.machines.copying import DiskBase as DiskBase  # noqa: E402, PLC0414 - they refer to the above by name
-from portal.machines.copying import DiskCopy as DiskCopy  # noqa: E402, PLC0414
-from portal.machines.devices import Attachment as Attachment  # noqa: E402, PLC0414
+# Disks and network cards are models of this app, in a file of their own.
+from portal.machines.devices import Attachment as Attachment  # noqa: E402, PLC0414 - they refer to the above by name
 from portal.machines.devices import NetworkCard as NetworkCard  # noqa: E402, PLC0414

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal.machines import device_views, views, views_bin, views_copies, views_life, views_many
+from portal.machines import device_views, views, views_bin, views_life, views_many
 
 app_name = "machines"
 urlpatterns = [
@@ -23,9 +23,6 @@ urlpatterns = [
     path("<uuid:pk>/hibernate", views_life.machine_hibernate, name="hibernate"),
     path("<uuid:pk>/discard", views_life.machine_discard, name="discard"),
     path("<uuid:pk>/resize/", views_life.machine_resize, name="resize"),
-    path("<uuid:pk>/clone/", views_copies.machine_clone, name="clone"),
-    path("<uuid:pk>/image/", views_copies.machine_capture, name="capture"),
-    path("<uuid:pk>/rebuild/", views_copies.machine_rebuild, name="rebuild"),
     path("<uuid:pk>/edit/", views_life.machine_edit, name="edit"),
     path("<uuid:pk>/password", views_life.machine_password, name="password"),
     path("<uuid:pk>/key/", views_life.machine_key, name="key"),

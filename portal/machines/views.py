@@ -35,7 +35,7 @@ from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, StepStatus
 from portal.jobs.selectors import active_job_of, overall_progress, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
-from portal.machines import binning, copy_selectors, launch, many, services
+from portal.machines import binning, launch, many, services
 from portal.machines.device_selectors import (
     disk_lines,
     first_card_addresses,
@@ -284,7 +284,6 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
         "timeline": timeline_of(machine),
         "to_bin": services.goes_to_bin(machine),
         **_devices(machine, changeable="devices" in actions),
-        **copy_selectors.origin_of(machine),
         "ssh_command": f"ssh {machine.login_user}@{machine.addresses[0]}" if machine.addresses else "",
     }
 

@@ -10,13 +10,14 @@ from django.conf import settings
 from django.db.models import QuerySet
 
 from portal.accounts.models import Project
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import BaseStatus
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import ACTIVE
 from portal.lib.secrets import unseal
-from portal.machines.copying import BaseStatus
-from portal.machines.models import Attachment, DiskBase, DiskCopy, Machine, NetworkCard
+from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.snapshots.models import Snapshot
 from portal.snapshots.states import Status as SnapshotStatus

@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from portal.accounts.models import User
+from portal.copies import capturing, cloning, rebuilding
+from portal.copies.capturing import CaptureRequest
+from portal.copies.cloning import CloneRequest
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import Identity
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus
-from portal.machines import capturing, cloning, rebuilding, services
-from portal.machines.capturing import CaptureRequest
-from portal.machines.cloning import CloneRequest
-from portal.machines.copying import Identity
-from portal.machines.models import DiskBase, DiskCopy, Machine
+from portal.machines import services
+from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status, Task
 from tests.support.agreement import disagreements
 from tests.workers.support import assert_nothing_left, left_on, work_on

@@ -13,12 +13,14 @@ from uuid import UUID
 from django.conf import settings
 from django.utils.translation import gettext as _
 
+from portal.copies import capturing, cloning
+from portal.copies.models import DiskCopy
+from portal.copies.states import BaseStatus, Identity
 from portal.images import services as images
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
-from portal.machines import capturing, cloning, services
-from portal.machines.copying import BaseStatus, Identity
-from portal.machines.models import DiskCopy, Machine
+from portal.machines import services
+from portal.machines.models import Machine
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import DomainNotFoundError, HypervisorError

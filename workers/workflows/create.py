@@ -5,10 +5,11 @@ from uuid import UUID
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from portal.copies import cloning
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
 from portal.lib.secrets import new_password, unseal
-from portal.machines import cloning, services, userdata
+from portal.machines import services, userdata
 from portal.machines.models import Machine
 from workers.hypervisor import cloud_init
 from workers.hypervisor.driver import HypervisorDriver

@@ -2,9 +2,9 @@
 
 from django.utils.translation import gettext as _
 
+from portal.copies import rebuilding
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.names import JobName, StepName
-from portal.machines import rebuilding
 from portal.machines.models import Machine
 from workers.workflows import common, create, power
 from workers.workflows.base import Context, Step, WorkFailedError, Workflow

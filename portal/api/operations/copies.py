@@ -14,17 +14,18 @@ from portal.api.auth import token_in
 from portal.api.core import operation
 from portal.api.operations.machines import GUARD, TAG, job_of, newest_version
 from portal.api.schemas import Input, JobOut, Text
+from portal.copies import capturing, cloning, rebuilding
+from portal.copies.capturing import CaptureRequest
+from portal.copies.cloning import CloneRequest
+from portal.copies.selectors import images_for_capture, snapshots_to_copy, suggest_clone_name
+from portal.copies.states import Identity
 from portal.errors import InvalidError
 from portal.images.models import Image
 from portal.jobs.models import Job
 from portal.jobs.selectors import active_job_of, jobs_of
-from portal.machines import capturing, cloning, rebuilding
-from portal.machines.capturing import CaptureRequest
-from portal.machines.cloning import CloneRequest
-from portal.machines.copy_selectors import images_for_capture, suggest_clone_name
-from portal.machines.copying import Identity
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
+from portal.snapshots.models import Snapshot
 
 IDENTITY: Final = (
     "`new`: what makes the original known is removed from the copy. `kept`: everything stays, for systems that are not "
@@ -50,7 +51,7 @@ class CloneIn(CopyIn):
     tag=TAG,
     answers=JobOut,
     status=202,
-    pages=("machines:clone",),
+    pages=("copies:clone",),
     guards=GUARD,
     links={"show_job": {"pk": "id"}, "show_machine": {"pk": "target/id"}, "delete_machine": {"pk": "target/id"}},
 )
@@ -61,7 +62,7 @@ def clone_machine(request: HttpRequest, pk: UUID, body: CloneIn) -> Job:
         name=body.name or suggest_clone_name(machine),
         linked=body.kind == "linked",
         identity=body.identity,
-        snapshot=body.snapshot,
+        snapshot=_snapshot_of(machine, body),
     )
     clone = cloning.request_clone(
         machine, actor=person(request), wanted=wanted, request_key=_key_of(request), request_ip=client_ip(request)
@@ -83,7 +84,7 @@ class CaptureIn(CopyIn):
     tag=TAG,
     answers=JobOut,
     status=202,
-    pages=("machines:capture",),
+    pages=("copies:capture",),
     guards=GUARD,
     links={"show_job": {"pk": "id"}},
 )
@@ -95,12 +96,21 @@ def capture_machine(request: HttpRequest, pk: UUID, body: CaptureIn) -> Job:
         title=body.title or "",
         for_everyone=body.everyone,
         identity=body.identity,
-        snapshot=body.snapshot,
+        snapshot=_snapshot_of(machine, body),
     )
     version = capturing.request_capture(
         machine, actor=person(request), wanted=wanted, request_key=_key_of(request), request_ip=client_ip(request)
     )
     return active_job_of(version) or jobs_of(version, limit=1)[0]
+
+
+def _snapshot_of(machine: Machine, body: CopyIn) -> Snapshot | None:
+    if body.snapshot is None:
+        return None
+    found = snapshots_to_copy(machine).filter(pk=body.snapshot).first()
+    if found is None:
+        raise InvalidError(_("The machine has no such snapshot."), field="snapshot")
+    return found
 
 
 def _image_of(request: HttpRequest, machine: Machine, body: CaptureIn) -> Image | None:
@@ -130,7 +140,7 @@ class RebuildIn(Input):
     tag=TAG,
     answers=JobOut,
     status=202,
-    pages=("machines:rebuild",),
+    pages=("copies:rebuild",),
     guards=GUARD,
     links={"show_job": {"pk": "id"}},
 )

@@ -16,6 +16,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
+from portal.copies import capturing, cloning, rebuilding
+from portal.copies.capturing import CaptureRequest
+from portal.copies.cloning import CloneRequest
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import Identity
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.images import services as images
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
@@ -25,20 +30,14 @@ from portal.lib.secrets import unseal
 from portal.machines import (
     access,
     binning,
-    capturing,
     cards,
-    cloning,
     disks,
     drift,
     hibernation,
-    rebuilding,
     resizing,
     services,
 )
-from portal.machines.capturing import CaptureRequest
-from portal.machines.cloning import CloneRequest
-from portal.machines.copying import Identity
-from portal.machines.models import Attachment, DiskBase, DiskCopy, Flavour, Machine, NetworkCard
+from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.snapshots import restoring
 from portal.snapshots import services as snapshots

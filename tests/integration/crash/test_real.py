@@ -26,12 +26,12 @@ from pytest_django.fixtures import Settings
 
 from portal.accounts.models import Membership, Project, User
 from portal.accounts.permissions import Role
+from portal.copies.states import Identity
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus, StepName
 from portal.machines import services
-from portal.machines.copying import Identity
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import PowerState, Status
 from tests.integration.crash.conftest import any_recipe, room_for_many

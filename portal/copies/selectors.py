@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+from django.db.models import QuerySet
+
 from portal.accounts.models import User
 from portal.images.models import Image, Source
 from portal.images.selectors import images_for, may_add
-from portal.machines.models import DiskCopy, Machine
+from portal.machines.models import Machine
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status
 
 
 def suggest_clone_name(machine: Machine) -> str:
@@ -24,9 +28,6 @@ def images_for_capture(user: User, machine: Machine) -> list[Image]:
     return [image for image in images.exclude(source=Source.RECIPE) if may_add(user, image)]
 
 
-def origin_of(machine: Machine) -> dict[str, object]:
-    """Of a clone its `original`, and whether it `is_linked`; of what was not cloned, nothing."""
-    if machine.cloned_from_id is None:
-        return {}
-    copy = DiskCopy.objects.filter(machine=machine).values_list("base", flat=True).first()
-    return {"original": machine.cloned_from, "is_linked": copy is not None}
+def snapshots_to_copy(machine: Machine) -> QuerySet[Snapshot]:
+    """Those that are whole, newest first."""
+    return Snapshot.objects.filter(machine=machine, status=Status.READY).order_by("-created_at")

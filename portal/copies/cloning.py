@@ -22,6 +22,8 @@ from portal.accounts.permissions import Permission
 from portal.accounts.quota import Amount
 from portal.accounts.selectors import require
 from portal.audit import services as audit
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import BaseStatus, Identity
 from portal.errors import ConflictError, InvalidError, NoCapacityError, NotFoundError
 from portal.events.kinds import Kind
 from portal.hosts import services as hosts
@@ -31,10 +33,11 @@ from portal.jobs.names import JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib.secrets import new_password, seal
 from portal.machines import events, services
-from portal.machines.copying import BaseStatus, Identity
-from portal.machines.models import DiskBase, DiskCopy, Machine
+from portal.machines.models import Machine
 from portal.machines.states import IS_KNOWN, PowerState, Status, Task
 from portal.machines.validators import validate_machine_name
+from portal.snapshots import services as snapshots
+from portal.snapshots.models import Snapshot
 
 # A disk that reads through more bases than this is read slowly: the next base is made to stand alone.
 MOST_LINKS = 6
@@ -42,12 +45,12 @@ MOST_LINKS = 6
 
 @dataclass(frozen=True, slots=True)
 class CloneRequest:
-    """`snapshot` is the original's, by its id; None is the disk as it is now."""
+    """`snapshot` is one of the original's; None is its disk as it is now."""
 
     name: str
     linked: bool = True
     identity: Identity = Identity.NEW
-    snapshot: UUID | None = None
+    snapshot: Snapshot | None = None
 
 
 # --- what people ask for ------------------------------------------------------------------------------------------
@@ -86,21 +89,12 @@ def request_clone(
 def _create(
     source: Machine, *, actor: User, wanted: CloneRequest, request_key: UUID | None, request_ip: str | None
 ) -> Machine:
-    base = _ready_base(source, wanted)
-    if base is None:
-        claim_source(source)
+    base = _ready_base(source, wanted) or _base_to_make(source, wanted)
+    copy = begin(source, wanted.snapshot, wanted.identity, base)
     clone = _row(source, actor=actor, wanted=wanted, request_key=request_key)
-    if wanted.linked and base is None:
-        base = _new_base(source, wanted)
-    DiskCopy.objects.create(
-        source=source,
-        machine=clone,
-        snapshot=wanted.snapshot,
-        identity=wanted.identity,
-        base=base,
-        holds_source=base is None or base.status == BaseStatus.MAKING,
-    )
-    how = {"linked": wanted.linked, "identity": str(wanted.identity)}
+    copy.machine = clone
+    copy.save()
+    how = {"linked": wanted.linked, "identity": str(wanted.identity), "snapshot": str(wanted.snapshot or "")}
     audit.record(actor, "machine.clone", clone, detail={"original": source.name, **how}, request_ip=request_ip)
     audit.record(actor, "machine.cloned", source, detail={"clone": clone.name, **how}, request_ip=request_ip)
     events.record(Kind.MACHINE_REQUESTED, clone, actor=actor, cloned_from=str(source.pk))
@@ -143,6 +137,36 @@ def _reserve_beside(source: Machine, amount: Amount) -> Host:
     return source.host
 
 
+def begin(source: Machine, snapshot: Snapshot | None, identity: Identity, base: DiskBase | None = None) -> DiskCopy:
+    """The copy's row, unsaved; what is to be read is kept from changing: a snapshot, or the whole machine.
+
+    Of a base that is there already nothing is read any more. ConflictError if it cannot be copied now.
+    """
+    copy = DiskCopy(source=source, snapshot=snapshot.pk if snapshot else None, identity=identity, base=base)
+    if base is not None and base.status == BaseStatus.READY:
+        return copy
+    if snapshot is None:
+        claim_source(source)
+    else:
+        hold_snapshot(source, snapshot, copy.pk)
+    copy.holds_source = True
+    return copy
+
+
+def hold_snapshot(source: Machine, snapshot: Snapshot, holder: UUID) -> None:
+    """The machine may go on with whatever it does; only this snapshot must stay."""
+    if snapshot.machine_id != source.pk:
+        raise NotFoundError
+    if source.status != Status.READY or source.missing_since is not None:
+        raise ConflictError(_why_not(source))
+    if snapshot.disk_gib > source.disk_gib:
+        raise ConflictError(
+            _("The disk was larger when %(snapshot)s was taken. Restore that first, then clone the machine.")
+            % {"snapshot": snapshot.name}
+        )
+    snapshots.hold(snapshot, holder=holder)
+
+
 def claim_source(source: Machine) -> None:
     """It stays as it is while its disk is read, whether it runs or not. ConflictError if it cannot be copied now."""
     ready = Machine.objects.filter(
@@ -176,7 +200,7 @@ def _ready_base(source: Machine, wanted: CloneRequest) -> DiskBase | None:
     ready = DiskBase.objects.filter(
         source=source,
         host=source.host_id,
-        snapshot=wanted.snapshot,
+        snapshot=wanted.snapshot.pk,
         identity=wanted.identity,
         status=BaseStatus.READY,
     )
@@ -186,7 +210,9 @@ def _ready_base(source: Machine, wanted: CloneRequest) -> DiskBase | None:
     return None
 
 
-def _new_base(source: Machine, wanted: CloneRequest) -> DiskBase:
+def _base_to_make(source: Machine, wanted: CloneRequest) -> DiskBase | None:
+    if not wanted.linked:
+        return None
     parent = _base_under(source)
     is_flat = _links(parent) >= MOST_LINKS
     if parent is not None and not is_flat:
@@ -194,7 +220,7 @@ def _new_base(source: Machine, wanted: CloneRequest) -> DiskBase:
     return DiskBase.objects.create(
         host=source.host,
         source=source,
-        snapshot=wanted.snapshot,
+        snapshot=wanted.snapshot.pk if wanted.snapshot else None,
         identity=wanted.identity,
         is_flat=is_flat,
         parent=None if is_flat else parent,
@@ -247,7 +273,8 @@ def record_frozen(copy: DiskCopy, *, is_frozen: bool) -> None:
 @transaction.atomic
 def release_source(copy: DiskCopy) -> None:
     """Its disk is read no more: exactly once, whoever calls how often."""
-    if DiskCopy.objects.filter(pk=copy.pk, holds_source=True).update(holds_source=False) == 1:
+    snapshots.let_go(holder=copy.pk)
+    if DiskCopy.objects.filter(pk=copy.pk, holds_source=True).update(holds_source=False) == 1 and not copy.snapshot:
         services.record_task_ended(copy.source, Task.COPYING)
 
 
@@ -290,13 +317,15 @@ def _kept_copy(machine: Machine) -> DiskCopy | None:
 
 def is_being_copied(machine: Machine) -> bool:
     """A job is under way that reads its disk."""
-    copies = DiskCopy.objects.filter(source=machine, holds_source=True).select_related("machine", "version")
+    copies = DiskCopy.objects.filter(source=machine, holds_source=True, snapshot=None)
+    copies = copies.select_related("machine", "version")
     return any(active_job_of(target) is not None for copy in copies if (target := copy.machine or copy.version))
 
 
 def end_orphan(machine: Machine) -> None:
     """The original's task was ended without the job that reads its disk."""
-    DiskCopy.objects.filter(source=machine, holds_source=True).update(holds_source=False)
+    if machine.task == Task.COPYING:
+        DiskCopy.objects.filter(source=machine, holds_source=True, snapshot=None).update(holds_source=False)
 
 
 # --- what is left of copies ---------------------------------------------------------------------------------------

@@ -12,6 +12,11 @@ from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
+from portal.copies import capturing, cloning, rebuilding
+from portal.copies.capturing import CaptureRequest
+from portal.copies.cloning import CloneRequest
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import BaseStatus, Identity
 from portal.errors import (
     ConflictError,
     ForbiddenError,
@@ -27,12 +32,13 @@ from portal.images.models import Image, ImageVersion, Source, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.lib.secrets import seal, unseal
-from portal.machines import capturing, cloning, rebuilding, services
-from portal.machines.capturing import CaptureRequest
-from portal.machines.cloning import CloneRequest
-from portal.machines.copying import BaseStatus, Identity
-from portal.machines.models import DiskBase, DiskCopy, Machine
+from portal.machines import services
+from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots import services as snapshots
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status as SnapshotStatus
+from portal.snapshots.states import Task as SnapshotTask
 
 pytestmark = pytest.mark.django_db
 
@@ -59,6 +65,12 @@ def let_go(machine: Machine) -> None:
     """As when the worker has read its disk."""
     for copy in DiskCopy.objects.filter(source=machine):
         cloning.release_source(copy)
+
+
+def taken(machine: Machine, **values: Any) -> Snapshot:
+    sizes = {name: getattr(machine, name) for name in ("vcpus", "memory_mib", "disk_gib")}
+    ready = {"status": SnapshotStatus.READY, "task": SnapshotTask.NONE}
+    return Snapshot.objects.create(machine=machine, name=uuid4().hex[:8], **(ready | sizes | values))
 
 
 # --- clones ---------------------------------------------------------------------------------------------------------
@@ -154,12 +166,18 @@ def test_a_viewer_and_a_stranger_copy_nothing(source: Machine, vera: User, charl
 def test_of_a_snapshot_further_linked_clones_take_the_base_that_is_there_and_leave_the_original_alone(
     source: Machine, alice: User
 ) -> None:
-    snapshot = uuid4()
+    snapshot = taken(source)
     first = cloned(source, alice, snapshot=snapshot)
+    source.refresh_from_db()
+    assert source.task == Task.NONE, "it may go on with whatever it does"
+    with pytest.raises(ConflictError, match="being copied"):
+        snapshots.begin(snapshot, SnapshotTask.DELETING)
     base = DiskBase.objects.get()
     cloning.record_base_ready(base)
     let_go(source)
     cloning.record_cloned(first)
+    snapshots.begin(snapshot, SnapshotTask.DELETING)
+    Snapshot.objects.update(task=SnapshotTask.NONE)
     second = cloned(source, alice, "lamp", snapshot=snapshot)
     source.refresh_from_db()
     assert (DiskBase.objects.get().copies.count(), source.task) == (2, Task.NONE)
@@ -167,6 +185,20 @@ def test_of_a_snapshot_further_linked_clones_take_the_base_that_is_there_and_lea
     Project.objects.update(max_machines=9)
     cloned(source, alice, "as-it-was", snapshot=snapshot, identity=Identity.KEPT)
     assert DiskBase.objects.count() == 2, "one without identity was taken for one with it"
+
+
+def test_a_snapshot_of_a_larger_disk_or_of_another_machine_is_not_cloned(source: Machine, alice: User) -> None:
+    with pytest.raises(ConflictError, match="larger"):
+        cloned(source, alice, snapshot=taken(source, disk_gib=20))
+    other = Machine.objects.create(
+        project=source.project, name="x", kind="server", vcpus=1, memory_mib=1, disk_gib=1, host=source.host, mac="x"
+    )
+    with pytest.raises(NotFoundError):
+        cloned(source, alice, snapshot=taken(other))
+    gone = taken(source, status=SnapshotStatus.DELETED)
+    with pytest.raises(NotFoundError):
+        cloned(source, alice, snapshot=gone)
+    assert not DiskBase.objects.exists()
 
 
 def test_a_base_goes_when_nothing_reads_from_it_and_not_before(source: Machine, alice: User, host: Host) -> None:
@@ -275,9 +307,12 @@ def test_it_is_rebuilt_when_its_name_was_typed_and_keeps_what_is_its_own(
     kept = (source.name, source.mac, source.disk_gib, unseal(source.login_password))
     with pytest.raises(ConflictError):
         images.request_delete_version(image_version, actor=User.objects.create(username="x", is_staff=True))
+    snapshot = taken(source)
     rebuilding.record_renewed(source)
     rebuilding.record_rebuilt(source)
     source.refresh_from_db()
+    snapshot.refresh_from_db()
+    assert snapshot.status == SnapshotStatus.DELETED, "it was in the disk that is no more"
     assert (source.task, source.next_version, source.image_version) == (Task.NONE, None, image_version)
     assert (source.name, source.mac, source.disk_gib, unseal(source.login_password)) == kept
 
@@ -323,23 +358,23 @@ def test_a_clone_that_is_rebuilt_is_none_any_more(
 
 
 def page(client: Client, name: str, machine: Machine) -> str:
-    response = client.get(reverse(f"machines:{name}", args=[machine.pk]))
+    response = client.get(reverse(name, args=[machine.pk]))
     assert response.status_code == 200
     return response.content.decode()
 
 
 def test_the_forms_say_what_happens_and_ask_for_it(client: Client, source: Machine, alice: User) -> None:
     client.force_login(alice)
-    form = page(client, "clone", source)
+    form = page(client, "copies:clone", source)
     assert 'value="beacon-2"' in form
     assert "runs on" in form
     values = {"name": "beacon-2", "kind": "linked", "identity": "new", "request_key": str(uuid4())}
-    answer = client.post(reverse("machines:clone", args=[source.pk]), values)
+    answer = client.post(reverse("copies:clone", args=[source.pk]), values)
     clone = Machine.objects.get(name="beacon-2")
     assert answer["Location"] == reverse("machines:detail", args=[clone.pk])
-    assert "Cloned from" in page(client, "detail", clone)
-    assert "Being copied" in page(client, "detail", source)
-    again = client.post(reverse("machines:clone", args=[source.pk]), {**values, "request_key": "", "name": "x"})
+    assert "Cloned from" in page(client, "machines:detail", clone)
+    assert "Being copied" in page(client, "machines:detail", source)
+    again = client.post(reverse("copies:clone", args=[source.pk]), {**values, "request_key": "", "name": "x"})
     assert again.status_code == 422 and "is busy" in again.content.decode()
 
 
@@ -348,10 +383,10 @@ def test_the_image_form_offers_the_projects_images_and_says_at_the_field_what_is
 ) -> None:
     mine = Image.objects.create(slug="mine", title="Mine", source=Source.UPLOAD, project=source.project)
     client.force_login(alice)
-    form = page(client, "capture", source)
+    form = page(client, "copies:capture", source)
     assert str(mine.pk) in form and str(image.pk) not in form
     assert "everyone" not in form.lower().split("who can use it")[1].split("</fieldset>")[0]
-    address = reverse("machines:capture", args=[source.pk])
+    address = reverse("copies:capture", args=[source.pk])
     wrong = client.post(address, {"image": "new", "title": " ", "owner": "project", "identity": "new"})
     assert wrong.status_code == 422 and not Job.objects.exists()
     client.force_login(operator)
@@ -368,9 +403,9 @@ def test_the_rebuild_form_says_what_is_lost_and_which_images_do_not_fit(
     large = Image.objects.create(slug="large", title="Large", source=Source.UPLOAD)
     ImageVersion.objects.create(image=large, number=1, status=VersionStatus.READY, virtual_size_bytes=90 << 30)
     client.force_login(alice)
-    form = page(client, "rebuild", source)
+    form = page(client, "copies:rebuild", source)
     assert "lost for good" in form and "needs a disk of at least 90" in form
-    address = reverse("machines:rebuild", args=[source.pk])
+    address = reverse("copies:rebuild", args=[source.pk])
     wrong = client.post(address, {"image": image_version.pk, "confirm": "torch"})
     assert wrong.status_code == 422 and "Type the machine" in wrong.content.decode()
     right = client.post(address, {"image": image_version.pk, "confirm": "beacon"})
@@ -381,14 +416,14 @@ def test_the_rebuild_form_says_what_is_lost_and_which_images_do_not_fit(
 def test_the_actions_are_shown_to_who_may_and_when_they_can_be(
     client: Client, source: Machine, bob: User, vera: User
 ) -> None:
-    addresses = [reverse(f"machines:{name}", args=[source.pk]) for name in ("clone", "capture", "rebuild")]
+    addresses = [reverse(f"copies:{name}", args=[source.pk]) for name in ("clone", "capture", "rebuild")]
     client.force_login(bob)
-    shown = page(client, "detail", source)
+    shown = page(client, "machines:detail", source)
     assert all(address in shown for address in addresses)
     Machine.objects.update(task=Task.STOPPING)
-    shown = page(client, "detail", source)
+    shown = page(client, "machines:detail", source)
     assert not any(address in shown for address in addresses)
     Machine.objects.update(task=Task.NONE)
     client.force_login(vera)
-    shown = page(client, "detail", source)
+    shown = page(client, "machines:detail", source)
     assert not any(address in shown for address in addresses)

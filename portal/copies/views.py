@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from django import forms
@@ -13,31 +14,33 @@ from django.views.decorators.http import require_http_methods
 
 from portal.accounts.http import client_ip, person
 from portal.accounts.permissions import Permission
+from portal.copies import capturing, cloning, rebuilding
+from portal.copies.capturing import CaptureRequest
+from portal.copies.cloning import CloneRequest
+from portal.copies.forms import CaptureForm, CloneForm, RebuildForm
+from portal.copies.selectors import images_for_capture, snapshots_to_copy, suggest_clone_name
 from portal.errors import PortalError
 from portal.images.models import ImageVersion
 from portal.images.selectors import catalogue_for
-from portal.machines import capturing, cloning, rebuilding
-from portal.machines.capturing import CaptureRequest
-from portal.machines.cloning import CloneRequest
-from portal.machines.copy_selectors import images_for_capture, suggest_clone_name
 from portal.machines.device_selectors import volume_lines
-from portal.machines.forms_copies import CaptureForm, CloneForm, RebuildForm
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def machine_clone(request: HttpRequest, pk: UUID) -> HttpResponse:
+def clone(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = machine_for(request.user, pk, Permission.MACHINE_CREATE)
+    snapshots = snapshots_to_copy(machine)
     if request.method == "POST":
-        form = CloneForm(request.POST)
-        clone = _cloned(request, machine, form) if form.is_valid() else None
-        if clone is not None:
-            return redirect("machines:detail", pk=clone.pk)
+        form = CloneForm(request.POST, snapshots=snapshots)
+        made = _cloned(request, machine, form) if form.is_valid() else None
+        if made is not None:
+            return redirect("machines:detail", pk=made.pk)
     else:
-        form = CloneForm(initial={"name": suggest_clone_name(machine)})
+        initial = {"name": suggest_clone_name(machine), "snapshot": request.GET.get("snapshot", "")}
+        form = CloneForm(initial=initial, snapshots=snapshots)
     context = {"machine": machine, "form": form, "volumes": volume_lines(machine)}
-    return render(request, "machines/clone.html", context, status=422 if form.errors else 200)
+    return render(request, "copies/clone.html", context, status=422 if form.errors else 200)
 
 
 def _cloned(request: HttpRequest, machine: Machine, form: CloneForm) -> Machine | None:
@@ -56,20 +59,22 @@ def _cloned(request: HttpRequest, machine: Machine, form: CloneForm) -> Machine 
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def machine_capture(request: HttpRequest, pk: UUID) -> HttpResponse:
+def capture(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine, user = machine_for(request.user, pk, Permission.IMAGE_CREATE), person(request)
-    images = images_for_capture(user, machine)
+    choices: dict[str, Any] = {"user": user, "machine": machine, "images": images_for_capture(user, machine)}
+    choices["snapshots"] = snapshots_to_copy(machine)
     if request.method == "POST":
-        form = CaptureForm(request.POST, user=user, machine=machine, images=images)
+        form = CaptureForm(request.POST, **choices)
         version = _captured(request, machine, form) if form.is_valid() else None
         if version is not None:
             text = _("An image of %(name)s is being made. The machine is busy until its disk has been copied.")
             messages.success(request, text % {"name": machine.name})
             return redirect("images:detail", pk=version.image_id)
     else:
-        form = CaptureForm(user=user, machine=machine, images=images, initial={"title": machine.name})
+        initial = {"title": machine.name, "snapshot": request.GET.get("snapshot", "")}
+        form = CaptureForm(**choices, initial=initial)
     context = {"machine": machine, "form": form, "volumes": volume_lines(machine)}
-    return render(request, "machines/capture.html", context, status=422 if form.errors else 200)
+    return render(request, "copies/capture.html", context, status=422 if form.errors else 200)
 
 
 def _captured(request: HttpRequest, machine: Machine, form: CaptureForm) -> ImageVersion | None:
@@ -94,7 +99,7 @@ def _captured(request: HttpRequest, machine: Machine, form: CaptureForm) -> Imag
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def machine_rebuild(request: HttpRequest, pk: UUID) -> HttpResponse:
+def rebuild(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What will be lost, in words; it is done when the machine's name has been typed."""
     machine = machine_for(request.user, pk, Permission.MACHINE_DELETE)
     versions = [version for _image, version in catalogue_for(request.user, machine.project) if version is not None]
@@ -111,7 +116,7 @@ def machine_rebuild(request: HttpRequest, pk: UUID) -> HttpResponse:
         "chosen": str(form["image"].value() or ""),
         "volumes": volume_lines(machine),
     }
-    return render(request, "machines/rebuild.html", context, status=422 if form.errors else 200)
+    return render(request, "copies/rebuild.html", context, status=422 if form.errors else 200)
 
 
 def _like(machine: Machine, versions: list[ImageVersion]) -> UUID | None:

@@ -1,4 +1,4 @@
-"""What copies of machines' disks are known by, as rows. `models` brings them to Django."""
+"""What copies of machines' disks are known by."""
 
 import uuid
 
@@ -7,18 +7,7 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-
-class Identity(models.TextChoices):
-    """What becomes of that by which the original is known: machine-id, host keys, name and password inside."""
-
-    NEW = "new", _("an identity of its own")
-    KEPT = "kept", _("everything as it is")
-
-
-class BaseStatus(models.TextChoices):
-    MAKING = "making", _("being made")
-    READY = "ready", _("ready")
-    DELETING = "deleting", _("being deleted")
+from portal.copies.states import BaseStatus, Identity
 
 
 class DiskBase(models.Model):

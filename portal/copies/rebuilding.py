@@ -10,15 +10,17 @@ from django.utils.translation import gettext as _
 from portal.accounts.models import User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
+from portal.copies import cloning
 from portal.errors import ConflictError, InvalidError
 from portal.events.kinds import Kind
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.lib.units import format_mib
-from portal.machines import cloning, events, services
+from portal.machines import events, services
 from portal.machines.models import Machine
 from portal.machines.states import IS_KNOWN, Task
+from portal.snapshots import services as snapshots
 
 
 def request_rebuild(
@@ -52,6 +54,8 @@ def _check(machine: Machine, version: ImageVersion) -> None:
     if machine.missing_since is not None:
         raise ConflictError(_("%(name)s is missing on its host.") % {"name": machine.name})
     services.refuse_protected(machine)
+    if snapshots.is_held(machine):
+        raise ConflictError(_("One of its snapshots is being copied just now. It can be rebuilt when that has ended."))
     if version.image.project_id not in (None, machine.project_id) or version.status != VersionStatus.READY:
         raise InvalidError(_("This image cannot be used in this project, or not now."), field="image")
     if reason := why_not(machine, version):
@@ -88,6 +92,7 @@ def record_renewed(machine: Machine) -> None:
     now = {"image_version_id": machine.next_version_id, "kind": _kind_of(machine), "cloned_from": None}
     if rows.update(**now):
         cloning.forget_copy(machine)
+        snapshots.record_disks_gone(machine)
         services.tell(machine.pk)
 
 

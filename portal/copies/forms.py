@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from django import forms
+from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from portal.accounts.models import User
+from portal.copies.states import Identity
 from portal.images.models import Image, ImageVersion
-from portal.machines.copying import Identity
 from portal.machines.models import Machine
 from portal.machines.validators import validate_machine_name
+from portal.snapshots.models import Snapshot
 
 _PLAIN = {"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
 NEW_IMAGE = "new"
@@ -28,15 +30,28 @@ class CopyForm(forms.Form):
     )
     # What makes a request unique, so that a double click or a retry makes one copy.
     request_key = forms.UUIDField(required=False, initial=uuid4, widget=forms.HiddenInput)
-    snapshot = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    snapshot = forms.ModelChoiceField(
+        label=_("What is copied"),
+        queryset=Snapshot.objects.none(),
+        required=False,
+        empty_label=_("The disk as it is now"),
+        error_messages={"invalid_choice": _("This snapshot is not there any more.")},
+    )
+
+    def __init__(self, *args: Any, snapshots: QuerySet[Snapshot], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.has_snapshots = snapshots.exists()
+        field = self.fields["snapshot"]
+        assert isinstance(field, forms.ModelChoiceField)  # noqa: S101 - tells mypy which field this is
+        field.queryset = snapshots
 
     @property
     def chosen_identity(self) -> Identity:
         return Identity(self.cleaned_data["identity"])
 
     @property
-    def chosen_snapshot(self) -> UUID | None:
-        chosen: UUID | None = self.cleaned_data["snapshot"]
+    def chosen_snapshot(self) -> Snapshot | None:
+        chosen: Snapshot | None = self.cleaned_data["snapshot"]
         return chosen
 
 

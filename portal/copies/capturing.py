@@ -12,15 +12,16 @@ from portal.accounts.models import Project, User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
+from portal.copies import cloning
+from portal.copies.states import Identity
 from portal.errors import ConflictError, InvalidError
 from portal.images import services as images
 from portal.images.models import Firmware, Image, ImageVersion, Source
 from portal.images.models import Kind as ImageKind
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
-from portal.machines import cloning
-from portal.machines.copying import Identity
-from portal.machines.models import DiskCopy, Machine
+from portal.machines.models import Machine
+from portal.snapshots.models import Snapshot
 
 LEAST_MEMORY_MIB = 256
 
@@ -29,14 +30,14 @@ LEAST_MEMORY_MIB = 256
 class CaptureRequest:
     """Either a version of `image`, or of a new one named `title`: of the machine's project, or for everyone.
 
-    `snapshot` is the machine's, by its id; None is the disk as it is now.
+    `snapshot` is one of the machine's; None is its disk as it is now.
     """
 
     image: Image | None = None
     title: str = ""
     for_everyone: bool = False
     identity: Identity = Identity.NEW
-    snapshot: UUID | None = None
+    snapshot: Snapshot | None = None
 
 
 def request_capture(
@@ -66,7 +67,7 @@ def request_capture(
 def _add(
     machine: Machine, *, actor: User, wanted: CaptureRequest, request_key: UUID | None, request_ip: str | None
 ) -> ImageVersion:
-    cloning.claim_source(machine)
+    copy = cloning.begin(machine, wanted.snapshot, wanted.identity)
     made_from = machine.image_version.image if machine.image_version else None
     version = images.add_captured(
         actor=actor,
@@ -79,9 +80,8 @@ def _add(
         project=_project_of(machine, wanted),
         request_key=request_key,
     )
-    DiskCopy.objects.create(
-        source=machine, version=version, snapshot=wanted.snapshot, identity=wanted.identity, holds_source=True
-    )
+    copy.version = version
+    copy.save()
     detail = {"image": str(version), "identity": str(wanted.identity)}
     audit.record(actor, "machine.captured", machine, detail=detail, request_ip=request_ip)
     audit.record(actor, "image.capture", version.image, detail={"machine": machine.name}, request_ip=request_ip)
