@@ -27,6 +27,7 @@ from workers.hypervisor.kvm import agent, copies, devices, events, identity, lif
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
+from workers.hypervisor.kvm.identity import Sandbox
 from workers.hypervisor.kvm.screen import to_png
 from workers.hypervisor.kvm.snapshots import KvmSnapshots
 from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
@@ -200,7 +201,9 @@ class KvmDriver(KvmSnapshots):
 
     def remove_identity(self, disk: UUID, *, personal: bool) -> None:
         self._refuse_running(disk, "The machine runs; its disk cannot be changed.")
-        identity.remove_identity(self._storage(), disk, self._config.pool_dir, self._qemu_ids(), personal=personal)
+        accelerator = self._accelerator(self._call("describe itself", lambda conn: int(conn.getVersion())))
+        sandbox = Sandbox(self._config.pool_dir, self._qemu_ids(), software=accelerator.kind != "kvm")
+        identity.remove_identity(self._storage(), disk, sandbox, personal=personal)
 
     def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
         copies.get_image(self._storage(), version, destination, progress)

@@ -275,6 +275,34 @@ class Storage:
             part.unlink(missing_ok=True)
         sync_folder(disk.parent)
 
+    def own_file(self, disk: UUID) -> tuple[Path, bool]:
+        """The file of a base or of a machine's root disk, and whether it is a base. Nothing reads from it besides."""
+        if self.has_image(disk):
+            self.refuse_if_based_on(disk)
+            return self.image(disk), True
+        read_header(self.disk(disk))  # VolumeNotFoundError if there is none.
+        return self.disk(disk), False
+
+    @contextlib.contextmanager
+    def lent(self, path: Path, ids: tuple[int, int] | None, *, is_image: bool) -> Iterator[None]:
+        """For a program that runs as QEMU's user to write to, where the worker may give it away. After a worker that
+        was killed the next one makes it what it has to be again.
+        """
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            descriptor, may_give = file.fileno(), ids is not None and os.geteuid() == 0
+            os.fchmod(descriptor, 0o600)
+            if ids is not None and may_give:
+                os.fchown(descriptor, *ids)
+            try:
+                yield
+            finally:
+                if may_give:
+                    os.fchown(descriptor, 0, 0)
+                if is_image:
+                    self._give_to_group(descriptor)
+                    os.fchmod(descriptor, _IMAGE_MODE)
+                os.fsync(descriptor)
+
     def _refuse_if_full(self) -> None:
         if self.free_bytes() < ROOM_FOR_A_DISK:
             raise StorageFullError("The host has not enough free storage for a new disk.")
