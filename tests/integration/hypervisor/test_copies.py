@@ -9,8 +9,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.integration.hypervisor.harness import GIB, Bench, make_seed
-from workers.hypervisor.errors import InvalidOperationError, VolumeNotFoundError
-from workers.hypervisor.types import VolumeInfo
+from tests.support.libvirtd import wait_until
+from tests.support.microguest import ON_DISK, kernel_for_appliances
+from workers.hypervisor.errors import HypervisorError, InvalidOperationError, VolumeNotFoundError
+from workers.hypervisor.types import MachineSpec, VolumeInfo
+from workers.imaging import qemu_img
 from workers.imaging.inspector import inspect_image
 
 
