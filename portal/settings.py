@@ -86,6 +86,7 @@ INSTALLED_APPS = [
     "portal.jobs",
     "portal.machines",
     "portal.snapshots",
+    "portal.copies",
     "portal.console",
     "portal.figures",
     "portal.api",

@@ -19,6 +19,7 @@ urlpatterns = [
     path("machines/", include("portal.console.urls")),
     path("machines/", include("portal.figures.urls")),
     path("", include("portal.snapshots.urls")),
+    path("", include("portal.copies.urls")),
     path("sessions/", include("portal.console.session_urls")),
     path("volumes/", include("portal.volumes.urls")),
     path("images/", include("portal.images.urls")),

@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
+from portal.copies import cloning
 from portal.hosts import services as host_services
 from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
@@ -34,6 +35,7 @@ from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError
 from workers.hypervisor.types import PowerState as HostPowerState
+from workers.workflows import copies
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +172,27 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
         if active_job_of(version) is None:
             logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
             _try(driver.delete_image, version.pk)
+    _remove_copies_leftovers(host, driver)
+
+
+def _remove_copies_leftovers(host: Host, driver: HypervisorDriver) -> None:
+    """Snapshots that were taken for a copy, and bases of linked clones that nothing reads from any more."""
+    for copy in cloning.left_frozen(host):
+        try:
+            copies.thaw(copy)
+        except HostUnreachableError:
+            raise
+        except HypervisorError as error:
+            logger.warning("the snapshot of a copy of %s stays for now: %s", copy.source_id, error)
+    for base in cloning.unneeded_bases(host):
+        try:
+            driver.delete_image(base.pk)
+        except HostUnreachableError:
+            raise
+        except HypervisorError as error:
+            logger.warning("base %s stays for now: %s", base.pk, error)
+        else:
+            cloning.record_base_gone(base)
 
 
 def _remove_left_snapshots(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:
@@ -198,10 +221,11 @@ _BUILDING = (Status.REQUESTED, Status.BUILDING)
 def _end_orphan_tasks(host: Host) -> None:
     long_ago = timezone.now() - ORPHAN_TASK_AFTER
     for machine in Machine.objects.stuck_since(long_ago).filter(host=host):
-        if active_job_of(machine) is None:
+        if active_job_of(machine) is None and not cloning.is_being_copied(machine):
             logger.warning("machine %s is %s without a job: ending that", machine.pk, machine.task)
             snapshot_services.end_orphan(machine)
             restoring.end_orphan(machine)
             disks.end_orphan(machine)
             cards.end_orphan(machine)
+            cloning.end_orphan(machine)
             services.record_task_ended(machine, Task(machine.task))

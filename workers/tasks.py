@@ -21,6 +21,16 @@ def machine_create(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.MACHINE_CLONE.value)
+def machine_clone(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_REBUILD.value)
+def machine_rebuild(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.MACHINE_START.value)
 def machine_start(job_id: str) -> None:
     runner.run(UUID(job_id))
@@ -178,6 +188,11 @@ def image_import(job_id: str) -> None:
 
 @app.task(name=JobName.IMAGE_FETCH.value)
 def image_fetch(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.IMAGE_CAPTURE.value)
+def image_capture(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 

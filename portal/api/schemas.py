@@ -260,6 +260,7 @@ class MachineOut(BaseModel):
     project: Named
     owner: str | None
     image: MachineImageOut | None
+    cloned_from: UUID | None = Field(description="The machine whose disk its own was copied from.")
     flavour: str | None
     vcpus: int
     memory_mib: int
@@ -294,6 +295,7 @@ class MachineOut(BaseModel):
             project=Named(id=machine.project_id, name=machine.project.name),
             owner=machine.owner.get_username() if machine.owner else None,
             image=MachineImageOut.of(version) if version else None,
+            cloned_from=machine.cloned_from_id,
             flavour=machine.flavour.name if machine.flavour else None,
             vcpus=machine.vcpus,
             memory_mib=machine.memory_mib,

@@ -30,6 +30,10 @@ AREAS: dict[str, Words] = {
 
 ACTIONS: dict[str, Words] = {
     "machine.requested": _("asked for the machine"),
+    "machine.clone": _("asked for the clone"),
+    "machine.cloned": _("cloned the machine"),
+    "machine.captured": _("had an image made of the machine"),
+    "machine.rebuild": _("had the machine rebuilt from an image"),
     "machine.retried": _("had the machine built again"),
     "machine.start": _("started the machine"),
     "machine.stop": _("shut the machine down"),
@@ -83,6 +87,7 @@ ACTIONS: dict[str, Words] = {
     "image.build": _("had a version built"),
     "image.uploaded": _("uploaded the image"),
     "image.fetch": _("had the image fetched from an address"),
+    "image.capture": _("had a version made of a machine"),
     "image.deleted": _("deleted a version"),
     "project.created": _("created the project"),
     "project.quota": _("changed the quota"),

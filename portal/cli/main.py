@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_args
 import click
 from click.shell_completion import get_completion_class
 
-from portal.cli import config, devices, snapshots, vnc
+from portal.cli import config, copies, devices, snapshots, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
@@ -236,7 +236,7 @@ def launch(
     client = context.client
     body = {
         "project": project_named(client, project)["id"],
-        "image": _image(client, image)["id"],
+        "image": copies.image_named(client, image)["id"],
         "flavour": flavour,
         "name": name,
         "login_user": user,
@@ -350,6 +350,7 @@ for further in (
     devices.card,
     snapshots.snapshot,
     snapshots.restore,
+    *copies.COMMANDS,
 ):
     casement.add_command(further)
 
@@ -472,10 +473,3 @@ def _binned(client: Client, wanted: str, project: str | None) -> Json:
     of = project_named(client, project)["id"] if project else None
     found = client.get("bin", name=wanted, project=of)["items"]
     return only(found, f"machine “{wanted}” in the bin", lambda one: one["project"]["name"])
-
-
-def _image(client: Client, wanted: str) -> Json:
-    if is_id(wanted):
-        return cast(Json, client.get(f"images/{wanted}"))
-    found = [one for one in client.every("images", limit=200) if wanted in {one["slug"], one["title"]}]
-    return only(found, f"image “{wanted}”", lambda one: one["id"])

@@ -216,10 +216,48 @@ def _check_address(url: str, *, field: str) -> None:
 
 
 @transaction.atomic
+def add_captured(
+    *,
+    actor: User,
+    kind: Kind,
+    firmware: Firmware,
+    has_agent: bool,
+    min_memory_mib: int,
+    image: Image | None = None,
+    title: str = "",
+    project: Project | None = None,
+    request_key: UUID | None = None,
+) -> ImageVersion:
+    """The row of a version that a worker makes of a machine's disk: of `image`, or of a new one named `title`.
+
+    A new one without a project is for everyone. The caller writes the audit row and has the work done; the same
+    `request_key` is the caller's to know again.
+    """
+    _may_add(actor, image.project if image is not None else project)
+    if image is None:
+        image = Image.objects.create(
+            id=request_key or uuid4(),
+            slug=f"{slugify(title)[:60] or 'image'}-{uuid4().hex[:8]}",
+            title=title,
+            kind=kind,
+            source=Source.MACHINE,
+            project=project,
+            created_by=actor,
+            has_agent=has_agent,
+            min_memory_mib=min_memory_mib,
+        )
+    elif image.source == Source.RECIPE:
+        raise InvalidError(_("Versions of this image are built by a recipe; choose another one."), field="image")
+    version = _next_version(image, firmware=firmware)
+    _tell(version)
+    return version
+
+
+@transaction.atomic
 def request_delete_version(version: ImageVersion, *, actor: User, request_ip: str | None = None) -> Job:
     """Remove a version that no machine is based on."""
     _may_delete(actor, version.image)
-    if version.machines.exclude(status="deleted").exists():
+    if version.machines.exclude(status="deleted").exists() or version.rebuilding.exists():
         raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
     claimed = (
         ImageVersion.objects.filter(pk=version.pk)

@@ -34,6 +34,7 @@ from portal.machines.states import (
 )
 
 _RELATED = ("project", "owner", "flavour", "host", "image_version__image")
+_RELATED_TO_WORK = (*_RELATED, "next_version__image", "cloned_from")
 
 # What people mean by a state, which is several columns: the filter of the list page.
 CONDITIONS = {
@@ -136,7 +137,7 @@ def last_project_id(user: User) -> UUID | None:
 
 def machine_by_id(pk: UUID | str) -> Machine:
     """For workers, which act for the portal itself. NotFoundError if there is none."""
-    machine = Machine.objects.select_related(*_RELATED).filter(pk=pk).first()
+    machine = Machine.objects.select_related(*_RELATED_TO_WORK).filter(pk=pk).first()
     if machine is None:
         raise NotFoundError
     return machine
@@ -159,6 +160,7 @@ def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]
         possible |= {"edit", *_power_actions(machine)}
     if Permission.MACHINE_DELETE in granted and machine.task not in {Task.DELETING, Task.BINNING}:
         possible.add("delete")
+    possible |= _copying_actions(granted, machine)
     if Permission.MACHINE_CREATE in granted and _may_be_resized(machine):
         possible.add("resize")
     if Permission.MACHINE_CREATE in granted and _may_be_retried(machine):
@@ -173,6 +175,19 @@ def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]
 def _may_be_resized(machine: Machine) -> bool:
     is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
     return is_ready and not machine.keeps_definition and not machine.is_hibernated
+
+
+def _copying_actions(granted: frozenset[Permission], machine: Machine) -> set[str]:
+    """What reads or replaces its disk as a whole. Of one that somebody else defined it is not known where it lies."""
+    is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
+    if not is_ready or machine.keeps_definition or machine.missing_since is not None:
+        return set()
+    rules = {
+        "clone": Permission.MACHINE_CREATE in granted,
+        "capture": Permission.IMAGE_CREATE in granted,
+        "rebuild": Permission.MACHINE_DELETE in granted and not machine.protected,
+    }
+    return {word for word, possible in rules.items() if possible}
 
 
 def _secret_actions(machine: Machine) -> set[str]:
@@ -191,8 +206,9 @@ def _may_be_asked_inside(machine: Machine) -> bool:
 
 
 def _may_be_retried(machine: Machine) -> bool:
-    """Its building failed and everything was given back."""
-    return machine.status == Status.ERROR and machine.task == Task.NONE and not machine.holds_quota
+    """Its building failed and everything was given back. A clone is made of its original again, as that is then."""
+    is_back = machine.status == Status.ERROR and machine.task == Task.NONE and not machine.holds_quota
+    return is_back and machine.cloned_from_id is None
 
 
 def _power_actions(machine: Machine) -> set[str]:

@@ -281,6 +281,8 @@ def refuse_protected(machine: Machine) -> None:
 def request_retry(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
     """Build a machine again whose building failed: quota and host are reserved anew. Asked twice it is built once."""
     require(actor, machine.project_id, Permission.MACHINE_CREATE)
+    if machine.cloned_from_id is not None:
+        raise ConflictError(_("A clone cannot be built again: clone its original once more."))
     with transaction.atomic():
         claimed = Machine.objects.filter(pk=machine.pk, status=Status.ERROR, task=Task.NONE, holds_quota=False).update(
             status=Status.REQUESTED, task=Task.BUILDING, task_since=timezone.now(), error_message="", holds_quota=True

@@ -40,6 +40,8 @@ class Task(TextChoices):
     LIMITING = "limiting", _("limiting a disk")
     ADDING_CARD = "adding_card", _("adding a network card")
     DROPPING_CARD = "drop_card", _("removing a network card")
+    COPYING = "copying", _("being copied")
+    REBUILDING = "rebuilding", _("being rebuilt")
     SNAPSHOTTING = "snapshotting", _("taking a snapshot")
     RESTORING = "restoring", _("being restored")
     DROPPING_SNAPSHOT = "drop_snap", _("deleting a snapshot")

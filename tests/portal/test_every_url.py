@@ -105,6 +105,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             "machines": machine,
             "console": machine,
             "figures": machine,
+            "copies": machine,
             "images": image_version.image,
             "jobs": job,
             "volumes": volume,
@@ -201,7 +202,7 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
     assert state() == before
 
 
-CHANGED_BY_MEMBERS = ("machines", "images", "jobs", "sessions", "snapshots", "events", "volumes")
+CHANGED_BY_MEMBERS = ("machines", "copies", "images", "jobs", "sessions", "snapshots", "events", "volumes")
 
 
 @pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS])

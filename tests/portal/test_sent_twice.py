@@ -323,6 +323,14 @@ REQUESTS: dict[str, Request] = {
     "machines:hibernate": Request(_machine()),
     "machines:discard": Request(_machine(power_state=OFF, saved_at=timezone.now(), saved_gib=1)),
     "machines:resize": Request(_machine(), lambda _: {"flavour": _larger().pk}),
+    "copies:clone": Request(
+        _machine(), lambda _: {"name": "torch", "kind": "linked", "identity": "new", "request_key": uuid4()}
+    ),
+    "copies:capture": Request(
+        _machine(),
+        lambda _: {"image": "new", "title": "Torch", "owner": "project", "identity": "new", "request_key": uuid4()},
+    ),
+    "copies:rebuild": Request(_machine(), lambda scene: {"image": scene.version.pk, "confirm": scene.machine.name}),
     "machines:edit": Request(_machine(), lambda _: {"name": "lamp", "labels": "web, blue", "protected": "on"}),
     "machines:password": Request(_machine()),
     "machines:key": Request(_machine(), lambda _: {"public_key": KEY}),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import QuerySet
 
 from portal.accounts.models import Project
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import BaseStatus
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
@@ -54,6 +57,7 @@ def _of_host(host: Host) -> Iterator[str]:
         if uuid not in seen.domains or seen.domains[uuid].owned:
             yield f"{uuid} is on {host} and belongs to nobody there"
     yield from _of_volumes(host, seen)
+    yield from _of_copies(host, seen)
     snapshots = Snapshot.objects.filter(machine__host=host)
     held = _held_by(Machine.objects.filter(host=host), Volume.objects.filter(host=host), snapshots)
     for name in _AMOUNTS:
@@ -75,6 +79,26 @@ def _of_volumes(host: Host, seen: Seen) -> Iterator[str]:
         if there != (row.size_gib * GIB if row.status in HAS_FILE else None):
             yield f"volume {row.pk} ({row.status}, {row.size_gib} GiB) has {there} bytes on {host}"
     yield from (f"volume file {pk} is left on {host}" for pk in files)
+
+
+def _of_copies(host: Host, seen: Seen) -> Iterator[str]:
+    """Each base has its file and a clone that needs it; no original is left busy, or with a copy's snapshot."""
+    bases = {row.pk: row for row in DiskBase.objects.filter(host=host)}
+    for base in bases.values():
+        if base.status != BaseStatus.READY or base.pk not in seen.images:
+            yield f"base {base.pk} is {base.status}, on {host}: {base.pk in seen.images}"
+        if not base.copies.filter(machine__holds_quota=True).exists() and not base.children.exists():
+            yield f"base {base.pk} is kept for nobody"
+    yield from (f"image {pk} is left on {host}" for pk in seen.images - set(bases) - _known_versions(seen))
+    kept = {info.snapshot for info in seen.volumes if info.snapshot is not None}
+    for copy in DiskCopy.objects.filter(source__host=host):
+        if copy.is_frozen or copy.holds_source or copy.pk in kept:
+            yield f"copy {copy.pk} is not over: {copy.is_frozen} {copy.holds_source} {copy.pk in kept}"
+
+
+def _known_versions(seen: Seen) -> set[UUID]:
+    known = ImageVersion.objects.filter(pk__in=seen.images).exclude(status=VersionStatus.FAILED)
+    return set(known.values_list("pk", flat=True))
 
 
 def _of_machine(row: Machine, driver: HypervisorDriver, seen: Seen) -> Iterator[str]:
@@ -105,6 +129,8 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
         yield f"memory saved: {info.saved}, the row says {row.saved_at} and {row.saved_gib} GiB"
     if row.power_state == PowerState.SHUT_OFF and row.wanted_vcpus and not row.is_hibernated:
         yield "it is off and waits for a size"
+    if row.next_version_id is not None:
+        yield "it waits to be rebuilt"
     if row.next_password or row.next_ssh_key:
         yield "a password or key is still on its way"
     if info.vcpus not in {row.vcpus, row.wanted_vcpus}:

@@ -5,7 +5,7 @@ worker that was killed in the middle may call them again; they end within a time
 they raise only `HypervisorError`s. A domain that Casement did not define is reported but never touched: operations on
 it raise `DomainNotFoundError`.
 
-Files in the pool: `images/<version uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
+Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
 `machines/<machine uuid>/seed.iso`, `volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to
 a driver by their UUID alone: where and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
 A snapshot lies inside the machine's disks, by its UUID; what there is of it besides (its memory, the firmware's
@@ -86,6 +86,54 @@ class HypervisorDriver(Protocol):
         Success: the disk exists. Failure: no disk. If there is one already it is kept as it is. `VolumeNotFoundError`
         without the image, `StorageFullError` without room.
         """
+
+    def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
+        """Throw the machine's root disk away, with its snapshots, and create it anew, as `create_disk` does.
+
+        `VolumeNotFoundError` without the image, `StorageFullError` without room: then the old disk stays. After another
+        failure there may be none. `InvalidOperationError` while the machine runs.
+        """
+
+    # --- copies of disks ----------------------------------------------------------------------------------------
+
+    def copy_disk(
+        self, machine: UUID, *, source: UUID, snapshot: UUID | None, base: UUID | None, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make the machine's root disk as a copy of another machine's: as that is now, or was at a snapshot of it.
+
+        It stands alone; or, with `base`, reads from the image that its source is based on what that has not written
+        itself. Success: the disk exists, whole. Failure: no disk. If there is one already it is kept as it is.
+        `progress` gets whole percents. `InvalidOperationError` if the source runs and no snapshot is named, or it is
+        based on another image than `base`; `VolumeNotFoundError` without the source, `StorageFullError` without room.
+        """
+
+    def make_base(
+        self, base: UUID, *, source: UUID, snapshot: UUID | None, flat: bool, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make a read-only image of a machine's root disk, for `create_disk`; it is like any image of `put_image`.
+
+        With `flat` it stands alone; else it is a delta that goes on reading from the image that its source is based on,
+        if that has one. Success, failure and errors as of `copy_disk`. While a disk or another base reads from it, it
+        is neither removed nor changed.
+        """
+
+    def remove_identity(self, disk: UUID, *, personal: bool) -> None:
+        """Take from a disk what makes a machine the one that it is: machine-id, host keys, leases, random seed.
+
+        `disk` is a base, or a machine, whose root disk is meant. With `personal` also what people left in it: their
+        keys, histories, logs, what cloud-init was told. At its next start the system makes itself a new identity.
+        Killed in between it is done again. `HypervisorError` "unknown-system" if no system is found that this is known
+        of, "no-tools" if the host lacks what it takes; then the disk is as it was. `InvalidOperationError` while the
+        machine runs, or something reads from the base.
+        """
+
+    def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
+        """Copy an image that stands alone out of the pool, to a file that is there whole or not at all.
+
+        `VolumeNotFoundError` if there is none.
+        """
+
+    # --- seeds and volumes --------------------------------------------------------------------------------------
 
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         """Write the machine's NoCloud ISO, readable by the hypervisor alone, replacing one that is there."""

@@ -39,6 +39,7 @@ from workers.hypervisor.errors import (
     StorageFullError,
     VolumeNotFoundError,
 )
+from workers.hypervisor.fake_copies import FakeCopies
 from workers.hypervisor.fake_devices import FakeDevices
 from workers.hypervisor.fake_life import FakeLife
 from workers.hypervisor.fake_snapshots import FakeSnapshot, FakeSnapshots, forget_snapshots, snapshot_files
@@ -161,6 +162,8 @@ class FakeHost:
         self.volumes: dict[UUID, VolumeInfo] = {}
         self.limits: dict[tuple[UUID, UUID | None], IoLimits] = {}
         self.bases: dict[UUID, UUID] = {}
+        self.without_identity: dict[UUID, bool] = {}
+        self.unknown_systems: set[UUID] = set()
         self.seeds: dict[UUID, SeedSpec] = {}
         self.domains: dict[UUID, FakeDomain] = {}
         self.snapshots: dict[UUID, dict[UUID, FakeSnapshot]] = {}
@@ -306,7 +309,7 @@ def forget_fake_hosts() -> None:
         _hosts.clear()
 
 
-class FakeDriver(FakeLife, FakeDevices, FakeSnapshots):
+class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies):
     """HypervisorDriver on a FakeHost."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -366,9 +369,9 @@ class FakeDriver(FakeLife, FakeDevices, FakeSnapshots):
 
     def delete_image(self, version: UUID) -> None:
         with self.host.operation("delete_image"):
-            if version in self.host.images and version in self.host.bases.values():
-                raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
+            self.refuse_if_based_on(version)
             image = self.host.images.pop(version, None)
+            self.host.without_identity.pop(version, None)
             self.host.used_bytes -= image.allocation_bytes if image else 0
 
     def create_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
@@ -398,6 +401,7 @@ class FakeDriver(FakeLife, FakeDevices, FakeSnapshots):
                 raise InvalidOperationError("The machine runs; its disk cannot be removed.")
             disk, seed = host.disks.pop(machine, None), host.seeds.pop(machine, None)
             host.bases.pop(machine, None)
+            host.without_identity.pop(machine, None)
             host.serial_logs.pop(machine, None)
             forget_snapshots(host, machine)
             host.used_bytes -= (disk.allocation_bytes if disk else 0) + (SEED_BYTES if seed else 0)

@@ -144,7 +144,10 @@ class ConsoleEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
-    """A file of Casement's pool on the host. `machine` is None for base images and volumes; `base` is a disk's base."""
+    """A file of Casement's pool on the host. `machine` is None for base images and volumes.
+
+    `base` is the image that a disk, or a base made of a machine's disk, reads from.
+    """
 
     name: str
     machine: UUID | None

@@ -5,6 +5,7 @@ from typing import Any
 from portal.jobs.names import JobName
 from workers.workflows import (
     access,
+    copies,
     create,
     delete,
     devices,
@@ -13,6 +14,7 @@ from workers.workflows import (
     hibernate,
     images,
     power,
+    rebuild,
     resize,
     snapshots,
     volumes,
@@ -21,6 +23,8 @@ from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
+    copies.CLONE,
+    rebuild.WORKFLOW,
     *power.WORKFLOWS,
     *hibernate.WORKFLOWS,
     resize.WORKFLOW,
@@ -33,6 +37,7 @@ _ALL: tuple[Workflow[Any], ...] = (
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,
+    copies.CAPTURE,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

@@ -26,6 +26,8 @@ from portal.accounts.models import ApiToken, Project, User
 from portal.accounts.tokens import make_token
 from portal.console import serial_log
 from portal.console.models import ConsoleSession
+from portal.copies import cloning
+from portal.copies.models import DiskCopy
 from portal.images.models import Image, ImageVersion
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
@@ -475,3 +477,27 @@ def _port_of(process: subprocess.Popen[str]) -> int:
     reader.start()
     reader.join(LIMIT_S)
     return int(json.loads("".join([*told, "}"]))["port"])
+
+
+def test_a_machine_is_cloned_made_an_image_of_and_rebuilt(
+    shell: Shell, machine: Machine, image_version: ImageVersion
+) -> None:
+    shell.sign_in()
+    job = shell.data("clone", "beacon", "torch", "--full", "--keep-identity")
+    assert (job["kind"], job["target"]["name"]) == ("machine.clone", "torch")
+    copy = DiskCopy.objects.get(machine__name="torch")
+    assert (copy.base, copy.identity) == (None, "kept")
+    assert shell.run("clone", "beacon", "lamp")[0] == 5, "it is being copied"
+    cloning.release_source(copy)
+    assert shell.run("clone", "beacon", "--snapshot", "none")[0] == 4
+    assert shell.run("image", "capture", "beacon")[0] == 2
+    made = shell.data("image", "capture", "beacon", "--title", "Torch")
+    assert made["kind"] == "image.capture"
+    assert Image.objects.get(title="Torch").versions.get().copy.source == machine
+    cloning.release_source(DiskCopy.objects.get(version__image__title="Torch"))
+    code, _out, said = shell.run("rebuild", "beacon", typed="torch\n")
+    assert code == 1 and "lost" in said, said
+    code, _out, said = shell.run("rebuild", "beacon", "--image", "debian-12-server", typed="beacon\n")
+    assert code == 0, said
+    machine.refresh_from_db()
+    assert (machine.task, machine.next_version) == ("rebuilding", image_version)

@@ -9,19 +9,34 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
+from portal.copies import capturing, cloning, rebuilding
+from portal.copies.capturing import CaptureRequest
+from portal.copies.cloning import CloneRequest
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import Identity
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.images import services as images
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.lib.secrets import unseal
-from portal.machines import access, binning, cards, disks, drift, hibernation, resizing, services
+from portal.machines import (
+    access,
+    binning,
+    cards,
+    disks,
+    drift,
+    hibernation,
+    resizing,
+    services,
+)
 from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.snapshots import restoring
@@ -58,6 +73,8 @@ class Stage:
     other: Host
     add_foreign: Callable[[], UUID]
     remove_domain: Callable[[UUID], None]
+    # Of copies. The smallest guests have no system that any tool knows: there nothing is removed from it.
+    identity = Identity.NEW
 
     def asked(self) -> Machine:
         return services.request_machine(
@@ -94,6 +111,7 @@ class Stage:
     def clear(self) -> None:
         """For the next life: what is compared below is then its own alone, and the matrix stays quick."""
         Machine.objects.all().delete()
+        DiskBase.objects.all().delete()
         Volume.objects.all().delete()
         Project.objects.update(used_machines=0, used_vcpus=0, used_memory_mib=0, used_disk_gib=0)
         Host.objects.update(reserved_vcpus=0, reserved_memory_mib=0, reserved_disk_gib=0)
@@ -126,7 +144,8 @@ def _nothing(_stage: Stage, _job: Job) -> bool:
 class Scene:
     """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
 
-    What `again` plays on is used for the next life as well.
+    What `again` plays on is used for the next life as well. What is not `real` differs from another scene by what the
+    rows say only.
     """
 
     ask: Callable[[Stage], Job]
@@ -134,6 +153,7 @@ class Scene:
     back: Check = field(default=_nothing)
     name: str = ""
     again: bool = False
+    real: bool = True
 
 
 def _machine(job: Job) -> Machine:
@@ -352,6 +372,50 @@ def _is_not_offered(_stage: Stage, job: Job) -> bool:
 def _image_is_gone(stage: Stage, job: Job) -> bool:
     on_hosts = [driver_of(host).has_image(job.target_id) for host in (stage.host, stage.other)]
     return not ImageVersion.objects.filter(pk=job.target_id).exists() and on_hosts == [False, False]
+
+
+# --- copies of disks ------------------------------------------------------------------------------------------------
+
+
+def _clone(state: Callable[[Stage], Machine], *, linked: bool, **values: Any) -> Callable[[Stage], Job]:
+    def ask(stage: Stage) -> Job:
+        wanted = CloneRequest(f"clone-{uuid4().hex[:8]}", linked=linked, **{"identity": stage.identity, **values})
+        return Job.objects.get(target_id=cloning.request_clone(state(stage), actor=stage.alice, wanted=wanted).pk)
+
+    return ask
+
+
+def _is_cloned(stage: Stage, job: Job) -> bool:
+    """It runs, with a disk that is its own or that reads from a base; and its original is as it was."""
+    clone = _machine(job)
+    copy = DiskCopy.objects.get(machine=clone)
+    disks = {info.machine: info.base for info in driver_of(stage.host).list_volumes() if info.is_disk}
+    assert disks[clone.pk] == copy.base_id
+    assert (copy.source.task, copy.source.status) == (Task.NONE, Status.READY)
+    return bool(RUNS(stage, job))
+
+
+def _is_not_cloned(stage: Stage, job: Job) -> bool:
+    source = DiskCopy.objects.get(machine=job.target_id).source
+    return has_failed(stage, job) and (source.task, source.status) == (Task.NONE, Status.READY)
+
+
+def _capture(stage: Stage) -> Job:
+    wanted = CaptureRequest(title="Of a machine", identity=stage.identity)
+    version = capturing.request_capture(stage.built(), actor=stage.alice, wanted=wanted)
+    return Job.objects.get(target_id=version.pk)
+
+
+def _rebuild(state: Callable[[Stage], Machine]) -> Callable[[Stage], Job]:
+    def ask(stage: Stage) -> Job:
+        machine = state(stage)
+        return rebuilding.request_rebuild(machine, actor=stage.alice, version=stage.version, confirmed=machine.name)
+
+    return ask
+
+
+def _is_rebuilt(stage: Stage, job: Job) -> bool:
+    return bool(RUNS(stage, job)) and _machine(job).image_version_id == stage.version.pk
 
 
 RAW_DISK = b"\0" * 510 + b"\x55\xaa" + bytes(range(256)) * 2 + b"\0" * (1024**2 - 1024)
@@ -653,6 +717,11 @@ def _snapshot_is_gone(stage: Stage, job: Job) -> bool:
 
 SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
+    JobName.MACHINE_CLONE: (
+        Scene(_clone(Stage.built, linked=True), _is_cloned, _is_not_cloned, "linked"),
+        Scene(_clone(Stage.off, linked=False, identity=Identity.KEPT), _is_cloned, _is_not_cloned, "full", real=False),
+    ),
+    JobName.MACHINE_REBUILD: (Scene(_rebuild(Stage.built), _is_rebuilt),),
     JobName.MACHINE_START: (
         Scene(_power(Stage.off, services.request_start), RUNS, OFF),
         Scene(_power(_hibernated, services.request_start), RUNS, OFF, "wake"),
@@ -724,5 +793,6 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),
     JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
+    JobName.IMAGE_CAPTURE: (Scene(_capture, _is_offered, _is_not_offered),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
 }

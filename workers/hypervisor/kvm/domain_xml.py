@@ -43,10 +43,13 @@ ET.register_namespace(PREFIX, NAMESPACE)
 
 @dataclass(frozen=True, slots=True)
 class DomainFiles:
-    """The files of one machine on its host, named by the driver; and the folder where all volumes are."""
+    """The files of one machine on its host, named by the driver; and the folder where all volumes are.
+
+    `bases` are what its disk reads from, nearest first.
+    """
 
     disk: Path
-    base: Path | None
+    bases: tuple[Path, ...]
     seed: Path
     serial_log: Path
     serial_socket: Path | None
@@ -227,7 +230,7 @@ def _disk(files: DomainFiles, disk: DiskSpec, *, privileged: bool) -> ET.Element
         {"type": "file", "device": "disk"},
         _element("driver", _DISK_DRIVER),
         _element("source", {"file": str(files.disk)}),
-        _backing_chain(files.base, privileged=privileged),
+        _backing_chain(files.bases, privileged=privileged),
         _element("target", {"dev": ROOT_DEVICE, "bus": "virtio"}),
         *_limits_and_turn(disk),
     )
@@ -274,14 +277,14 @@ def tune_of(limits: IoLimits) -> dict[str, int]:
     return {"total_bytes_sec": limits.bytes_per_s, "total_iops_sec": limits.iops}
 
 
-def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
-    """A base image is shared: libvirt must not give it to QEMU's user, for whom the driver made it readable already."""
-    if base is None:
+def _backing_chain(bases: tuple[Path, ...], *, privileged: bool) -> ET.Element:
+    """Bases are shared: libvirt must not give them to QEMU's user, for whom the driver made them readable already."""
+    if not bases:
         return _element("backingStore")
     keep_owner = [_element("seclabel", {"model": "dac", "relabel": "no"})] if privileged else []
-    source = _element("source", {"file": str(base)}, *keep_owner)
-    qcow2, end = _element("format", {"type": "qcow2"}), _element("backingStore")
-    return _element("backingStore", {"type": "file"}, qcow2, source, end)
+    source = _element("source", {"file": str(bases[0])}, *keep_owner)
+    qcow2, rest = _element("format", {"type": "qcow2"}), _backing_chain(bases[1:], privileged=privileged)
+    return _element("backingStore", {"type": "file"}, qcow2, source, rest)
 
 
 def _seed(files: DomainFiles) -> ET.Element:
