@@ -221,6 +221,8 @@ def request_delete_version(version: ImageVersion, *, actor: User, request_ip: st
     _may_delete(actor, version.image)
     if version.machines.exclude(status="deleted").exists():
         raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
+    if version.rescues.exists():
+        raise ConflictError(_("A machine is in rescue by this version. Bring it back first, or keep it."))
     claimed = (
         ImageVersion.objects.filter(pk=version.pk)
         .exclude(status__in=[VersionStatus.DELETING, VersionStatus.BUILDING])

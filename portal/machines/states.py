@@ -40,6 +40,10 @@ class Task(TextChoices):
     LIMITING = "limiting", _("limiting a disk")
     ADDING_CARD = "adding_card", _("adding a network card")
     DROPPING_CARD = "drop_card", _("removing a network card")
+    INSERTING = "inserting", _("inserting a disc")
+    EJECTING = "ejecting", _("ejecting a disc")
+    RESCUING = "rescuing", _("starting a rescue system")
+    UNRESCUING = "unrescuing", _("coming back from rescue")
     DELETING = "deleting", _("deleting")
 
 

@@ -78,12 +78,14 @@ class DiskSpec:
 class MachineDevices:
     """What is plugged into a machine: if it runs into what runs, else into its definition. MACs are in lower case.
 
-    `discs` has an entry for each of its disc drives: the ISO that lies in it, or None.
+    `discs` has an entry for each of its disc drives: the ISO that lies in it, or None. `rescue`: it is to start, or was
+    started, from its rescue system's disk.
     """
 
     volumes: frozenset[UUID]
     macs: frozenset[str]
     discs: tuple[UUID | None, ...] = ()
+    rescue: bool = False
 
 
 @dataclass(frozen=True, slots=True)

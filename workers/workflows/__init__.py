@@ -3,7 +3,22 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import access, create, delete, devices, drift, fetch, hibernate, images, power, resize, volumes
+from workers.workflows import (
+    access,
+    create,
+    delete,
+    devices,
+    discs,
+    drift,
+    fetch,
+    hibernate,
+    images,
+    isos,
+    power,
+    rescue,
+    resize,
+    volumes,
+)
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
@@ -19,6 +34,9 @@ _ALL: tuple[Workflow[Any], ...] = (
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,
+    *discs.WORKFLOWS,
+    *rescue.WORKFLOWS,
+    *isos.WORKFLOWS,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

@@ -42,7 +42,8 @@ def plugged(domain: VirDomain, volumes: Path, isos: Path) -> MachineDevices:
     root = _now(domain)
     sources = [Path(source.get("file", "")) for source in root.iterfind("devices/disk/source")]
     macs = [str(mac.get("address")).lower() for mac in root.iterfind("devices/interface/mac")]
-    return MachineDevices(frozenset(_uuids(sources, volumes)), frozenset(macs), discs_in(root, isos))
+    in_rescue = any(source.name == "rescue.qcow2" for source in sources)
+    return MachineDevices(frozenset(_uuids(sources, volumes)), frozenset(macs), discs_in(root, isos), in_rescue)
 
 
 def _uuids(sources: list[Path], volumes: Path) -> Iterator[UUID]:
