@@ -10,6 +10,7 @@ from portal.api.operations import (
     figures,
     hosts,
     images,
+    isos,
     jobs,
     life,
     machines,
@@ -17,6 +18,7 @@ from portal.api.operations import (
     people,
     projects,
     sessions,
+    uploads,
     volumes,
     webhooks,
 )
@@ -31,6 +33,7 @@ __all__ = [
     "figures",
     "hosts",
     "images",
+    "isos",
     "jobs",
     "life",
     "machines",
@@ -38,6 +41,7 @@ __all__ = [
     "people",
     "projects",
     "sessions",
+    "uploads",
     "volumes",
     "webhooks",
 ]
