@@ -579,7 +579,7 @@ def _volume_is(status: VolumeStatus, *sizes: int) -> Check:
     return check
 
 
-# --- discs and rescue ---------------------------------------------------------------------------------------------------
+# --- discs and rescue -----------------------------------------------------------------------------------------------
 
 
 def uploaded(stage: Stage, content: bytes) -> UUID:
