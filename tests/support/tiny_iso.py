@@ -1,6 +1,7 @@
 """A disc of a few MiB that starts by BIOS and by UEFI: GRUB, which says on the serial port whether the disc is there.
 
-It goes on saying so for ever, so that a disc that is taken out of a running guest is seen to go. Nothing in it is signed.
+It goes on saying so for ever, so that a disc that is taken out of a running guest is seen to go. Nothing in it is
+signed.
 """
 
 from __future__ import annotations

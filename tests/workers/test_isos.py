@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -15,16 +16,20 @@ from portal.images.models import ImageVersion
 from portal.isos import services as isos
 from portal.isos.models import Iso, Status
 from portal.jobs.models import Job
+from portal.jobs.names import JobName, StepName
 from portal.machines import discs, rescue, services
 from portal.machines.models import Disc, Machine
 from portal.machines.states import PowerState
 from portal.uploads import services as uploads
+from tests.integration.crash.steps import step_replaced
 from tests.support.agreement import disagreements
 from tests.workers.support import work_on
 from workers import reconcile
 from workers.hypervisor.errors import HostUnreachableError, StorageFullError
 from workers.hypervisor.fake import FakeHost
+from workers.hypervisor.types import VolumeInfo
 from workers.workflows import discs as disc_work
+from workers.workflows.base import Context
 
 ISO_9660 = bytes(16 * 2048) + b"\1CD001\1" + bytes(2041)
 UDF = bytes(16 * 2048) + b"\0BEA01\1" + bytes(2041)
@@ -97,7 +102,7 @@ def test_a_link_in_the_files_place_is_not_read(alice: User, project: Project, tm
 def test_a_copy_on_a_host_that_was_away_is_removed_when_it_is_back(
     alice: User, ready: Iso, host: Host, fake: FakeHost
 ) -> None:
-    fake.isos[ready.pk] = fake.isos.get(ready.pk) or _info(ready)
+    fake.isos[ready.pk] = _info(ready)
     job = isos.request_delete(ready, actor=alice)
     fake.fail_next("delete_iso", HostUnreachableError("away"))
     Host.objects.update(last_error="away")
@@ -108,9 +113,7 @@ def test_a_copy_on_a_host_that_was_away_is_removed_when_it_is_back(
     assert ready.pk not in fake.isos
 
 
-def _info(iso: Iso) -> object:
-    from workers.hypervisor.types import VolumeInfo
-
+def _info(iso: Iso) -> VolumeInfo:
     return VolumeInfo(f"isos/{iso.pk}.iso", None, iso.size_bytes, iso.size_bytes)
 
 
@@ -188,18 +191,25 @@ def test_it_is_started_and_stopped_in_rescue_and_is_still_in_it(
 def test_a_host_that_is_away_while_a_rescue_is_taken_back_leaves_it_in_rescue(
     built: Callable[[], Machine], alice: User, system: ImageVersion, fake: FakeHost
 ) -> None:
-    """What its definition is nobody knows: so the row says what it may be, and the way back is open."""
+    """What its definition is nobody could change: so the row says what it is, and the way back is open."""
     machine = built()
     system.path.write_bytes(machine.image_version.path.read_bytes() if machine.image_version else b"")
-    fake.fail_next("console", StorageFullError("It cannot be done."))
-    fake.fail_next("force_off", HostUnreachableError("away"), times=2)
-    job = rescue.request_rescue(machine, actor=alice, image_version=system)
-    fake._faults["force_off"].popleft()  # The first one is the cut of its power, which works.
-    fake._faults["force_off"].clear()
-    fake.fail_next("define", HostUnreachableError("away"), after=True)
-    work_on(job)
+
+    def breaks(run: Callable[..., None]) -> Callable[[Context[Any]], None]:
+        def step(context: Context[Any]) -> None:
+            run(context)
+            fake.unreachable = True
+            raise StorageFullError("It cannot be done.")
+
+        return step
+
+    with step_replaced(JobName.MACHINE_RESCUE, StepName.START, breaks):
+        job = work_on(rescue.request_rescue(machine, actor=alice, image_version=system))
+    fake.unreachable = False
     machine.refresh_from_db()
-    reconcile.reconcile_host(machine.host_id)
+    assert (job.error_message, machine.is_in_rescue, machine.task) == ("It cannot be done.", True, "")
+    assert disagreements() == []
+    work_on(rescue.request_unrescue(machine, actor=alice))
     assert disagreements() == []
 
 

@@ -84,6 +84,10 @@ def guest(bench: Bench, spec: MachineSpec, script: str) -> bytes:
     return result.stdout.strip()
 
 
+def reading(device: str, size: int) -> str:
+    return f"dd if=/dev/{device} bs=1M skip={PLACE} count=1 2>/dev/null | head -c {size}"
+
+
 def test_rescue_reads_and_mends_the_machines_own_disk(bench: Bench) -> None:
     """The guest has a TPM, too, which it keeps through all of this."""
     system = uuid4()

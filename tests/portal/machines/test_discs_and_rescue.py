@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -131,11 +132,11 @@ def test_a_machine_from_an_iso(
     alice: User, project: Project, host: Host, flavour: Flavour, iso: Iso, drivers: Iso
 ) -> None:
     key = uuid4()
-    wanted = {"actor": alice, "flavour": flavour, "disk_gib": 33, "name": "windows", "request_key": key}
+    wanted: dict[str, Any] = {"actor": alice, "flavour": flavour, "disk_gib": 33, "name": "windows"}
     machine = installing.request_install(
-        project, iso=iso, drivers=drivers, firmware=Firmware.UEFI_SECURE, tpm=True, **wanted
+        project, iso=iso, drivers=drivers, firmware=Firmware.UEFI_SECURE, tpm=True, request_key=key, **wanted
     )
-    assert installing.request_install(project, iso=iso, **wanted) == machine
+    assert installing.request_install(project, iso=iso, request_key=key, **wanted) == machine
     assert (machine.iso_name, machine.firmware, machine.tpm) == ("Debian 12", "uefi_secure", True)
     assert [disc.iso for disc in machine.discs.order_by("slot")] == [iso, drivers]
     job = Job.objects.get()
@@ -144,7 +145,7 @@ def test_a_machine_from_an_iso(
     host.refresh_from_db()
     assert (project.used_disk_gib, host.reserved_disk_gib, project.used_vcpus) == (33, 33, flavour.vcpus)
     with pytest.raises(ConflictError):
-        installing.request_install(project, iso=iso, **{**wanted, "request_key": uuid4()})
+        installing.request_install(project, iso=iso, request_key=uuid4(), **wanted)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +155,9 @@ def test_a_machine_from_an_iso(
 def test_what_cannot_be_is_refused_at_its_field(
     alice: User, project: Project, host: Host, flavour: Flavour, iso: Iso, change: dict[str, object], field: str
 ) -> None:
-    wanted: dict[str, object] = {"flavour": flavour, "disk_gib": 8, "name": "lamp", **change}
+    wanted: dict[str, Any] = {"flavour": flavour, "disk_gib": 8, "name": "lamp", **change}
     with pytest.raises(InvalidError) as caught:
-        installing.request_install(project, actor=alice, iso=iso, **wanted)  # type: ignore[arg-type]  # as above
+        installing.request_install(project, actor=alice, iso=iso, **wanted)
     assert caught.value.field == field
     project.refresh_from_db()
     assert (project.used_machines, Machine.objects.count()) == (0, 0)
@@ -279,7 +280,7 @@ def test_it_can_be_switched_on_and_off_in_rescue(alice: User, machine: Machine, 
     for request in (services.request_stop, services.request_reset, services.request_reboot, services.request_pause):
         Machine.objects.update(task=Task.NONE)
         Job.objects.all().delete()
-        assert request(machine, actor=alice)
+        assert request(machine, actor=alice).target_id == machine.pk
 
 
 def test_its_own_version_cannot_rescue_it(alice: User, machine: Machine, image_version: ImageVersion) -> None:

@@ -21,7 +21,7 @@ from portal.errors import ConflictError, InvalidError
 from portal.uploads import services
 from portal.uploads.errors import NoRoomError, OffsetError
 from portal.uploads.models import Upload
-from tests.support.together import together
+from tests.support.together import at_once
 
 NEW = reverse("uploads:new")
 NAME = "filename ZGViaWFuLmlzbw=="  # debian.iso
@@ -110,7 +110,7 @@ def test_of_two_who_send_the_same_piece_at_once_one_adds_it(bob: User, project: 
         except OffsetError:
             return "late"
 
-    assert sorted(map(str, together([add] * 4))) == ["2000000", "late", "late", "late"]
+    assert sorted(map(str, at_once([add] * 4))) == ["2000000", "late", "late", "late"]
     assert upload.offset == len(piece)
 
 
