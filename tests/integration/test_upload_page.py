@@ -1,4 +1,4 @@
-"""Uploading an ISO in a real browser, through what breaks uploads: a cut line, a page that is left, a portal that dies."""
+"""Uploading an ISO in a real browser, through what breaks uploads: a cut line, a page left, a portal that dies."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Site:
 @pytest.fixture
 def disc(tmp_path: Path) -> Path:
     """No two places of it are alike, so that a piece in the wrong place is seen."""
-    content = bytearray(random.Random(7).randbytes(PIECES * PIECE - 5))
+    content = bytearray(random.Random(7).randbytes(PIECES * PIECE - 5))  # noqa: S311 - the same every time
     content[16 * 2048 : 16 * 2048 + 7] = b"\1CD001\1"
     file = tmp_path / "installer.iso"
     file.write_bytes(content)
@@ -124,7 +124,7 @@ def arrived(site: Site, disc: Path) -> None:
 
 
 def test_a_line_that_breaks_costs_one_piece(site: Site, disc: Path) -> None:
-    broken = []
+    broken: list[str] = []
 
     def cut_once(route: Route) -> None:
         if route.request.method == "PATCH" and not broken and route.request.headers["upload-offset"] == str(2 * PIECE):
@@ -163,7 +163,7 @@ def test_a_page_that_is_left_goes_on_where_it_was_when_the_file_is_chosen_again(
 
 
 def test_a_web_process_that_is_killed_holds_the_upload_up_only(site: Site, disc: Path) -> None:
-    killed = []
+    killed: list[bool] = []
 
     def kill_once(route: Route) -> None:
         if route.request.method == "PATCH" and not killed and route.request.headers["upload-offset"] == str(PIECE):
