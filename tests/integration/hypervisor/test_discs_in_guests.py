@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.hypervisor.harness import GIB, Bench, make_seed
 from tests.support.libvirtd import wait_until
-from tests.support.tiny_iso import IS_IN, IS_OUT, build_tiny_iso
+from tests.support.tiny_iso import IS_IN, IS_OUT, build_signed_iso, build_tiny_iso
 from workers.hypervisor.types import RESCUED_SERIAL, Firmware, MachineSpec
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -75,6 +75,15 @@ def test_secure_boot_starts_nothing_that_is_not_signed_and_a_tpm_is_there(bench:
     assert list(NVRAM.glob(f"{spec.name}*")) and (TPM / str(spec.uuid)).is_dir()
     bench.driver.undefine(spec.uuid)
     assert not list(NVRAM.glob(f"{spec.name}*")) and not (TPM / str(spec.uuid)).exists()
+
+
+def test_secure_boot_starts_what_is_signed(bench: Bench) -> None:
+    signed = uuid4()
+    bench.driver.put_iso(signed, build_signed_iso(_IMAGES), progress=lambda _percent: None)
+    spec = started_from(bench, signed, Firmware.UEFI_SECURE)
+    said(bench, spec, IS_IN, seconds=180)
+    bench.clean()
+    bench.driver.delete_iso(signed)
 
 
 def guest(bench: Bench, spec: MachineSpec, script: str) -> bytes:
