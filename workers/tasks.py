@@ -12,6 +12,7 @@ from portal.jobs.names import JobName
 from portal.lib import pulse
 from portal.machines import binning
 from portal.snapshots import schedules
+from portal.uploads import services as uploads
 from workers import console_log, reconcile, runner, sample
 from workers.celery import app
 
@@ -199,6 +200,46 @@ def image_capture(job_id: str) -> None:
 @app.task(name=JobName.IMAGE_DELETE.value)
 def image_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_INSTALL.value)
+def machine_install(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISC_INSERT.value)
+def disc_insert(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISC_EJECT.value)
+def disc_eject(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_RESCUE.value)
+def machine_rescue(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_UNRESCUE.value)
+def machine_unrescue(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.ISO_IMPORT.value)
+def iso_import(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.ISO_DELETE.value)
+def iso_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name="uploads.prune")
+def prune_uploads() -> None:
+    uploads.prune()
 
 
 @app.task(name="jobs.send_again")

@@ -27,6 +27,7 @@ from portal.jobs.names import JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib import live
 from portal.lib.fetcher import RefusedError, target_of
+from portal.uploads import services as uploads
 
 QUEUE = "images"
 FETCH_QUEUE = "fetches"
@@ -68,7 +69,7 @@ def request_build(image: Image, *, actor: User | None, request_ip: str | None = 
 
 
 def add_upload(
-    upload: "UploadedFile[bytes]",
+    upload: "UploadedFile[bytes] | UUID",
     *,
     actor: User,
     title: str,
@@ -80,13 +81,15 @@ def add_upload(
 ) -> ImageVersion:
     """Keep an uploaded disk and have a worker inspect and convert it. Without a project it is for everyone.
 
+    `upload` is what a form brought, or the id of a whole upload that came in pieces, which the version takes over.
     The same `request_key` by the same person gives the same version again: it becomes the image's id.
     """
     _may_add(actor, project)
     earlier = _version_of_request(actor, request_key)
     if earlier is not None:
         return earlier
-    _check_size(upload)
+    if not isinstance(upload, UUID):
+        _check_size(upload)
     try:
         return _add_upload(
             upload,
@@ -116,7 +119,7 @@ def _version_of_request(actor: User, request_key: UUID | None) -> ImageVersion |
 
 
 def _add_upload(
-    upload: "UploadedFile[bytes]",
+    upload: "UploadedFile[bytes] | UUID",
     *,
     actor: User,
     title: str,
@@ -137,10 +140,16 @@ def _add_upload(
             created_by=actor,
             has_agent=False,
         )
-        version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
-        undo.callback(version.upload_path.unlink, missing_ok=True)  # Without its rows nobody would ever find the file.
-        _keep_file(upload, version.upload_path)
-        audit.record(actor, "image.uploaded", image, detail={"bytes": upload.size}, request_ip=request_ip)
+        if isinstance(upload, UUID):
+            taken = uploads.take_over(actor, upload)
+            version = _next_version(image, firmware=firmware, id=taken.pk, upload_name=taken.name)
+            size_bytes = taken.size_bytes
+        else:
+            version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
+            undo.callback(version.upload_path.unlink, missing_ok=True)  # Without its rows nobody would ever find it.
+            _keep_file(upload, version.upload_path)
+            size_bytes = upload.size or 0
+        audit.record(actor, "image.uploaded", image, detail={"bytes": size_bytes}, request_ip=request_ip)
         jobs.enqueue(JobName.IMAGE_IMPORT, version, queue=QUEUE, actor=actor, project=project)
         undo.pop_all()
     _tell(version)
@@ -259,6 +268,8 @@ def request_delete_version(version: ImageVersion, *, actor: User, request_ip: st
     _may_delete(actor, version.image)
     if version.machines.exclude(status="deleted").exists() or version.rebuilding.exists():
         raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
+    if version.rescues.exists():
+        raise ConflictError(_("A machine is in rescue by this version. Bring it back first, or keep it."))
     claimed = (
         ImageVersion.objects.filter(pk=version.pk)
         .exclude(status__in=[VersionStatus.DELETING, VersionStatus.BUILDING])
@@ -326,7 +337,7 @@ def record_version_deleted(version: ImageVersion) -> None:
         image.delete()
 
 
-def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, **columns: str) -> ImageVersion:
+def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, **columns: str | UUID) -> ImageVersion:
     # Not `image.versions`: on an image of `images_for` that leaves out deleted versions, whose numbers stay taken.
     number = (ImageVersion.objects.filter(image=image).aggregate(last=Max("number"))["last"] or 0) + 1
     try:

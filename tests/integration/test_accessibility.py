@@ -30,10 +30,12 @@ from portal.figures.models import Series
 from portal.figures.points import SHAPES, Level, Point, Ring, pack
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
+from portal.isos.models import Iso
 from portal.jobs.models import Job, JobStep
-from portal.machines.models import Attachment, Batch, BatchItem, Machine, MachineLabel, NetworkCard
+from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.snapshots.models import Snapshot, SnapshotSchedule
+from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from tests.portal.test_every_url import ALL, PUBLIC
 from tests.support import axe
@@ -64,6 +66,7 @@ ASKED: dict[str, list[str]] = {
     "jobs:list": ["?state=failed", "?q=nothing-is-called-so"],
     "audit:list": ["?q=nothing-is-called-so"],
     "volumes:list": ["?q=nothing-is-called-so"],
+    "isos:list": ["?q=nothing-is-called-so"],
 }
 # What Django's admin brings and we cannot change, by rule and page. The box that filters a person's groups is made by
 # Django's SelectFilter2.js, which gives its icon's <span> a label.
@@ -78,6 +81,8 @@ FORMS = [
     "machines:new",
     "images:upload",
     "volumes:new",
+    "isos:upload",
+    "machines:new-iso",
 ]
 
 
@@ -187,6 +192,8 @@ def _objects(estate: Estate) -> Objects:
         "machines": machines,
         "snapshots:machine": machines[:2],
         "snapshots": _snapshots(machines[0]),
+        "isos": _isos(machines[0], estate.member),
+        "uploads": list(Upload.objects.all()),
         "volumes": [*_volumes(machines[0]), *_volumes_in_bin(binned)],
         "console": machines[:2],
         "figures": machines[:1],
@@ -259,6 +266,26 @@ def _figures_of(*subjects: UUID) -> None:
     Series.objects.bulk_create(rows)
 
 
+def _isos(machine: Machine, member: User) -> list[Iso]:
+    """One in each state, one of them in a drive; and an upload that is not finished."""
+    Upload.objects.create(user=member, name="half.iso", size_bytes=4 << 30)
+    made = [
+        Iso.objects.create(project=machine.project, name=f"installer {status}", size_bytes=650 << 20, **values)
+        for status, values in {
+            "ready": {"status": "ready", "sha256": "a" * 64},
+            "checked": {"status": "checking"},
+            "failed": {
+                "status": "failed",
+                "error": "This is no ISO: it has no file system of a disc.",
+            },
+        }.items()
+    ]
+    drivers = Iso.objects.create(name="virtio-win", role="drivers", size_bytes=600 << 20, status="ready")
+    Disc.objects.create(machine=machine, slot=0, iso=made[0])
+    Disc.objects.create(machine=machine, slot=1, iso=drivers, task="removing")
+    return [*made, drivers]
+
+
 def _volumes(machine: Machine) -> list[Volume]:
     """One in each state; the machine has two of them, and a second network card."""
     made = [
@@ -321,6 +348,8 @@ def _machines(estate: Estate) -> list[Machine]:
     for machine, values in zip(mine, STATES, strict=True):
         socket = {"console_socket": "/nowhere/vnc.sock"} | values
         Machine.objects.filter(pk=machine.pk).update(**socket)
+    rescued = {"rescue_version": mine[-1].image_version, "rescue_password": "x", "rescued_at": timezone.now()}
+    Machine.objects.filter(pk=mine[5].pk).update(**rescued)
     return mine
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from portal.accounts.models import ApiToken, Project, User
 from portal.accounts.tokens import make_token
@@ -29,14 +31,16 @@ from portal.console.models import ConsoleSession
 from portal.copies import cloning
 from portal.copies.models import DiskCopy
 from portal.images.models import Image, ImageVersion
+from portal.isos.models import Iso
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
-from portal.machines import binning, cards, disks
-from portal.machines.models import Attachment, Flavour, Machine, MachineLabel
+from portal.machines import binning, cards, discs, disks, rescue
+from portal.machines.models import Attachment, Disc, Flavour, Machine, MachineLabel
 from portal.snapshots import restoring
 from portal.snapshots import services as snapshots
+from portal.uploads.models import Upload
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
 from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
@@ -317,6 +321,46 @@ def test_anything_else_goes_by_api_and_files_by_cp(shell: Shell, machine: Machin
     disk.write_bytes(b"QFI\xfb" + b"\0" * 5000)
     assert shell.run("cp", str(disk), "--title", "Mine")[0] == 0
     assert Image.objects.get(title="Mine").versions.get().upload_path.name.endswith(".upload")
+
+
+DISC = bytes(16 * 2048) + b"\1CD001\1" + bytes(9 * 1024 * 1024)
+
+
+def test_an_iso_is_sent_in_pieces_and_gone_on_with_and_used(
+    shell: Shell, machine: Machine, flavour: Flavour, project: Project, tmp_path: Path
+) -> None:
+    shell.sign_in()
+    file = tmp_path / "debian-12.iso"
+    file.write_bytes(DISC)
+    # Another command had sent the first part, and was ended there.
+    upload = Upload.objects.create(user=project.memberships.get().user, name=file.name, size_bytes=len(DISC))
+    begun = settings.CASEMENT_HOME / "uploads" / upload.path.name  # The web process's own folder.
+    begun.write_bytes(DISC[:5000])
+    assert shell.run("iso", "upload", str(file))[0] == 0
+    iso = Iso.objects.get()
+    assert (iso.pk, begun.read_bytes() == DISC) == (upload.pk, True)
+    assert iso.expected_sha256 == hashlib.sha256(DISC).hexdigest()
+    Iso.objects.update(status="ready")
+    assert shell.data("iso", "ls")[0]["name"] == "debian-12"
+    assert shell.data("iso", "show", "debian-12")["id"] == str(iso.pk)
+    made = shell.data("launch", "fresh", "--iso", "debian-12", "--flavour", "small", "--disk", "7", "--tpm")
+    assert (made["kind"], Machine.objects.get(name="fresh").disk_gib) == ("machine.install", 7)
+    assert shell.run("launch", "other", "--iso", "debian-12", "--image", "x", "--flavour", "small")[0] == 2
+    assert shell.data("disc", "insert", "beacon", "debian-12")["kind"] == "disc.insert"
+    discs.record_inserted(machine)
+    Job.objects.all().delete()
+    assert shell.data("disc", "ls", "beacon")[0]["iso"]["name"] == "debian-12"
+    assert shell.data("disc", "eject", "beacon", "--force")["kind"] == "disc.eject"
+    discs.record_ejected(machine)
+    Job.objects.all().delete()
+    assert shell.data("rescue", "beacon")[0]["title"] == "debian-12"
+    assert shell.data("rescue", "beacon", "--iso", "debian-12")["kind"] == "machine.rescue"
+    rescue.record_rescued(machine)
+    Job.objects.all().delete()
+    assert shell.data("rescue", "beacon", "--end")["kind"] == "machine.unrescue"
+    Disc.objects.all().delete()
+    Machine.objects.update(rescue_iso=None)
+    assert shell.data("iso", "rm", "debian-12", "--yes")["kind"] == "iso.delete"
 
 
 def test_a_portal_that_does_not_answer_and_one_that_is_none(shell: Shell) -> None:
