@@ -24,7 +24,7 @@ from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.volumes.models import Volume
-from workers import drift
+from workers import drift, let_go
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError
@@ -50,6 +50,7 @@ def reconcile_host(host_id: UUID) -> None:
         _converge_power(host, driver, seen, seen_at)
         _converge_saved(host, seen, seen_at)
         _find_screens_and_addresses(host, driver)
+        let_go.find_on(host, driver)
         _remove_leftovers(host, driver, seen)
         record_differences(host, drift.find(host, driver, seen))
     except HypervisorError as error:

@@ -159,9 +159,7 @@ def test_what_a_program_has_already_is_not_sent_again(program: MakeProgram, alic
 def test_who_is_at_a_screen_is_guarded_too(program: MakeProgram, alice: User, machine: Machine) -> None:
     """Two who take control at once: the second did not see that the first has it."""
     mine = program(alice)
-    ConsoleSession.objects.create(
-        user=alice, user_name="alice", machine=machine, machine_name="beacon", mode="control"
-    )
+    ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon", mode="control")
     people, links = (mine.get(f"machines/{machine.pk}/screen/{what}")["ETag"] for what in ("people", "links"))
     taken = mine.post(f"machines/{machine.pk}/screen/control/take", If_Match=people)
     assert taken.status_code == 200, taken.content
