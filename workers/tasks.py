@@ -10,7 +10,7 @@ from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib import pulse
-from portal.machines import binning
+from portal.machines import binning, many
 from workers import console_log, reconcile, runner, sample
 from workers.celery import app
 
@@ -178,6 +178,11 @@ def send_again() -> None:
 @app.task(name="machines.purge_due")
 def purge_due() -> None:
     binning.purge_due()
+
+
+@app.task(name="machines.forget_requests")
+def forget_requests() -> None:
+    many.forget_old()
 
 
 @app.task(name="console.end_lost_sessions")
