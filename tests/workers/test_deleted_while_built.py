@@ -39,13 +39,18 @@ def test_nothing_of_it_is_left_and_the_job_says_cancelled(
             if when == "before":
                 delete()
             elif when == "in the middle of":
-                monkeypatch.setattr(Context, "progress", lambda *values: (delete(), told(*values)))
+                monkeypatch.setattr(Context, "progress", looked_at)
             run(context)
             delete()
 
         return step_with_delete
 
     told = Context.progress
+
+    def looked_at(*values: Any) -> None:
+        delete()
+        told(*values)
+
     with step_replaced(JobName.MACHINE_CREATE, step, with_delete):
         ended = work_on(job)
     assert work_on(deleted[0]).status == JobStatus.DONE
