@@ -32,7 +32,7 @@ from portal.snapshots import services as snapshot_services
 from portal.snapshots.models import Snapshot
 from portal.snapshots.states import Status as SnapshotStatus
 from portal.volumes.models import Volume
-from workers import drift
+from workers import drift, let_go
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError
@@ -59,6 +59,7 @@ def reconcile_host(host_id: UUID) -> None:
         _converge_power(host, driver, seen, seen_at)
         _converge_saved(host, seen, seen_at)
         _find_screens_and_addresses(host, driver)
+        let_go.find_on(host, driver)
         _remove_leftovers(host, driver, seen)
         record_differences(host, drift.find(host, driver, seen))
     except HypervisorError as error:

@@ -10,7 +10,7 @@ from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib import pulse
-from portal.machines import binning
+from portal.machines import binning, many
 from portal.snapshots import schedules
 from portal.uploads import services as uploads
 from workers import console_log, reconcile, runner, sample
@@ -256,6 +256,11 @@ def purge_due() -> None:
 def keep_snapshot_schedules() -> None:
     schedules.take_due()
     schedules.delete_surplus()
+
+
+@app.task(name="machines.forget_requests")
+def forget_requests() -> None:
+    many.forget_old()
 
 
 @app.task(name="console.end_lost_sessions")

@@ -124,6 +124,7 @@ ACTIONS: dict[str, Words] = {
     "webhook.tested": _("tried the webhook"),
     "webhook.resent": _("had an event sent again"),
     "webhook.secret": _("looked at the webhook's secret"),
+    "webhook.new_secret": _("gave the webhook a new secret"),
     "portal.backed_up": _("backed the portal up"),
     "portal.restored": _("brought the portal back from a backup"),
 }

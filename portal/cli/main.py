@@ -382,6 +382,26 @@ for further in (
     casement.add_command(further)
 
 
+@casement.command("console")
+@click.argument("machine", shell_complete=lambda ctx, _param, start: machine_names(ctx, start))
+@click.option("--project", help="In which project, where several have one of this name.")
+@click.option("--watch", is_flag=True, help="Look only: nothing that is typed reaches the machine.")
+@click.option(
+    "--escape", default="^]", show_default=True, metavar="KEY", help="The key with Ctrl that leaves, or none."
+)
+@pass_context
+def open_console(context: Context, machine: str, *, project: str | None, watch: bool, escape: str) -> None:
+    """A machine's serial console in this terminal. It comes back when the machine restarts; Ctrl-] leaves."""
+    from portal.cli import console  # noqa: PLC0415 - where there are no such terminals, the rest of the command works
+
+    try:
+        leaves = console.escape_of(escape)
+    except ValueError:
+        raise click.BadParameter("It is like ^] or ^Q, or none.", param_hint="--escape") from None
+    found = machine_named(context.client, machine, project)
+    console.open_console(context.client, found, watch=watch, escape=leaves, note=context.output.aside)
+
+
 @casement.command("vnc")
 @click.argument("machine", shell_complete=lambda ctx, _param, start: machine_names(ctx, start))
 @click.option("--project", help="In which project, where several have one of this name.")

@@ -19,8 +19,10 @@ from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError, InvalidError
 from portal.events import services as events
 from portal.events.kinds import Kind as EventKind
+from portal.images import signing
 from portal.images.checksums import checksum_of
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
+from portal.images.official import OFFICIAL
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
@@ -163,6 +165,8 @@ def add_from_url(
     kind: Kind,
     url: str,
     checksum: str,
+    signing_key: str = "",
+    signature_url: str = "",
     firmware: Firmware = Firmware.BIOS,
     project: Project | None,
     min_memory_mib: int = 256,
@@ -171,14 +175,17 @@ def add_from_url(
 ) -> ImageVersion:
     """Have a worker fetch a disk, and inspect and convert it as if it had been uploaded.
 
-    `checksum` is one, or the address of a file of checksums that names the disk's file. Whether the addresses lead
-    anywhere, and where, is looked at by the worker only. The same `request_key` gives the same version again.
+    `checksum` is one, or the address of a file of checksums that names the disk's file. With a `signing_key`, that of
+    an official maker or a public key as text, that file must be signed, at `signature_url` or in itself. Whether the
+    addresses lead anywhere, and where, is looked at by the worker only. The same `request_key` gives the same version
+    again.
     """
     _may_add(actor, project)
     earlier = _version_of_request(actor, request_key)
     if earlier is not None:
         return earlier
     source = _checked_source(url.strip(), checksum.strip())
+    source |= _checked_signing(url.strip(), signing_key.strip(), signature_url.strip(), of="checksums_url" in source)
     try:
         with transaction.atomic():
             image = Image.objects.create(
@@ -215,6 +222,28 @@ def _checked_source(url: str, checksum: str) -> dict[str, str]:
         raise InvalidError(text, field="checksum")
     _check_address(checksum, field="checksum")
     return {"source_url": url, "checksums_url": checksum}
+
+
+def _checked_signing(url: str, key: str, signature_url: str, *, of: bool) -> dict[str, str]:
+    """The version's columns that say who signs; `of` says that there is a file of checksums to be signed."""
+    if not key and not signature_url:
+        return {}
+    if not key:
+        raise InvalidError(_("Paste the public key of who signs."), field="signing_key")
+    if not of:
+        text = _("What is signed is a file of checksums: give its https:// address in place of a checksum.")
+        raise InvalidError(text, field="checksum")
+    if signing.is_makers(key) and url not in {one.url for one in OFFICIAL.values()}:
+        raise InvalidError(_("Paste the public key of who signs."), field="signing_key")
+    if not signing.is_makers(key):
+        try:
+            signing.dearmored(key)
+        except signing.KeyTextError as error:
+            text = _("Paste a public key as gpg --armor --export writes it.")
+            raise InvalidError(text, field="signing_key") from error
+    if signature_url:
+        _check_address(signature_url, field="signature_url")
+    return {"signing_key": key, "signature_url": signature_url}
 
 
 def _check_address(url: str, *, field: str) -> None:

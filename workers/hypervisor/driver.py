@@ -391,6 +391,6 @@ class HypervisorDriver(Protocol):
         """Lifecycle events as they happen, until `stop()` is true (asked at least once a second).
 
         Reconnects by itself; the first event, and the first after every reconnect, is `RESYNC`. Defining a domain is no
-        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). Domains that
-        are not Casement's have events as well.
+        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). A device that
+        a running guest has let go of is one, whenever it does so. Domains that are not Casement's have events as well.
         """

@@ -35,6 +35,7 @@ class NetworkMode(enum.StrEnum):
 
 class EventKind(enum.StrEnum):
     """`CHANGED`: the power state is `power_state` now. `GONE`: the domain is undefined. `AGENT`: the agent came up.
+    `DEVICE`: the guest has let a device go.
 
     `RESYNC`: events may have been lost (the connection was away): compare everything.
     """
@@ -42,6 +43,7 @@ class EventKind(enum.StrEnum):
     CHANGED = "changed"
     GONE = "gone"
     AGENT = "agent"
+    DEVICE = "device"
     RESYNC = "resync"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import hashlib
 import json
 import os
@@ -12,20 +11,17 @@ import socket
 import stat
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 from django.conf import settings
 
 from portal.accounts.models import ApiToken, Project, User
-from portal.accounts.tokens import make_token
 from portal.console import serial_log
 from portal.console.models import ConsoleSession
 from portal.copies import cloning
@@ -43,69 +39,13 @@ from portal.snapshots import services as snapshots
 from portal.uploads.models import Upload
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
+from tests.integration.api.shell import LIMIT_S, Shell
 from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
 from tests.support.product import wait_for
 from tests.support.together import at_once
 from tests.support.web import Web
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ROOT = Path(__file__).resolve().parents[3]
-LIMIT_S = 120
-
-
-@dataclass
-class Shell:
-    """A person's terminal: where the command keeps its settings."""
-
-    home: Path
-    url: str
-    secret: str
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        kept = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "portal.cli", *arguments],
-            env={**kept, **environment},
-            cwd=self.home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def end(self) -> None:
-        """Whatever a test that failed has left running."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
-    def run(self, *arguments: str, typed: str = "", **environment: str) -> tuple[int, str, str]:
-        """Exit code, output, and what was said beside it."""
-        process = self.start(*arguments, **environment)
-        out, said = process.communicate(typed, timeout=LIMIT_S)
-        return process.returncode, out, said
-
-    def data(self, *arguments: str) -> Any:
-        code, out, said = self.run("-o", "json", *arguments)
-        assert code == 0, said
-        return json.loads(out)
-
-    def sign_in(self) -> None:
-        code, _out, said = self.run("login", self.url, "--name", "work", typed=f"{self.secret}\n")
-        assert (code, "Signed in to work as alice" in said) == (0, True), said
-
-
-@pytest.fixture
-def shell(web: Web, alice: User, tmp_path: Path) -> Iterator[Shell]:
-    day = dt.timedelta(days=1)
-    _row, secret = make_token(alice, actor=alice, name="cli", scope=ApiToken.Scope.WRITE, lifetime=day)
-    found = Shell(tmp_path, f"http://localhost:{web.port}", secret)
-    yield found
-    found.end()
 
 
 def test_signing_in_keeps_the_token_where_nobody_else_reads_it(shell: Shell) -> None:

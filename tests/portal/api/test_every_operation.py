@@ -112,6 +112,21 @@ def test_each_has_a_name_of_its_own_and_says_what_it_does() -> None:
     assert all(entry["summary"] and entry["description"] for entry in entries)
 
 
+# Changes of a thing that take no If-Match, and why.
+UNGUARDED = {
+    "make_ticket": "it changes nothing of the machine",
+    "share_screen": "another link is right whichever there are",
+    "add_webhook": "as another link",
+    "watch_session": "who watches takes nothing from anybody",
+    "show_webhook_secret": "it is read, and that is written down",
+}
+
+
+def test_what_changes_a_thing_can_be_guarded_by_its_state() -> None:
+    open_to_all = {known.name for known in OF_OBJECTS if known.changes and known.guards is None}
+    assert open_to_all == set(UNGUARDED)
+
+
 @pytest.fixture
 def path(machine: Machine, image_version: ImageVersion, project: Project, alice: User) -> Callable[[Operation], str]:
     """The address of an operation about something of Alice's."""
