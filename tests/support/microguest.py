@@ -301,11 +301,13 @@ def kernel_for_appliances(cache_dir: Path) -> dict[str, str]:
             part = make_scratch(cache_dir / "kernel-part")
             kernel, version = _unpack_packages(part / "packages")
             shutil.copy(kernel, part / "vmlinuz")
-            subprocess.run([part / "packages/bin/busybox", "depmod", "-b", part / "packages", version], check=True)
+            # kmod's own, whose index is the one that the appliance's modprobe reads; it comes with libguestfs.
+            subprocess.run(["/sbin/depmod", "-b", part / "packages", version], check=True)
             (part / "packages/lib/modules" / version).rename(part / version)
             shutil.rmtree(part / "packages")
             part.rename(folder)
     (version,) = (path.name for path in folder.iterdir() if path.is_dir())
+    Path("/lib/modules").mkdir(exist_ok=True)  # supermin takes the folder's mode, also where its modules are elsewhere.
     return {
         "SUPERMIN_KERNEL": str(folder / "vmlinuz"),
         "SUPERMIN_KERNEL_VERSION": version,

@@ -154,6 +154,8 @@ def _sysprep(path: Path, appliance: Path, scratch: Path, sandbox: Sandbox, *, pe
     argv = ["virt-sysprep", "--quiet", "--no-network", "--format", "qcow2", "-a", str(path)]
     argv += ["--operations", ",".join(operations), "--chmod", SIGN_OF_A_KNOWN_SYSTEM]
     argv += [word for name in files for word in ("--delete", name)]
+    # "customize" gives it a machine-id, which all clones of a base would have: empty, each system makes its own.
+    argv += ["--truncate", "/etc/machine-id"]
     try:
         run([*_confined(sandbox), *argv], limits=LIMITS, extra_env=_environment(appliance, scratch, sandbox))
     except CommandFailed as error:
