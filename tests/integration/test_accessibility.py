@@ -22,6 +22,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from portal.accounts.models import ApiToken, Membership, SshKey, User
+from portal.api.models import Answered
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.events.kinds import Kind as EventKind
 from portal.events.models import Delivery, Webhook
@@ -170,7 +171,8 @@ def _objects(estate: Estate) -> Objects:
     version = ImageVersion.objects.exclude(image=None).first()
     assert version is not None
     SshKey.objects.create(user=estate.member, name="laptop", public_key="ssh-ed25519 AAAA")
-    ApiToken.objects.create(user=estate.member, name="script", hint="casement_abcd", expires_at=timezone.now())
+    token = ApiToken.objects.create(user=estate.member, name="script", hint="casement_abcd", expires_at=timezone.now())
+    Answered.objects.create(token=token, key="once", fingerprint="x", status=202)
     statuses = Job.objects.filter(project=estate.projects[0]).values_list("status", flat=True).distinct()
     jobs = [Job.objects.filter(project=estate.projects[0], status=status).first() for status in statuses.order_by()]
     seen = {"vcpus": 2, "memory_mib": 2048, "disk_gib": 10, "power_state": "running", "owned": True}
