@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from portal.accounts.models import ApiToken, Membership, SshKey, User
 from portal.api.models import Answered
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.copies.models import DiskBase, DiskCopy
 from portal.events.kinds import Kind as EventKind
 from portal.events.models import Delivery, Webhook
 from portal.events.services import add_webhook, record, try_webhook
@@ -184,6 +185,8 @@ def _objects(estate: Estate) -> Objects:
     membership = estate.projects[0].memberships.exclude(user=estate.member).first()
     assert membership is not None
     _people_on(machines[0], estate.member, membership)
+    base = DiskBase.objects.create(host=machines[0].host, source=machines[0], identity="new", status="ready")
+    DiskCopy.objects.create(source=machines[0], machine=machines[1], identity="new", base=base)
     webhook, delivery = _webhook(estate, machines[0])
     _dress(machines[0])
     _figures_of(machines[0].pk, estate.hosts[0].pk)
