@@ -289,11 +289,16 @@ def record_not_deleted(machine: Machine, *, message: str = "") -> None:
 
 
 @transaction.atomic
-def record_machine_gone(machine: Machine) -> None:
-    """Its snapshots went with its disks."""
+def record_disks_gone(machine: Machine) -> None:
+    """Its snapshots went with its root disk."""
     for snapshot in Snapshot.objects.live().filter(machine=machine).select_related("machine__project", "machine__host"):
         if _end(snapshot):
             events.record(Kind.SNAPSHOT_DELETED, snapshot)
+
+
+@transaction.atomic
+def record_machine_gone(machine: Machine) -> None:
+    record_disks_gone(machine)
     SnapshotSchedule.objects.filter(machine=machine).delete()
 
 

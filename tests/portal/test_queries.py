@@ -20,8 +20,11 @@ from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, Screen
 from portal.events.kinds import Kind
 from portal.events.models import Webhook
 from portal.events.services import add_webhook, record
+from portal.isos.models import Iso
+from portal.jobs import services as jobs
 from portal.jobs.models import Job
-from portal.machines.models import Attachment, Batch, BatchItem, Machine, NetworkCard
+from portal.jobs.names import JobName
+from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.snapshots.models import Snapshot, SnapshotSchedule, SnapshotVolume
 from portal.volumes.models import Volume
@@ -73,6 +76,10 @@ PAGES = [
     ("member", "/projects/{project}/events/"),
     ("operator", "/volumes/"),
     ("operator", "/volumes/?q=data&status=in_use"),
+    ("operator", "/isos/"),
+    ("member", "/isos/"),
+    ("operator", "/machines/new/iso/"),
+    ("member", "/machines/{machine}/rescue/"),
     ("member", "/machines/"),
     ("member", "/machines/?q=0000"),
     ("member", "/machines/?status=running"),
@@ -114,6 +121,9 @@ PAGES = [
             "machines/{machine}/snapshot-schedules",
             "snapshots/{snapshot}",
             "snapshots/{snapshot}/restore",
+            "machines/{machine}/discs",
+            "machines/{machine}/rescue",
+            "isos",
         )
     ],
     *[("operator", f"/api/v1/{path}") for path in ("hosts", "hosts/{host}", "audit", "sessions", "overview")],
@@ -146,6 +156,7 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
         estate = build_estate(hosts=hosts, machines=machines, projects=projects)
         _one_of_each(estate)
         volume = _volumes(estate)
+        _isos(estate)
         _people_at(estate, estate.machines[0])
         webhook, batch = _webhook(estate, estate.machines[0]), _batch(estate)
         ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk, "snapshot": _snapshots(estate, volume).pk}
@@ -192,6 +203,17 @@ def _snapshots(estate: Estate, volume: Volume) -> Snapshot:
         SnapshotVolume.objects.create(snapshot=snapshot, volume=volume, size_gib=1)
         parent = snapshot if number % 3 else parent
     return snapshot
+
+
+def _isos(estate: Estate) -> None:
+    """More of them where there is more of everything, with a job each; two lie in drives."""
+    machine = estate.machines[0]
+    for number in range(2 + len(estate.machines) // 20):
+        project = machine.project if number % 2 else None
+        iso = Iso.objects.create(project=project, name=f"disc {number:03}", status="ready", size_bytes=1)
+        if number < 2:
+            Disc.objects.create(machine=machine, slot=number, iso=iso)
+        jobs.enqueue(JobName.ISO_IMPORT, iso, queue="images", actor=estate.operator)
 
 
 def _one_of_each(estate: Estate) -> None:

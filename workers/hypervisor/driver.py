@@ -5,9 +5,10 @@ worker that was killed in the middle may call them again; they end within a time
 they raise only `HypervisorError`s. A domain that Casement did not define is reported but never touched: operations on
 it raise `DomainNotFoundError`.
 
-Files in the pool: `images/<version uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
-`machines/<machine uuid>/seed.iso`, `volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to
-a driver by their UUID alone: where and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
+Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `isos/<iso uuid>.iso` (read-only discs),
+`machines/<machine uuid>/disk.qcow2`, `seed.iso` and, of a machine in rescue, `rescue.qcow2` and `rescue-seed.iso`,
+`volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to a driver by their UUID alone: where
+and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
 A snapshot lies inside the machine's disks, by its UUID; what there is of it besides (its memory, the firmware's
 variables, what is known of it) is in `machines/<machine uuid>/<snapshot uuid>.*`.
 """
@@ -87,6 +88,56 @@ class HypervisorDriver(Protocol):
         without the image, `StorageFullError` without room.
         """
 
+    def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
+        """Throw the machine's root disk away, with its snapshots, and create it anew, as `create_disk` does.
+
+        `VolumeNotFoundError` without the image, `StorageFullError` without room: then the old disk stays. After another
+        failure there may be none. `InvalidOperationError` while the machine runs.
+        """
+
+    # --- copies of disks ----------------------------------------------------------------------------------------
+
+    def copy_disk(
+        self, machine: UUID, *, source: UUID, snapshot: UUID | None, base: UUID | None, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make the machine's root disk as a copy of another machine's: as that is now, or was at a snapshot of it.
+
+        It stands alone; or, with `base`, reads from the image that its source is based on what that has not written
+        itself. Success: the disk exists, whole. Failure: no disk. If there is one already it is kept as it is.
+        `progress` gets whole percents. `InvalidOperationError` if the source runs and no snapshot is named, or it is
+        based on another image than `base`; `VolumeNotFoundError` without the source, `StorageFullError` without room.
+        """
+
+    def make_base(
+        self, base: UUID, *, source: UUID, snapshot: UUID | None, flat: bool, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make a read-only image of a machine's root disk, for `create_disk`; it is like any image of `put_image`.
+
+        With `flat` it stands alone; else it is a delta that goes on reading from the image that its source is based on,
+        if that has one. Success, failure and errors as of `copy_disk`. While a disk or another base reads from it, it
+        is neither removed nor changed.
+        """
+
+    def remove_identity(self, disk: UUID, *, personal: bool) -> None:
+        """Take from a disk what makes a machine the one that it is: machine-id, host keys, leases, random seed.
+
+        `disk` is a base, or a machine, whose root disk is meant. With `personal` also what people left in it: their
+        keys, histories, logs, what cloud-init was told. At its next start the system makes itself a new identity.
+        Killed in between it is done again. `HypervisorError` "unknown-system" if no system is found that this is known
+        of, "no-tools" if the host lacks what it takes; then the disk is as it was. `InvalidOperationError` while the
+        machine runs, or something reads from the base.
+        """
+
+    def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
+        """Copy an image that stands alone out of the pool, to a file that is there whole or not at all.
+
+        `VolumeNotFoundError` if there is none.
+        """
+
+    # --- seeds and volumes --------------------------------------------------------------------------------------
+    def create_empty_disk(self, machine: UUID, *, size_bytes: int) -> VolumeInfo:
+        """Create the machine's disk without anything on it. If there is one already it is kept as it is."""
+
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         """Write the machine's NoCloud ISO, readable by the hypervisor alone, replacing one that is there."""
 
@@ -110,6 +161,36 @@ class HypervisorDriver(Protocol):
 
         `VolumeNotFoundError` if there is none, `InvalidOperationError` while a machine that runs has it.
         """
+
+    # --- discs and rescue -------------------------------------------------------------------------------------
+
+    def put_iso(self, iso: UUID, source: Path, *, progress: Callable[[int], None]) -> VolumeInfo:
+        """Copy the file `source` into the pool as a read-only disc. As `put_image`, but it is taken as plain bytes:
+        whatever it begins with, no guest ever has it read as anything but a disc of these bytes.
+        """
+
+    def has_iso(self, iso: UUID) -> bool:
+        """True if the ISO is on the host, whole."""
+
+    def delete_iso(self, iso: UUID) -> None:
+        """Remove an ISO. No error if there is none. `InvalidOperationError` while it lies in a machine's drive."""
+
+    def insert_disc(self, machine: UUID, slot: int, iso: UUID | None, *, force: bool = False) -> bool:
+        """Put an ISO into a disc drive (0 is the first) of the machine, or (None) take out what is in there.
+
+        True: it is so in the definition and, if it runs, in what runs. False: the guest keeps the drive shut, and the
+        disc before is still in there; it was asked to open it. With `force` it is not asked. `VolumeNotFoundError`
+        without the ISO; `InvalidOperationError` if what runs was started without such a drive.
+        """
+
+    def prepare_rescue(self, machine: UUID, *, image: UUID, seed: SeedSpec) -> None:
+        """Make the disk and the seed of the machine's rescue system. A disk that is there already is kept as it is.
+
+        `VolumeNotFoundError` without the image, `StorageFullError` without room.
+        """
+
+    def end_rescue(self, machine: UUID) -> None:
+        """Remove what `prepare_rescue` made. No error if there is nothing. The definition must be without it."""
 
     # --- disks and cards of a machine -------------------------------------------------------------------------
 
@@ -180,10 +261,10 @@ class HypervisorDriver(Protocol):
     def define(self, spec: MachineSpec) -> None:
         """Define the domain, or redefine it: a running one takes the new definition at its next start.
 
-        `VolumeNotFoundError` without disk, seed or a volume, `InvalidSpecError` for a spec that must not become a
-        domain.
+        `VolumeNotFoundError` without disk, seed (if it is to have one), a volume, a disc, or a rescue system's files,
+        `InvalidSpecError` for a spec that must not become a domain.
 
-        Success: the domain is defined persistently, with disk, seed and volumes attached. Failure: as before the call.
+        Success: the domain is defined persistently, with disk, seed, volumes and discs. Failure: as before the call.
         """
 
     def start(self, machine: UUID) -> None:
@@ -240,7 +321,10 @@ class HypervisorDriver(Protocol):
         """
 
     def undefine(self, machine: UUID) -> None:
-        """Force off and remove the definition with NVRAM and saved memory. No error if there is none. Disks stay."""
+        """Force off and remove the definition with NVRAM, TPM state and saved memory. Disks stay.
+
+        No error if there is none.
+        """
 
     def adopt(self, machine: UUID) -> None:
         """Put Casement's mark on a domain that somebody else defined, so that the other operations work on it.
@@ -307,6 +391,6 @@ class HypervisorDriver(Protocol):
         """Lifecycle events as they happen, until `stop()` is true (asked at least once a second).
 
         Reconnects by itself; the first event, and the first after every reconnect, is `RESYNC`. Defining a domain is no
-        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). Domains that
-        are not Casement's have events as well.
+        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). A device that
+        a running guest has let go of is one, whenever it does so. Domains that are not Casement's have events as well.
         """

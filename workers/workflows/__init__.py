@@ -5,14 +5,19 @@ from typing import Any
 from portal.jobs.names import JobName
 from workers.workflows import (
     access,
+    copies,
     create,
     delete,
     devices,
+    discs,
     drift,
     fetch,
     hibernate,
     images,
+    isos,
     power,
+    rebuild,
+    rescue,
     resize,
     snapshots,
     volumes,
@@ -21,6 +26,8 @@ from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
+    copies.CLONE,
+    rebuild.WORKFLOW,
     *power.WORKFLOWS,
     *hibernate.WORKFLOWS,
     resize.WORKFLOW,
@@ -33,6 +40,10 @@ _ALL: tuple[Workflow[Any], ...] = (
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,
+    copies.CAPTURE,
+    *discs.WORKFLOWS,
+    *rescue.WORKFLOWS,
+    *isos.WORKFLOWS,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

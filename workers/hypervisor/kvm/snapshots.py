@@ -158,7 +158,7 @@ class KvmSnapshots:
                 raise InvalidOperationError("The machine is hibernated: its saved memory belongs to its disks.")
             if memory and not runs:
                 raise InvalidOperationError("The machine does not run; its memory cannot be kept just now.")
-            volumes = devices.plugged(domain, folder).volumes
+            volumes = devices.plugged_volumes(domain, folder)
             return Note(tuple(sorted(map(str, volumes))), memory, ran=runs)
 
         note = self._with(machine, "look at the machine's disks", look)
