@@ -370,7 +370,14 @@ def _save_memory(domain: VirDomain, file: Path) -> None:
 
 
 def _restore_memory(conn: VirConnect, file: Path) -> None:
-    conn.restoreFlags(str(file), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+    """Its drives are empty where the disc that lay in one is not on the host any more."""
+    text = conn.saveImageGetXMLDesc(str(file), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+    root = ET.fromstring(text)  # noqa: S314 - libvirt made it.
+    for drive in root.iterfind("devices/disk[@device='cdrom']"):
+        source = drive.find("source")
+        if source is not None and not Path(source.get("file", "")).is_file():
+            drive.remove(source)
+    conn.restoreFlags(str(file), ET.tostring(root, encoding="unicode"), libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 
 def _firmware(domain: VirDomain) -> dict[str, Path]:
