@@ -23,6 +23,8 @@ urlpatterns = [
     path("sessions/", include("portal.console.session_urls")),
     path("volumes/", include("portal.volumes.urls")),
     path("images/", include("portal.images.urls")),
+    path("isos/", include("portal.isos.urls")),
+    path("uploads/", include("portal.uploads.urls")),
     path("jobs/", include("portal.jobs.urls")),
     path("hosts/", include("portal.overview.urls")),
     path("hosts/", include("portal.figures.host_urls")),

@@ -43,6 +43,15 @@ class Seen:
         return {volume.image for volume in self.volumes if volume.image is not None}
 
     @property
+    def isos(self) -> set[UUID]:
+        return {volume.iso for volume in self.volumes if volume.iso is not None}
+
+    @property
+    def rescues(self) -> set[UUID]:
+        """Machines that have a rescue system's disk."""
+        return {volume.machine for volume in self.volumes if volume.is_rescue and volume.machine is not None}
+
+    @property
     def data_volumes(self) -> set[UUID]:
         return {volume.volume for volume in self.volumes if volume.volume is not None}
 

@@ -20,8 +20,10 @@ from portal.hosts import services as host_services
 from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs.selectors import active_job_of
-from portal.machines import cards, disks, hibernation, services
+from portal.machines import cards, discs, disks, hibernation, rescue, services
 from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
@@ -30,7 +32,7 @@ from portal.snapshots import services as snapshot_services
 from portal.snapshots.models import Snapshot
 from portal.snapshots.states import Status as SnapshotStatus
 from portal.volumes.models import Volume
-from workers import drift
+from workers import drift, let_go
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError
@@ -57,6 +59,7 @@ def reconcile_host(host_id: UUID) -> None:
         _converge_power(host, driver, seen, seen_at)
         _converge_saved(host, seen, seen_at)
         _find_screens_and_addresses(host, driver)
+        let_go.find_on(host, driver)
         _remove_leftovers(host, driver, seen)
         record_differences(host, drift.find(host, driver, seen))
     except HypervisorError as error:
@@ -168,6 +171,14 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
             logger.warning("volume %s is %s: removing it from %s", volume.pk, volume.status, host.name)
             _try(driver.delete_volume, volume.pk)
     _remove_left_snapshots(host, driver, seen)
+    for machine_id in seen.rescues:
+        if rescue.is_over(machine_id):
+            logger.warning("machine %s is not in rescue: removing what is left of that on %s", machine_id, host.name)
+            _try(driver.end_rescue, machine_id)
+    for iso in Iso.objects.filter(pk__in=seen.isos, status__in=_ISO_NOT_OFFERED):
+        if active_job_of(iso) is None:
+            logger.warning("ISO %s is %s: removing it from %s", iso.pk, iso.status, host.name)
+            _try(driver.delete_iso, iso.pk)
     for version in ImageVersion.objects.filter(pk__in=seen.images, status__in=_NOT_OFFERED):
         if active_job_of(version) is None:
             logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
@@ -214,6 +225,7 @@ def _try(removal: Callable[[UUID], None], pk: UUID) -> None:
         logger.warning("it stays for now: %s", error)
 
 
+_ISO_NOT_OFFERED = (IsoStatus.DELETING, IsoStatus.FAILED)
 _NOT_OFFERED = (VersionStatus.DELETING, VersionStatus.FAILED)
 _BUILDING = (Status.REQUESTED, Status.BUILDING)
 
@@ -228,4 +240,5 @@ def _end_orphan_tasks(host: Host) -> None:
             disks.end_orphan(machine)
             cards.end_orphan(machine)
             cloning.end_orphan(machine)
+            discs.end_orphan(machine)
             services.record_task_ended(machine, Task(machine.task))

@@ -10,8 +10,9 @@ from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib import pulse
-from portal.machines import binning
+from portal.machines import binning, many
 from portal.snapshots import schedules
+from portal.uploads import services as uploads
 from workers import console_log, reconcile, runner, sample
 from workers.celery import app
 
@@ -201,6 +202,46 @@ def image_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.MACHINE_INSTALL.value)
+def machine_install(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISC_INSERT.value)
+def disc_insert(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISC_EJECT.value)
+def disc_eject(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_RESCUE.value)
+def machine_rescue(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_UNRESCUE.value)
+def machine_unrescue(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.ISO_IMPORT.value)
+def iso_import(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.ISO_DELETE.value)
+def iso_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name="uploads.prune")
+def prune_uploads() -> None:
+    uploads.prune()
+
+
 @app.task(name="jobs.send_again")
 def send_again() -> None:
     jobs.send_again()
@@ -215,6 +256,11 @@ def purge_due() -> None:
 def keep_snapshot_schedules() -> None:
     schedules.take_due()
     schedules.delete_surplus()
+
+
+@app.task(name="machines.forget_requests")
+def forget_requests() -> None:
+    many.forget_old()
 
 
 @app.task(name="console.end_lost_sessions")

@@ -18,6 +18,8 @@ AREAS: dict[str, Words] = {
     "volume": _("Volumes"),
     "console": _("Screens"),
     "image": _("Images"),
+    "iso": _("ISOs"),
+    "disc": _("Discs"),
     "project": _("Projects"),
     "member": _("Members"),
     "key": _("SSH keys"),
@@ -55,6 +57,12 @@ ACTIONS: dict[str, Words] = {
     "machine.adopted": _("took the machine over"),
     "machine.repair": _("had the machine defined again"),
     "machine.secret": _("looked at the first password"),
+    "machine.rescue": _("started the machine from a rescue system"),
+    "machine.unrescue": _("had the machine start from its own disk again"),
+    "machine.rescue_secret": _("looked at the rescue system's password"),
+    "disc.insert": _("had a disc inserted"),
+    "disc.eject": _("had a disc ejected"),
+    "disc.first": _("chose whether it starts from its disc"),
     "console.open": _("opened the screen"),
     "console.open_serial": _("opened the serial console"),
     "console.control": _("passed on control of the screen"),
@@ -89,6 +97,8 @@ ACTIONS: dict[str, Words] = {
     "image.fetch": _("had the image fetched from an address"),
     "image.capture": _("had a version made of a machine"),
     "image.deleted": _("deleted a version"),
+    "iso.uploaded": _("uploaded the ISO"),
+    "iso.delete": _("deleted the ISO"),
     "project.created": _("created the project"),
     "project.quota": _("changed the quota"),
     "project.bin": _("changed the days in the bin"),
@@ -114,6 +124,7 @@ ACTIONS: dict[str, Words] = {
     "webhook.tested": _("tried the webhook"),
     "webhook.resent": _("had an event sent again"),
     "webhook.secret": _("looked at the webhook's secret"),
+    "webhook.new_secret": _("gave the webhook a new secret"),
     "portal.backed_up": _("backed the portal up"),
     "portal.restored": _("brought the portal back from a backup"),
 }
@@ -131,6 +142,7 @@ PAGES = {
     "project": "accounts:project",
     "job": "jobs:detail",
     "volume": "volumes:detail",
+    "iso": "isos:detail",
 }
 
 

@@ -19,14 +19,17 @@ from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError, InvalidError
 from portal.events import services as events
 from portal.events.kinds import Kind as EventKind
+from portal.images import signing
 from portal.images.checksums import checksum_of
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
+from portal.images.official import OFFICIAL
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib import live
 from portal.lib.fetcher import RefusedError, target_of
+from portal.uploads import services as uploads
 
 QUEUE = "images"
 FETCH_QUEUE = "fetches"
@@ -68,7 +71,7 @@ def request_build(image: Image, *, actor: User | None, request_ip: str | None = 
 
 
 def add_upload(
-    upload: "UploadedFile[bytes]",
+    upload: "UploadedFile[bytes] | UUID",
     *,
     actor: User,
     title: str,
@@ -80,13 +83,15 @@ def add_upload(
 ) -> ImageVersion:
     """Keep an uploaded disk and have a worker inspect and convert it. Without a project it is for everyone.
 
+    `upload` is what a form brought, or the id of a whole upload that came in pieces, which the version takes over.
     The same `request_key` by the same person gives the same version again: it becomes the image's id.
     """
     _may_add(actor, project)
     earlier = _version_of_request(actor, request_key)
     if earlier is not None:
         return earlier
-    _check_size(upload)
+    if not isinstance(upload, UUID):
+        _check_size(upload)
     try:
         return _add_upload(
             upload,
@@ -116,7 +121,7 @@ def _version_of_request(actor: User, request_key: UUID | None) -> ImageVersion |
 
 
 def _add_upload(
-    upload: "UploadedFile[bytes]",
+    upload: "UploadedFile[bytes] | UUID",
     *,
     actor: User,
     title: str,
@@ -137,10 +142,16 @@ def _add_upload(
             created_by=actor,
             has_agent=False,
         )
-        version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
-        undo.callback(version.upload_path.unlink, missing_ok=True)  # Without its rows nobody would ever find the file.
-        _keep_file(upload, version.upload_path)
-        audit.record(actor, "image.uploaded", image, detail={"bytes": upload.size}, request_ip=request_ip)
+        if isinstance(upload, UUID):
+            taken = uploads.take_over(actor, upload)
+            version = _next_version(image, firmware=firmware, id=taken.pk, upload_name=taken.name)
+            size_bytes = taken.size_bytes
+        else:
+            version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
+            undo.callback(version.upload_path.unlink, missing_ok=True)  # Without its rows nobody would ever find it.
+            _keep_file(upload, version.upload_path)
+            size_bytes = upload.size or 0
+        audit.record(actor, "image.uploaded", image, detail={"bytes": size_bytes}, request_ip=request_ip)
         jobs.enqueue(JobName.IMAGE_IMPORT, version, queue=QUEUE, actor=actor, project=project)
         undo.pop_all()
     _tell(version)
@@ -154,6 +165,8 @@ def add_from_url(
     kind: Kind,
     url: str,
     checksum: str,
+    signing_key: str = "",
+    signature_url: str = "",
     firmware: Firmware = Firmware.BIOS,
     project: Project | None,
     min_memory_mib: int = 256,
@@ -162,14 +175,17 @@ def add_from_url(
 ) -> ImageVersion:
     """Have a worker fetch a disk, and inspect and convert it as if it had been uploaded.
 
-    `checksum` is one, or the address of a file of checksums that names the disk's file. Whether the addresses lead
-    anywhere, and where, is looked at by the worker only. The same `request_key` gives the same version again.
+    `checksum` is one, or the address of a file of checksums that names the disk's file. With a `signing_key`, that of
+    an official maker or a public key as text, that file must be signed, at `signature_url` or in itself. Whether the
+    addresses lead anywhere, and where, is looked at by the worker only. The same `request_key` gives the same version
+    again.
     """
     _may_add(actor, project)
     earlier = _version_of_request(actor, request_key)
     if earlier is not None:
         return earlier
     source = _checked_source(url.strip(), checksum.strip())
+    source |= _checked_signing(url.strip(), signing_key.strip(), signature_url.strip(), of="checksums_url" in source)
     try:
         with transaction.atomic():
             image = Image.objects.create(
@@ -206,6 +222,28 @@ def _checked_source(url: str, checksum: str) -> dict[str, str]:
         raise InvalidError(text, field="checksum")
     _check_address(checksum, field="checksum")
     return {"source_url": url, "checksums_url": checksum}
+
+
+def _checked_signing(url: str, key: str, signature_url: str, *, of: bool) -> dict[str, str]:
+    """The version's columns that say who signs; `of` says that there is a file of checksums to be signed."""
+    if not key and not signature_url:
+        return {}
+    if not key:
+        raise InvalidError(_("Paste the public key of who signs."), field="signing_key")
+    if not of:
+        text = _("What is signed is a file of checksums: give its https:// address in place of a checksum.")
+        raise InvalidError(text, field="checksum")
+    if signing.is_makers(key) and url not in {one.url for one in OFFICIAL.values()}:
+        raise InvalidError(_("Paste the public key of who signs."), field="signing_key")
+    if not signing.is_makers(key):
+        try:
+            signing.dearmored(key)
+        except signing.KeyTextError as error:
+            text = _("Paste a public key as gpg --armor --export writes it.")
+            raise InvalidError(text, field="signing_key") from error
+    if signature_url:
+        _check_address(signature_url, field="signature_url")
+    return {"signing_key": key, "signature_url": signature_url}
 
 
 def _check_address(url: str, *, field: str) -> None:
@@ -259,6 +297,8 @@ def request_delete_version(version: ImageVersion, *, actor: User, request_ip: st
     _may_delete(actor, version.image)
     if version.machines.exclude(status="deleted").exists() or version.rebuilding.exists():
         raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
+    if version.rescues.exists():
+        raise ConflictError(_("A machine is in rescue by this version. Bring it back first, or keep it."))
     claimed = (
         ImageVersion.objects.filter(pk=version.pk)
         .exclude(status__in=[VersionStatus.DELETING, VersionStatus.BUILDING])
@@ -326,7 +366,7 @@ def record_version_deleted(version: ImageVersion) -> None:
         image.delete()
 
 
-def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, **columns: str) -> ImageVersion:
+def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, **columns: str | UUID) -> ImageVersion:
     # Not `image.versions`: on an image of `images_for` that leaves out deleted versions, whose numbers stay taken.
     number = (ImageVersion.objects.filter(image=image).aggregate(last=Max("number"))["last"] or 0) + 1
     try:

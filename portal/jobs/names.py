@@ -48,6 +48,13 @@ class JobName(TextChoices):
     IMAGE_FETCH = "image.fetch", _("Fetch image from an address")
     IMAGE_CAPTURE = "image.capture", _("Make an image of a machine")
     IMAGE_DELETE = "image.delete", _("Delete image version")
+    MACHINE_INSTALL = "machine.install", _("Create machine from an ISO")
+    DISC_INSERT = "disc.insert", _("Insert disc")
+    DISC_EJECT = "disc.eject", _("Eject disc")
+    MACHINE_RESCUE = "machine.rescue", _("Rescue")
+    MACHINE_UNRESCUE = "machine.unrescue", _("Back from rescue")
+    ISO_IMPORT = "iso.import", _("Check ISO")
+    ISO_DELETE = "iso.delete", _("Delete ISO")
 
 
 class StepName(TextChoices):
@@ -99,6 +106,13 @@ class StepName(TextChoices):
     IDENTITY = "identity", _("Remove the identity that was copied")
     EXPORT = "export", _("Store the image in the portal")
     RENEW_DISK = "renew_disk", _("Replace its disk by a new one")
+    ISO = "iso", _("Put the disc on the host")
+    INSERT = "insert", _("Put the disc into the drive")
+    EJECT = "eject", _("Wait until the guest opens the drive")
+    RESCUE_SYSTEM = "rescue_system", _("Put the rescue system on the host")
+    END_RESCUE = "end_rescue", _("Remove the rescue system")
+    CHECK_ISO = "check_iso", _("Look at what has arrived")
+    KEEP_ISO = "keep_iso", _("Put it into the library")
 
 
 STEPS: dict[JobName, tuple[StepName, ...]] = {
@@ -180,6 +194,13 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
         StepName.PUBLISH,
     ),
     JobName.IMAGE_DELETE: (StepName.DELETE_FILES,),
+    JobName.MACHINE_INSTALL: (StepName.ISO, StepName.DISK, StepName.DEFINE, StepName.START),
+    JobName.DISC_INSERT: (StepName.ISO, StepName.INSERT),
+    JobName.DISC_EJECT: (StepName.EJECT,),
+    JobName.MACHINE_RESCUE: (StepName.RESCUE_SYSTEM, StepName.CUT_POWER, StepName.START),
+    JobName.MACHINE_UNRESCUE: (StepName.CUT_POWER, StepName.DEFINE, StepName.END_RESCUE, StepName.START),
+    JobName.ISO_IMPORT: (StepName.CHECK_ISO, StepName.KEEP_ISO),
+    JobName.ISO_DELETE: (StepName.DELETE_FILES,),
 }
 
 
@@ -192,6 +213,9 @@ LIMIT_S: dict[JobName, float] = {
     JobName.MACHINE_CLONE: 8 * 60 * _MINUTE_S,
     JobName.MACHINE_REBUILD: 90 * _MINUTE_S,
     JobName.IMAGE_CAPTURE: 12 * 60 * _MINUTE_S,
+    JobName.MACHINE_INSTALL: 90 * _MINUTE_S,
+    JobName.DISC_INSERT: 60 * _MINUTE_S,
+    JobName.ISO_IMPORT: 60 * _MINUTE_S,
 }
 """How long after its start a job counts as stuck, in seconds. The steps have closer limits of their own."""
 

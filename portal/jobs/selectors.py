@@ -25,6 +25,7 @@ CANCELLABLE = {
     JobName.MACHINE_CREATE: Permission.MACHINE_CREATE,
     JobName.MACHINE_CLONE: Permission.MACHINE_CREATE,
     JobName.IMAGE_CAPTURE: Permission.IMAGE_CREATE,
+    JobName.MACHINE_INSTALL: Permission.MACHINE_CREATE,
     JobName.IMAGE_BUILD: Permission.IMAGE_CREATE,
     JobName.IMAGE_FETCH: Permission.IMAGE_CREATE,
 }

@@ -45,6 +45,10 @@ class Task(TextChoices):
     SNAPSHOTTING = "snapshotting", _("taking a snapshot")
     RESTORING = "restoring", _("being restored")
     DROPPING_SNAPSHOT = "drop_snap", _("deleting a snapshot")
+    INSERTING = "inserting", _("inserting a disc")
+    EJECTING = "ejecting", _("ejecting a disc")
+    RESCUING = "rescuing", _("starting a rescue system")
+    UNRESCUING = "unrescuing", _("coming back from rescue")
     DELETING = "deleting", _("deleting")
 
 

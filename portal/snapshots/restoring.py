@@ -67,7 +67,7 @@ def _prepare(snapshot: Snapshot, *, actor: User, take_first: bool) -> None:
     services.begin(snapshot, Task.RESTORING)
     machine = snapshot.machine
     if take_first:
-        name = _free_name(machine, _("before restoring %(name)s") % {"name": snapshot.name})
+        name = services.free_name(machine, _("before restoring %(name)s") % {"name": snapshot.name})
         services.add(machine.pk, actor=actor, name=name)
     then = dict(snapshot.volumes.values_list("volume_id", "size_gib"))
     growth = sum(max(gib - now, 0) for now, gib in _sizes(snapshot, then))
@@ -83,12 +83,6 @@ def _prepare(snapshot: Snapshot, *, actor: User, take_first: bool) -> None:
         "wanted_flavour_id": snapshot.flavour_id,
     }
     machines.change_held(machine.pk, Q(task=MachineTask.RESTORING), lambda _row: dict(values))
-
-
-def _free_name(machine: Machine, wanted: str) -> str:
-    taken = set(Snapshot.objects.live().filter(machine=machine).values_list("name", flat=True))
-    names = (wanted[:60] if number == 1 else f"{wanted[:56]} {number}" for number in range(1, len(taken) + 2))
-    return next(name for name in names if name not in taken)
 
 
 def _sizes(snapshot: Snapshot, then: dict[UUID, int]) -> list[tuple[int, int]]:

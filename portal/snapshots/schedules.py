@@ -105,7 +105,7 @@ def _take(schedule: SnapshotSchedule, now: dt.datetime) -> bool:
         with transaction.atomic():
             if not _claim(schedule, now) or _is_as_it_was(schedule):
                 return False
-            name = f"{_WORDS[Every(schedule.every)]} {now:%Y-%m-%d %H.%M}"
+            name = services.free_name(schedule.machine, f"{_WORDS[Every(schedule.every)]} {now:%Y-%m-%d %H.%M}")
             services.request_take(schedule.machine, actor=None, name=name, schedule=schedule)
     except PortalError as error:
         _not_now(schedule, now, str(error.message))

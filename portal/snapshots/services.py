@@ -25,7 +25,7 @@ from portal.jobs.names import JobName
 from portal.machines import services as machines
 from portal.machines.devices import Plug
 from portal.machines.models import Attachment, Machine, NetworkCard
-from portal.machines.states import CAN_HIBERNATE, IS_KNOWN
+from portal.machines.states import CAN_HIBERNATE, CAN_PAUSE, IS_KNOWN, PowerState
 from portal.machines.states import Task as MachineTask
 from portal.snapshots import events
 from portal.snapshots.models import Snapshot, SnapshotHold, SnapshotSchedule, SnapshotVolume
@@ -34,6 +34,7 @@ from portal.volumes import services as volumes
 from portal.volumes.validators import clean_name
 
 MOST_SNAPSHOTS = 100
+CAN_KEEP_MEMORY = CAN_PAUSE
 HAS_DISKS = Q(saved_at=None, missing_since=None, keeps_definition=False)
 """Machines whose disks are ours and still: the memory of a hibernated one belongs to its disks as they are."""
 
@@ -74,7 +75,7 @@ def request_take(
                 machine,
                 JobName.SNAPSHOT_TAKE,
                 MachineTask.SNAPSHOTTING,
-                CAN_HIBERNATE if with_memory else IS_KNOWN,
+                CAN_KEEP_MEMORY if with_memory else IS_KNOWN,
                 actor=actor,
                 request_ip=request_ip,
                 where=HAS_DISKS,
@@ -342,6 +343,13 @@ def suggest_name(machine: Machine) -> str:
     return next(name for number in range(1, len(taken) + 2) if (name := f"snapshot-{number}") not in taken)
 
 
+def free_name(machine: Machine, wanted: str) -> str:
+    """`wanted`, or with a number behind it where that is taken."""
+    taken = set(Snapshot.objects.live().filter(machine=machine).values_list("name", flat=True))
+    names = (wanted[:63] if number == 1 else f"{wanted[:58]} {number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
 def name_is_taken(name: str) -> ConflictError:
     return ConflictError(_("The machine has a snapshot named %(name)s already.") % {"name": name}, field="name")
 
@@ -356,11 +364,14 @@ def _refuse_if_it_cannot(machine: Machine, *, with_memory: bool) -> None:
         )
     if machine.missing_since is not None:
         raise ConflictError(_("%(name)s is missing on its host.") % {"name": machine.name})
-    if with_memory and machine.power_state not in CAN_HIBERNATE and machine.task == MachineTask.NONE:
-        raise ConflictError(
-            _("%(name)s is off: there is no memory to keep. Take a snapshot of its disks.") % {"name": machine.name},
-            field="with_memory",
-        )
+    if with_memory and machine.task == MachineTask.NONE and machine.power_state not in CAN_KEEP_MEMORY:
+        raise ConflictError(_why_no_memory(machine) % {"name": machine.name}, field="with_memory")
+
+
+def _why_no_memory(machine: Machine) -> str:
+    if machine.power_state == PowerState.PAUSED:
+        return _("%(name)s is paused: its memory can be kept when it goes on. Its disks can be kept now.")
+    return _("%(name)s is off: there is no memory to keep. Take a snapshot of its disks.")
 
 
 def _refuse_other(machine: Machine, task: Task, which: Q) -> None:

@@ -20,7 +20,6 @@ from portal.accounts.selectors import permissions_in
 from portal.errors import InvalidError, PortalError
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
-from portal.machines.states import CAN_HIBERNATE
 from portal.snapshots import restoring, schedules, services
 from portal.snapshots.forms import ChangeForm, RestoreForm, ScheduleForm, TakeForm
 from portal.snapshots.selectors import loss_of, may_take, schedules_of, snapshot_for, tree_of
@@ -44,7 +43,7 @@ def _context(request: HttpRequest, found: Machine) -> dict[str, object]:
         "schedules": schedules_of(found),
         "may_take": may_take(request.user, found),
         "may_change": Permission.MACHINE_OPERATE in granted and not found.keeps_definition,
-        "memory_can_be_kept": found.power_state in CAN_HIBERNATE,
+        "memory_can_be_kept": found.power_state in services.CAN_KEEP_MEMORY,
         "memory_gib": -(-found.memory_mib // 1024),
         "suggested": services.suggest_name(found),
         "schedule_form": ScheduleForm(),

@@ -16,14 +16,17 @@ from portal.events.models import Delivery, Webhook
 from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
-from portal.machines.models import Attachment, Batch, Machine, MachineLabel, NetworkCard
+from portal.machines.models import Attachment, Batch, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import Status
 from portal.snapshots.models import Snapshot, SnapshotSchedule
 from portal.snapshots.states import Status as SnapshotStatus
 from portal.snapshots.states import Task as SnapshotTask
+from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 
@@ -88,6 +91,8 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
     )
     batch = Batch.objects.create(actor=alice, action="stop")
     snapshot = snapshot_of(machine, alice)
+    iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
+    upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
 
     def of(name: str) -> Model:
         namespace, _, view = name.partition(":")
@@ -109,6 +114,8 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             "images": image_version.image,
             "jobs": job,
             "volumes": volume,
+            "isos": iso,
+            "uploads": upload,
             "sessions": session,
         }.get(namespace, machine.host)
 
@@ -155,10 +162,12 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "events",
         "hosts",
         "images",
+        "isos",
         "jobs",
         "machines",
         "sessions",
         "snapshots",
+        "uploads",
         "volumes",
     }
 
@@ -202,7 +211,9 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
     assert state() == before
 
 
-CHANGED_BY_MEMBERS = ("machines", "copies", "images", "jobs", "sessions", "snapshots", "events", "volumes")
+CHANGED_BY_MEMBERS = (
+    *("machines", "copies", "images", "isos", "uploads", "jobs", "sessions", "snapshots", "events", "volumes"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS])
@@ -225,6 +236,10 @@ def state() -> tuple[object, ...]:
         list(SnapshotSchedule.objects.values_list("pk", "every", "keep", "next_at")),
         list(Attachment.objects.values_list("pk", "task", "boot", "iops", "delete_with_machine")),
         list(NetworkCard.objects.values_list("pk", "task")),
+        list(Disc.objects.values_list("pk", "slot", "iso", "task")),
+        list(Machine.objects.order_by("pk").values_list("pk", "boot_disc", "rescue_version", "rescue_iso")),
+        list(Iso.objects.values_list("pk", "status", "name")),
+        list(Upload.objects.values_list("pk", "size_bytes", "touched_at")),
         list(Job.objects.values_list("pk", "status", "cancel_requested")),
         list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines", "bin_days")),
         list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),

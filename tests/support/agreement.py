@@ -14,6 +14,8 @@ from portal.copies.models import DiskBase, DiskCopy
 from portal.copies.states import BaseStatus
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs.models import Job
 from portal.jobs.names import ACTIVE
 from portal.lib.secrets import unseal
@@ -30,6 +32,7 @@ from workers.drift import Seen
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.types import MachineInfo
+from workers.workflows.common import discs_of
 
 # What is in the bin is off, and all of it is there.
 ON_HOSTS = (Status.READY, Status.BINNED)
@@ -44,6 +47,7 @@ def disagreements() -> list[str]:
         *(text for host in Host.objects.all() for text in _of_host(host)),
         *(text for project in Project.objects.all() for text in _of_project(project)),
         *_of_images(),
+        *_of_isos(),
     ]
 
 
@@ -113,8 +117,11 @@ def _of_machine(row: Machine, driver: HypervisorDriver, seen: Seen) -> Iterator[
         if info is not None or files:
             yield f"left on the host: domain {info}, files {files}"
         return
-    if not row.keeps_definition and not {"disk.qcow2", "seed.iso"} <= set(files):
+    needed = {"disk.qcow2"} if row.iso_name else {"disk.qcow2", "seed.iso"}
+    if not row.keeps_definition and not needed <= set(files):
         yield f"disk or seed is lost: {files}"
+    if ("rescue.qcow2" in files) != (row.rescue_version is not None):
+        yield f"in rescue by {row.rescue_version}, there are the files {files}"
     if info is None:
         yield "its domain is lost"
         return
@@ -173,14 +180,20 @@ def _of_devices(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
         yield f"it has the volumes {sorted(there.volumes)}, its rows say {sorted(volumes)}"
     if there.macs != macs:
         yield f"it has the cards {sorted(there.macs)}, its rows say {sorted(macs)}"
+    if there.discs != discs_of(row):
+        yield f"it has the discs {there.discs}, its rows say {discs_of(row)}"
+    if there.rescue != (row.rescue_version is not None):
+        yield f"it is to start from a rescue system: {there.rescue}, the row says {row.rescue_version}"
     root = [info.capacity_bytes for info in driver.list_volumes() if info.is_disk and info.machine == row.pk]
-    if row.image_version and root != [max(row.disk_gib * GIB, row.image_version.virtual_size_bytes)]:
+    least = row.image_version.virtual_size_bytes if row.image_version else 0
+    if (row.image_version or row.iso_name) and root != [max(row.disk_gib * GIB, least)]:
         yield f"its root disk has {root} bytes, the row says {row.disk_gib} GiB"
 
 
 def _of_project(project: Project) -> Iterator[str]:
     snapshots = Snapshot.objects.filter(machine__project=project)
     held = _held_by(Machine.objects.filter(project=project), Volume.objects.filter(project=project), snapshots)
+    held["disk_gib"] += sum(iso.amount.disk_gib for iso in Iso.objects.filter(project=project, holds_quota=True))
     for name in ("machines", *_AMOUNTS):
         if getattr(project, f"used_{name}") != held[name]:
             yield f"{project} counts {getattr(project, f'used_{name}')} {name} and holds {held}"
@@ -192,6 +205,22 @@ def _held_by(machines: QuerySet[Machine], volumes: QuerySet[Volume], snapshots: 
     amounts += [volume.amount for volume in volumes.filter(holds_quota=True)]
     amounts += [disk_amount(held) for held in snapshots.values_list("held_gib", flat=True)]
     return {name: sum(getattr(amount, name) for amount in amounts) for name in ("machines", *_AMOUNTS)}
+
+
+def _of_isos() -> Iterator[str]:
+    """Each that is ready has its file; no other file is left; and machines are in the drives of none that is gone."""
+    ready = {iso.path.name for iso in Iso.objects.filter(status=IsoStatus.READY)}
+    files = {path.name for path in settings.ISOS_DIR.glob("*")} if settings.ISOS_DIR.is_dir() else set()
+    yield from (f"ISO file {name} is lost" for name in sorted(ready - files))
+    yield from (f"ISO file {name} is left" for name in sorted(files - ready))
+    for iso in Iso.objects.filter(status__in=[IsoStatus.CHECKING, IsoStatus.DELETING]):
+        yield f"ISO {iso.pk} is still {iso.status}"
+    for iso in Iso.objects.filter(status=IsoStatus.FAILED, holds_quota=True):
+        yield f"ISO {iso.pk} failed and counts against the quota"
+    for host in Host.objects.all():
+        known = set(Iso.objects.filter(status=IsoStatus.READY).values_list("pk", flat=True))
+        left = {info.iso for info in driver_of(host).list_volumes() if info.iso is not None} - known
+        yield from (f"ISO {pk} is left on {host}" for pk in left)
 
 
 def _of_images() -> Iterator[str]:

@@ -5,9 +5,10 @@ worker that was killed in the middle may call them again; they end within a time
 they raise only `HypervisorError`s. A domain that Casement did not define is reported but never touched: operations on
 it raise `DomainNotFoundError`.
 
-Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
-`machines/<machine uuid>/seed.iso`, `volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to
-a driver by their UUID alone: where and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
+Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `isos/<iso uuid>.iso` (read-only discs),
+`machines/<machine uuid>/disk.qcow2`, `seed.iso` and, of a machine in rescue, `rescue.qcow2` and `rescue-seed.iso`,
+`volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to a driver by their UUID alone: where
+and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
 A snapshot lies inside the machine's disks, by its UUID; what there is of it besides (its memory, the firmware's
 variables, what is known of it) is in `machines/<machine uuid>/<snapshot uuid>.*`.
 """
@@ -134,6 +135,8 @@ class HypervisorDriver(Protocol):
         """
 
     # --- seeds and volumes --------------------------------------------------------------------------------------
+    def create_empty_disk(self, machine: UUID, *, size_bytes: int) -> VolumeInfo:
+        """Create the machine's disk without anything on it. If there is one already it is kept as it is."""
 
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         """Write the machine's NoCloud ISO, readable by the hypervisor alone, replacing one that is there."""
@@ -158,6 +161,36 @@ class HypervisorDriver(Protocol):
 
         `VolumeNotFoundError` if there is none, `InvalidOperationError` while a machine that runs has it.
         """
+
+    # --- discs and rescue -------------------------------------------------------------------------------------
+
+    def put_iso(self, iso: UUID, source: Path, *, progress: Callable[[int], None]) -> VolumeInfo:
+        """Copy the file `source` into the pool as a read-only disc. As `put_image`, but it is taken as plain bytes:
+        whatever it begins with, no guest ever has it read as anything but a disc of these bytes.
+        """
+
+    def has_iso(self, iso: UUID) -> bool:
+        """True if the ISO is on the host, whole."""
+
+    def delete_iso(self, iso: UUID) -> None:
+        """Remove an ISO. No error if there is none. `InvalidOperationError` while it lies in a machine's drive."""
+
+    def insert_disc(self, machine: UUID, slot: int, iso: UUID | None, *, force: bool = False) -> bool:
+        """Put an ISO into a disc drive (0 is the first) of the machine, or (None) take out what is in there.
+
+        True: it is so in the definition and, if it runs, in what runs. False: the guest keeps the drive shut, and the
+        disc before is still in there; it was asked to open it. With `force` it is not asked. `VolumeNotFoundError`
+        without the ISO; `InvalidOperationError` if what runs was started without such a drive.
+        """
+
+    def prepare_rescue(self, machine: UUID, *, image: UUID, seed: SeedSpec) -> None:
+        """Make the disk and the seed of the machine's rescue system. A disk that is there already is kept as it is.
+
+        `VolumeNotFoundError` without the image, `StorageFullError` without room.
+        """
+
+    def end_rescue(self, machine: UUID) -> None:
+        """Remove what `prepare_rescue` made. No error if there is nothing. The definition must be without it."""
 
     # --- disks and cards of a machine -------------------------------------------------------------------------
 
@@ -200,7 +233,7 @@ class HypervisorDriver(Protocol):
         goes on, thawed, and `delete_snapshot` removes what there may be. One that is whole already is kept as it is;
         what a killed worker left of it is removed first, the guest thawed and let go on.
 
-        `InvalidOperationError` if it is hibernated, or off and its memory was asked for; `StorageFullError`.
+        `InvalidOperationError` if it is hibernated, or does not run and its memory was asked for; `StorageFullError`.
         """
 
     def restore_snapshot(self, machine: UUID, snapshot: UUID) -> None:
@@ -228,10 +261,10 @@ class HypervisorDriver(Protocol):
     def define(self, spec: MachineSpec) -> None:
         """Define the domain, or redefine it: a running one takes the new definition at its next start.
 
-        `VolumeNotFoundError` without disk, seed or a volume, `InvalidSpecError` for a spec that must not become a
-        domain.
+        `VolumeNotFoundError` without disk, seed (if it is to have one), a volume, a disc, or a rescue system's files,
+        `InvalidSpecError` for a spec that must not become a domain.
 
-        Success: the domain is defined persistently, with disk, seed and volumes attached. Failure: as before the call.
+        Success: the domain is defined persistently, with disk, seed, volumes and discs. Failure: as before the call.
         """
 
     def start(self, machine: UUID) -> None:
@@ -288,7 +321,10 @@ class HypervisorDriver(Protocol):
         """
 
     def undefine(self, machine: UUID) -> None:
-        """Force off and remove the definition with NVRAM and saved memory. No error if there is none. Disks stay."""
+        """Force off and remove the definition with NVRAM, TPM state and saved memory. Disks stay.
+
+        No error if there is none.
+        """
 
     def adopt(self, machine: UUID) -> None:
         """Put Casement's mark on a domain that somebody else defined, so that the other operations work on it.
@@ -355,6 +391,6 @@ class HypervisorDriver(Protocol):
         """Lifecycle events as they happen, until `stop()` is true (asked at least once a second).
 
         Reconnects by itself; the first event, and the first after every reconnect, is `RESYNC`. Defining a domain is no
-        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). Domains that
-        are not Casement's have events as well.
+        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). A device that
+        a running guest has let go of is one, whenever it does so. Domains that are not Casement's have events as well.
         """

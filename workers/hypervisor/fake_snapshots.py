@@ -52,8 +52,10 @@ class FakeSnapshots:
             return kept[snapshot].info
 
     def _taken(self, domain: FakeDomain, machine: UUID, snapshot: UUID, *, memory: bool) -> FakeSnapshot:
-        if domain.saved is not None or (memory and domain.live is None):
-            raise InvalidOperationError("The machine is off or hibernated; it has no memory to keep just now.")
+        if domain.saved is not None:
+            raise InvalidOperationError("The machine is hibernated: its saved memory belongs to its disks.")
+        if memory and domain.power_state is not PowerState.RUNNING:
+            raise InvalidOperationError("The machine does not run; its memory cannot be kept just now.")
         spec = domain.live or domain.spec
         volumes = frozenset(disk.volume for disk in spec.disks if disk.volume is not None)
         sizes: dict[UUID | None, int] = {None: self.host.disks[machine].capacity_bytes}

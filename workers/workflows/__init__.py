@@ -9,12 +9,15 @@ from workers.workflows import (
     create,
     delete,
     devices,
+    discs,
     drift,
     fetch,
     hibernate,
     images,
+    isos,
     power,
     rebuild,
+    rescue,
     resize,
     snapshots,
     volumes,
@@ -38,6 +41,9 @@ _ALL: tuple[Workflow[Any], ...] = (
     *images.WORKFLOWS,
     fetch.WORKFLOW,
     copies.CAPTURE,
+    *discs.WORKFLOWS,
+    *rescue.WORKFLOWS,
+    *isos.WORKFLOWS,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

@@ -60,6 +60,8 @@ def write_new_seed(context: Context[Machine]) -> None:
 
 def _write_seed(context: Context[Machine], instance_id: UUID, *, hostname: str) -> None:
     machine = context.target
+    if machine.iso_name:
+        return  # Nobody is there to read it.
     seed = cloud_init.seed(
         instance_id=instance_id,
         hostname=hostname,

@@ -4,7 +4,7 @@ from django.utils import timezone
 
 from portal.jobs.names import JobName, StepName
 from portal.jobs.selectors import others_at_work
-from portal.machines import binning, cards, disks, services
+from portal.machines import binning, cards, discs, disks, services
 from portal.machines.models import Attachment, Machine
 from portal.machines.states import PowerState, Task
 from portal.snapshots import services as snapshots
@@ -37,6 +37,7 @@ def free_volumes(context: Context[Machine]) -> None:
         else:
             disks.record_gone(attachment)
     cards.forget(context.target)
+    discs.forget(context.target)
 
 
 def release(context: Context[Machine]) -> None:

@@ -11,6 +11,7 @@ from portal.api.operations import (
     figures,
     hosts,
     images,
+    isos,
     jobs,
     life,
     machines,
@@ -19,6 +20,7 @@ from portal.api.operations import (
     projects,
     sessions,
     snapshots,
+    uploads,
     volumes,
     webhooks,
 )
@@ -34,6 +36,7 @@ __all__ = [
     "figures",
     "hosts",
     "images",
+    "isos",
     "jobs",
     "life",
     "machines",
@@ -42,6 +45,7 @@ __all__ = [
     "projects",
     "sessions",
     "snapshots",
+    "uploads",
     "volumes",
     "webhooks",
 ]

@@ -21,6 +21,7 @@ from portal.images import services
 from portal.images.models import Firmware, Image, ImageVersion, Kind
 from portal.images.official import OFFICIAL, Official
 from portal.images.selectors import image_for, images_for, may_delete, version_for
+from portal.images.signing import MOST_KEY_CHARACTERS
 from portal.jobs.models import Job
 from portal.jobs.selectors import active_job_of, jobs_of
 from portal.lib.fetcher import URL_MAX
@@ -108,6 +109,35 @@ def upload_image(request: HttpRequest, form: Form[UploadIn], file: File[Uploaded
     return active_job_of(version) or jobs_of(version, limit=1)[0]
 
 
+class FromUploadIn(UploadIn):
+    upload: UUID = Field(description="A whole upload of yours. The image's first version takes over its id.")
+
+
+@operation(
+    "POST",
+    "images/from-upload",
+    tag=TAG,
+    answers=JobOut,
+    status=202,
+    pages=("images:upload",),
+    links={"show_job": {"pk": "id"}},
+)
+def add_image(request: HttpRequest, body: FromUploadIn) -> Job:
+    """Make an image of a disk that was uploaded in pieces. The job's target is the image's first version."""
+    user = person(request)
+    version = services.add_upload(
+        body.upload,
+        actor=user,
+        title=body.title,
+        kind=body.kind,
+        firmware=body.firmware,
+        project=project_for(user, body.project, Permission.IMAGE_CREATE) if body.project else None,
+        request_key=uuid5(body.upload, str(user.pk)),
+        request_ip=client_ip(request),
+    )
+    return active_job_of(version) or jobs_of(version, limit=1)[0]
+
+
 # --- by address ---------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +167,12 @@ class ImportIn(Input):
     url: Text | None = Field(default=None, max_length=URL_MAX, description="https:// address of a qcow2 or raw disk.")
     checksum: Text | None = Field(
         default=None, max_length=URL_MAX, description="SHA-256 or SHA-512, or the https:// address of a file with it."
+    )
+    signing_key: Text | None = Field(
+        default=None, max_length=MOST_KEY_CHARACTERS, description="Public key of who signs the file of checksums."
+    )
+    signature_url: Text | None = Field(
+        default=None, max_length=URL_MAX, description="https:// address of that signature; else it is in the file."
     )
     title: Text | None = Field(default=None, min_length=1, max_length=100, pattern=r"\S")
     kind: Kind = Kind.SERVER
@@ -173,7 +209,7 @@ def _official(body: ImportIn, name: str) -> dict[str, Any]:
     official = OFFICIAL.get(name)
     if official is None:
         raise InvalidError(_("There is no official image of this name."), field="official")
-    if body.url is not None or body.checksum is not None:
+    if any(value is not None for value in (body.url, body.checksum, body.signing_key, body.signature_url)):
         raise InvalidError(_("An official image has its own address and checksums."), field="url")
     return {
         "title": body.title or official.title,
@@ -182,6 +218,8 @@ def _official(body: ImportIn, name: str) -> dict[str, Any]:
         "min_memory_mib": official.min_memory_mib,
         "url": official.url,
         "checksum": official.checksums_url,
+        "signing_key": official.signing_key,
+        "signature_url": official.signature_url,
     }
 
 
@@ -190,7 +228,8 @@ def _other(body: ImportIn) -> dict[str, Any]:
     for name, value in values.items():
         if not value:
             raise InvalidError(_("This is needed for an image that is not imported by name."), field=name)
-    return {**values, "kind": body.kind, "firmware": body.firmware}
+    signed = {"signing_key": body.signing_key or "", "signature_url": body.signature_url or ""}
+    return {**values, **signed, "kind": body.kind, "firmware": body.firmware}
 
 
 # --- versions -----------------------------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ class ScheduleIn(Input):
     guards=MACHINE,
 )
 def set_snapshot_schedule(request: HttpRequest, pk: UUID, body: ScheduleIn) -> ScheduleOut:
-    """Have snapshots of a machine's disks taken by themselves. This takes the place of an earlier schedule of its kind."""
+    """Have snapshots of a machine's disks taken by themselves. It takes the place of another one of its kind."""
     made = schedules.set_schedule(
         machine_for(person(request), pk, Permission.MACHINE_OPERATE),
         actor=person(request),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
+import hashlib
 import json
 import os
 import shutil
@@ -11,95 +11,41 @@ import socket
 import stat
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
+from django.conf import settings
 
 from portal.accounts.models import ApiToken, Project, User
-from portal.accounts.tokens import make_token
 from portal.console import serial_log
 from portal.console.models import ConsoleSession
 from portal.copies import cloning
 from portal.copies.models import DiskCopy
 from portal.images.models import Image, ImageVersion
+from portal.isos.models import Iso
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
-from portal.machines import binning, cards, disks
-from portal.machines.models import Attachment, Flavour, Machine, MachineLabel
+from portal.machines import binning, cards, discs, disks, rescue
+from portal.machines.models import Attachment, Disc, Flavour, Machine, MachineLabel
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshots
+from portal.uploads.models import Upload
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
+from tests.integration.api.shell import LIMIT_S, Shell
 from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
 from tests.support.product import wait_for
 from tests.support.together import at_once
 from tests.support.web import Web
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ROOT = Path(__file__).resolve().parents[3]
-LIMIT_S = 120
-
-
-@dataclass
-class Shell:
-    """A person's terminal: where the command keeps its settings."""
-
-    home: Path
-    url: str
-    secret: str
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        kept = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "portal.cli", *arguments],
-            env={**kept, **environment},
-            cwd=self.home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def end(self) -> None:
-        """Whatever a test that failed has left running."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
-    def run(self, *arguments: str, typed: str = "", **environment: str) -> tuple[int, str, str]:
-        """Exit code, output, and what was said beside it."""
-        process = self.start(*arguments, **environment)
-        out, said = process.communicate(typed, timeout=LIMIT_S)
-        return process.returncode, out, said
-
-    def data(self, *arguments: str) -> Any:
-        code, out, said = self.run("-o", "json", *arguments)
-        assert code == 0, said
-        return json.loads(out)
-
-    def sign_in(self) -> None:
-        code, _out, said = self.run("login", self.url, "--name", "work", typed=f"{self.secret}\n")
-        assert (code, "Signed in to work as alice" in said) == (0, True), said
-
-
-@pytest.fixture
-def shell(web: Web, alice: User, tmp_path: Path) -> Iterator[Shell]:
-    day = dt.timedelta(days=1)
-    _row, secret = make_token(alice, actor=alice, name="cli", scope=ApiToken.Scope.WRITE, lifetime=day)
-    found = Shell(tmp_path, f"http://localhost:{web.port}", secret)
-    yield found
-    found.end()
 
 
 def test_signing_in_keeps_the_token_where_nobody_else_reads_it(shell: Shell) -> None:
@@ -167,6 +113,28 @@ def test_a_machine_rests_grows_and_comes_back_from_the_bin(shell: Shell, machine
     assert (code, "is back" in said) == (0, True), said
     assert shell.run("undelete", "beacon")[0] == 4
     assert shell.data("rm", "--purge", "--yes", "beacon")["kind"] == "machine.delete"
+
+
+def test_snapshots_are_taken_restored_and_deleted(shell: Shell, machine: Machine) -> None:
+    """What workers would do is recorded by hand."""
+    made = shell.data("snapshot", "take", "beacon", "before", "--description", "the upgrade")
+    assert (made["kind"], made["target"]["id"]) == ("snapshot.take", str(machine.pk))
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("snapshot", "take", "beacon", "before")[0] == 5
+    assert shell.data("snapshot", "take", "beacon", "--memory")["kind"] == "snapshot.take"
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("-q", "snapshot", "ls", "beacon")[1] == "snapshot-1\nbefore\n"
+    rows = {row["name"]: row for row in shell.data("snapshot", "ls", "beacon")}
+    assert (rows["snapshot-1"]["with_memory"], rows["snapshot-1"]["parent"]) == (True, rows["before"]["id"])
+    assert shell.run("restore", "beacon", "nothing", "--yes")[0] == 4
+    assert shell.data("restore", "beacon", "before", "--take-first", "--yes")["kind"] == "snapshot.restore"
+    restoring.record_restored(machine)
+    Job.objects.all().delete()
+    assert shell.data("snapshot", "rm", "beacon", rows["before"]["id"], "--yes")["kind"] == "snapshot.delete"
+    snapshots.record_deleted(machine)
+    assert "before" not in shell.run("-q", "snapshot", "ls", "beacon")[1].splitlines()
 
 
 def test_volumes_and_cards_come_and_go(shell: Shell, machine: Machine) -> None:
@@ -293,6 +261,46 @@ def test_anything_else_goes_by_api_and_files_by_cp(shell: Shell, machine: Machin
     disk.write_bytes(b"QFI\xfb" + b"\0" * 5000)
     assert shell.run("cp", str(disk), "--title", "Mine")[0] == 0
     assert Image.objects.get(title="Mine").versions.get().upload_path.name.endswith(".upload")
+
+
+DISC = bytes(16 * 2048) + b"\1CD001\1" + bytes(9 * 1024 * 1024)
+
+
+def test_an_iso_is_sent_in_pieces_and_gone_on_with_and_used(
+    shell: Shell, machine: Machine, flavour: Flavour, project: Project, tmp_path: Path
+) -> None:
+    shell.sign_in()
+    file = tmp_path / "debian-12.iso"
+    file.write_bytes(DISC)
+    # Another command had sent the first part, and was ended there.
+    upload = Upload.objects.create(user=project.memberships.get().user, name=file.name, size_bytes=len(DISC))
+    begun = settings.CASEMENT_HOME / "uploads" / upload.path.name  # The web process's own folder.
+    begun.write_bytes(DISC[:5000])
+    assert shell.run("iso", "upload", str(file))[0] == 0
+    iso = Iso.objects.get()
+    assert (iso.pk, begun.read_bytes() == DISC) == (upload.pk, True)
+    assert iso.expected_sha256 == hashlib.sha256(DISC).hexdigest()
+    Iso.objects.update(status="ready")
+    assert shell.data("iso", "ls")[0]["name"] == "debian-12"
+    assert shell.data("iso", "show", "debian-12")["id"] == str(iso.pk)
+    made = shell.data("launch", "fresh", "--iso", "debian-12", "--flavour", "small", "--disk", "7", "--tpm")
+    assert (made["kind"], Machine.objects.get(name="fresh").disk_gib) == ("machine.install", 7)
+    assert shell.run("launch", "other", "--iso", "debian-12", "--image", "x", "--flavour", "small")[0] == 2
+    assert shell.data("disc", "insert", "beacon", "debian-12")["kind"] == "disc.insert"
+    discs.record_inserted(machine)
+    Job.objects.all().delete()
+    assert shell.data("disc", "ls", "beacon")[0]["iso"]["name"] == "debian-12"
+    assert shell.data("disc", "eject", "beacon", "--force")["kind"] == "disc.eject"
+    discs.record_ejected(machine)
+    Job.objects.all().delete()
+    assert shell.data("rescue", "beacon")[0]["title"] == "debian-12"
+    assert shell.data("rescue", "beacon", "--iso", "debian-12")["kind"] == "machine.rescue"
+    rescue.record_rescued(machine)
+    Job.objects.all().delete()
+    assert shell.data("rescue", "beacon", "--end")["kind"] == "machine.unrescue"
+    Disc.objects.all().delete()
+    Machine.objects.update(rescue_iso=None)
+    assert shell.data("iso", "rm", "debian-12", "--yes")["kind"] == "iso.delete"
 
 
 def test_a_portal_that_does_not_answer_and_one_that_is_none(shell: Shell) -> None:

@@ -24,6 +24,9 @@ from portal.copies.states import Identity
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.images import services as images
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
+from portal.isos import services as isos
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.lib.secrets import unseal
@@ -31,19 +34,25 @@ from portal.machines import (
     access,
     binning,
     cards,
+    discs,
     disks,
     drift,
     hibernation,
+    installing,
+    rescue,
     resizing,
     services,
 )
-from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
+from portal.machines.devices import Plug
+from portal.machines.models import Attachment, Disc, Flavour, Machine, NetworkCard
+from portal.machines.models import Firmware as MachineFirmware
 from portal.machines.states import PowerState, Status, Task
 from portal.snapshots import restoring
 from portal.snapshots import services as snapshots
 from portal.snapshots.models import Snapshot
 from portal.snapshots.states import Status as SnapshotStatus
 from portal.snapshots.states import Task as SnapshotTask
+from portal.uploads import services as uploads
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
@@ -113,12 +122,17 @@ class Stage:
         Machine.objects.all().delete()
         DiskBase.objects.all().delete()
         Volume.objects.all().delete()
+        for iso in Iso.objects.all():
+            iso.path.unlink(missing_ok=True)
+        Iso.objects.all().delete()
         Project.objects.update(used_machines=0, used_vcpus=0, used_memory_mib=0, used_disk_gib=0)
         Host.objects.update(reserved_vcpus=0, reserved_memory_mib=0, reserved_disk_gib=0)
         Difference.objects.all().delete()
         for host in (self.host, self.other):
             fake = fake_of(host)
             for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.volumes, fake.snapshots):
+                holder.clear()
+            for holder in (fake.isos, fake.rescues):
                 holder.clear()
 
     def larger(self) -> Flavour:
@@ -663,15 +677,13 @@ def _taken(stage: Stage, *, with_memory: bool = False) -> Snapshot:
 
 
 def _restore(stage: Stage) -> Job:
-    """The machine has been given a volume and a larger disk since; and what it is now is kept first."""
+    """The machine has been given a volume since, which is free again in the end. To take one first is the same work as
+    to take one, which has a scene of its own.
+    """
     snapshot = _taken(stage)
-    stage.work_on(
-        disks.request_new_disk(snapshot.machine, actor=stage.alice, name=f"disk {uuid4().hex[:8]}", size_gib=1)
-    )
-    machine = Machine.objects.get(pk=snapshot.machine_id)
-    size = machine.disk_gib + 1
-    stage.work_on(disks.request_grow(machine, actor=stage.alice, disk=disks.ROOT, size_gib=size))
-    return restoring.request_restore(_again(snapshot), actor=stage.alice, take_first=True)
+    if not Attachment.objects.filter(machine=snapshot.machine, volume__isnull=False).exists():
+        stage.work_on(disks.request_attach(snapshot.machine, actor=stage.alice, volume=_free(stage)))
+    return restoring.request_restore(_again(snapshot), actor=stage.alice)
 
 
 def _restore_with_memory(stage: Stage) -> Job:
@@ -711,10 +723,143 @@ def _is_restored(power: PowerState) -> Check:
     return check
 
 
+# --- discs and rescue -----------------------------------------------------------------------------------------------
+
+
+def uploaded(stage: Stage, content: bytes) -> UUID:
+    """A whole upload of Alice's."""
+    upload = uploads.begin(stage.alice, name="disc.iso", size_bytes=len(content))
+    upload.path.write_bytes(content)
+    return upload.pk
+
+
+def _import_iso(stage: Stage) -> Job:
+    iso = isos.request_iso(uploaded(stage, DISC), actor=stage.alice, name="Installer", project=stage.project)
+    return Job.objects.get(target_id=iso.pk)
+
+
+DISC = b"QFI\xfb".ljust(16 * 2048, b"\0") + b"\1CD001\1" + b"\0" * 2041
+"""Begins as a disk of another format does, and is a disc all the same."""
+
+
+def _iso(stage: Stage) -> Iso:
+    """One that is ready."""
+    ready = Iso.objects.filter(status=IsoStatus.READY, discs=None, rescues=None).first()
+    if ready is None:
+        stage.work_on(job := _import_iso(stage))
+        ready = Iso.objects.get(pk=job.target_id)
+        assert ready.status == IsoStatus.READY, ready.error
+    return ready
+
+
+def _iso_is(status: IsoStatus) -> Check:
+    return lambda _stage, job: Iso.objects.get(pk=job.target_id).status == status
+
+
+def _delete_iso(stage: Stage) -> Job:
+    iso = _iso(stage)
+    driver_of(stage.host).put_iso(iso.pk, iso.path, progress=lambda _percent: None)
+    return isos.request_delete(iso, actor=stage.alice)
+
+
+def _iso_is_gone(stage: Stage, job: Job) -> bool:
+    on_hosts = [driver_of(host).has_iso(job.target_id) for host in (stage.host, stage.other)]
+    return not Iso.objects.filter(pk=job.target_id).exists() and on_hosts == [False, False]
+
+
+def _install(stage: Stage) -> Job:
+    machine = installing.request_install(
+        stage.project,
+        actor=stage.alice,
+        iso=_iso(stage),
+        flavour=stage.flavour,
+        disk_gib=1,
+        name=f"fresh-{uuid4().hex[:8]}",
+        firmware=MachineFirmware.BIOS,
+    )
+    return Job.objects.get(target_id=machine.pk)
+
+
+def _with_free_drive(stage: Stage) -> Machine:
+    machine = stage.at_hand()
+    disc = Disc.objects.filter(machine=machine).first()
+    if disc is not None:
+        stage.work_on(discs.request_eject(machine, actor=stage.alice, disc=disc.pk))
+        machine.refresh_from_db()
+    return machine
+
+
+def _insert(stage: Stage) -> Job:
+    machine = _with_free_drive(stage)
+    return discs.request_insert(machine, actor=stage.alice, iso=_iso(stage))
+
+
+def _eject(stage: Stage) -> Job:
+    machine = stage.at_hand()
+    if not Disc.objects.filter(machine=machine).exists():
+        stage.work_on(discs.request_insert(machine, actor=stage.alice, iso=_iso(stage)))
+        machine.refresh_from_db()
+    return discs.request_eject(machine, actor=stage.alice, disc=Disc.objects.filter(machine=machine)[0].pk)
+
+
+def _drives_hold(number: int) -> Check:
+    """That the host has in them what the rows say is compared for every scene."""
+
+    def check(_stage: Stage, job: Job) -> bool:
+        machine = _machine(job)
+        held = Disc.objects.filter(machine=machine, task=Plug.NONE).count()
+        return held == number and machine.task == Task.NONE
+
+    return check
+
+
 def _snapshot_is_gone(stage: Stage, job: Job) -> bool:
     detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.SNAPSHOT_DELETE).latest("pk").detail
     live = Snapshot.objects.live().filter(machine=job.target_id, name=detail["name"])
     return not live.exists() and _no_snapshot_is_changing(stage, job)
+
+
+def _no_disc_is_changing(_stage: Stage, job: Job) -> bool:
+    return discs.in_change(_machine(job)) is None and _machine(job).task == Task.NONE
+
+
+def _rescue_version(stage: Stage) -> ImageVersion:
+    """Another one than machines are made from: the same file as another version."""
+    image = stage.version.image
+    found = ImageVersion.objects.filter(image=image, number=99).first()
+    if found is None:
+        sizes = {"size_bytes": stage.version.size_bytes, "virtual_size_bytes": stage.version.virtual_size_bytes}
+        found = ImageVersion.objects.create(image=image, number=99, status=VersionStatus.READY, **sizes)
+        found.path.write_bytes(stage.version.path.read_bytes())
+    return found
+
+
+def _rescue(stage: Stage) -> Job:
+    return rescue.request_rescue(stage.built(), actor=stage.alice, image_version=_rescue_version(stage))
+
+
+def _rescue_by_disc(stage: Stage) -> Job:
+    return rescue.request_rescue(stage.off(), actor=stage.alice, iso=_iso(stage))
+
+
+def _unrescue(stage: Stage) -> Job:
+    job = _rescue(stage)
+    stage.work_on(job)
+    machine = _machine(job)
+    assert machine.rescued_at is not None, machine.error_message
+    return rescue.request_unrescue(machine, actor=stage.alice)
+
+
+def _is_in_rescue(stage: Stage, job: Job) -> bool:
+    machine = _machine(job)
+    return bool(RUNS(stage, job)) and machine.is_in_rescue and machine.rescued_at is not None
+
+
+def _is_itself(stage: Stage, job: Job) -> bool:
+    """Whether it runs or is off: it starts from its own disk, and nothing of a rescue is known any more."""
+    machine = _machine(job)
+    traces = (machine.rescue_version_id, machine.rescue_iso_id, machine.rescue_password, machine.rescued_at)
+    return _is_whole(stage, job) and traces == (None, None, "", None)
 
 
 SCENES: dict[JobName, tuple[Scene, ...]] = {
@@ -797,4 +942,14 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
     JobName.IMAGE_CAPTURE: (Scene(_capture, _is_offered, _is_not_offered),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
+    JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed),),
+    JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True),),
+    JobName.DISC_EJECT: (Scene(_eject, _drives_hold(0), _no_disc_is_changing, again=True),),
+    JobName.MACHINE_RESCUE: (
+        Scene(_rescue, _is_in_rescue, _is_itself),
+        Scene(_rescue_by_disc, _is_in_rescue, _is_itself, "disc"),
+    ),
+    JobName.MACHINE_UNRESCUE: (Scene(_unrescue, lambda stage, job: RUNS(stage, job) and _is_itself(stage, job)),),
+    JobName.ISO_IMPORT: (Scene(_import_iso, _iso_is(IsoStatus.READY), _iso_is(IsoStatus.FAILED)),),
+    JobName.ISO_DELETE: (Scene(_delete_iso, _iso_is_gone),),
 }

@@ -67,7 +67,7 @@ IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 # Where libvirt keeps a running domain's sockets.
 LIVE = Path("/var/lib/libvirt/qemu")
 # These happen in the portal's own folders and touch no host.
-NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH}
+NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH, JobName.ISO_IMPORT}
 # Before its system is up, a guest hears no power button, lets no device go and has no agent.
 HEARD_INSIDE = {
     JobName.MACHINE_STOP,
@@ -109,6 +109,7 @@ class RealStage(Stage):
             missing_since=None,
             flavour=self.flavour,
             wanted_vcpus=None,
+            **services.NOT_IN_RESCUE,
         )
         machine = whole.order_by("-power_state").first() or super().built()
         if machine.power_state != PowerState.RUNNING:
@@ -274,6 +275,7 @@ def _clean(stage: RealStage) -> None:
 def _own_folders(stage: RealStage, settings: Settings) -> None:
     """The same for all tests here, since what was built stays."""
     settings.IMAGES_DIR, settings.UPLOADS_DIR = stage.folder / "images", stage.folder / "uploads"
+    settings.ISOS_DIR = stage.folder / "isos"
 
 
 @pytest.fixture(autouse=True)

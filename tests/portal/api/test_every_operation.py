@@ -19,11 +19,14 @@ from portal.console.models import ConsoleLink, ConsoleSession
 from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import Image, ImageVersion
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
-from portal.machines.models import Attachment, Batch, Machine, NetworkCard
+from portal.machines.models import Attachment, Batch, Disc, Machine, NetworkCard
 from portal.machines.states import Status
 from portal.snapshots.models import SnapshotSchedule
+from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
@@ -72,6 +75,13 @@ BODIES: dict[str, Any] = {
     "restore_snapshot": {},
     "change_snapshot": {"name": "after"},
     "set_snapshot_schedule": {"every": "day"},
+    "create_upload": {"name": "half.iso", "size_bytes": 5},
+    "add_iso": {"upload": str(uuid4()), "name": "installer"},
+    "add_image": {"upload": str(uuid4()), "title": "mine"},
+    "install_machine": {"project": str(uuid4()), "iso": str(uuid4()), "flavour": "small"},
+    "insert_disc": {"iso": str(uuid4())},
+    "start_from_disc": {"disc": True},
+    "rescue_machine": {"iso": str(uuid4())},
 }
 # What a stranger may ask for: it is about nothing that exists already.
 OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}
@@ -100,6 +110,21 @@ def test_each_has_a_name_of_its_own_and_says_what_it_does() -> None:
     entries = [entry for methods in document()["paths"].values() for entry in methods.values()]
     assert len(entries) == len(names)
     assert all(entry["summary"] and entry["description"] for entry in entries)
+
+
+# Changes of a thing that take no If-Match, and why.
+UNGUARDED = {
+    "make_ticket": "it changes nothing of the machine",
+    "share_screen": "another link is right whichever there are",
+    "add_webhook": "as another link",
+    "watch_session": "who watches takes nothing from anybody",
+    "show_webhook_secret": "it is read, and that is written down",
+}
+
+
+def test_what_changes_a_thing_can_be_guarded_by_its_state() -> None:
+    open_to_all = {known.name for known in OF_OBJECTS if known.changes and known.guards is None}
+    assert open_to_all == set(UNGUARDED)
 
 
 @pytest.fixture
@@ -133,10 +158,15 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     card = NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:03")
     snapshot = snapshot_of(machine, alice)
     SnapshotSchedule.objects.create(machine=machine, every="day", next_at=timezone.now(), created_by=alice)
+    iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
+    disc = Disc.objects.create(machine=machine, slot=0, iso=iso)
+    upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
     targets: dict[str, Callable[[], Model]] = {
         "machines": lambda: machine,
         "volumes": lambda: free,
         "snapshots": lambda: snapshot,
+        "isos": lambda: iso,
+        "uploads": lambda: upload,
         "bin": lambda: binned,
         "batches": lambda: batch,
         "webhooks": lambda: webhook,
@@ -162,6 +192,7 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
         if known.name == "remove_snapshot_schedule":
             filled += "?every=day"
         filled = filled.replace("{disk}", str(disk.pk)).replace("{uuid:card}", str(card.pk))
+        filled = filled.replace("{uuid:disc}", str(disc.pk))
         if "{" not in known.path:
             return filled
         key_text = str(targets[before]().pk)

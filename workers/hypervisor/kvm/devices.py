@@ -26,6 +26,7 @@ from workers.hypervisor.kvm.domain_xml import (
     tune_of,
     volume_xml,
 )
+from workers.hypervisor.kvm.isos import discs_in
 from workers.hypervisor.kvm.volumes import grow_file
 from workers.hypervisor.types import DiskSpec, IoLimits, MachineDevices, NicSpec
 
@@ -37,11 +38,20 @@ _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 Find = Callable[[ET.Element], ET.Element | None]
 
 
-def plugged(domain: VirDomain, volumes: Path) -> MachineDevices:
+def plugged(domain: VirDomain, volumes: Path, isos: Path) -> MachineDevices:
     root = _now(domain)
-    sources = [Path(source.get("file", "")) for source in root.iterfind("devices/disk/source")]
+    sources = _sources(root)
     macs = [str(mac.get("address")).lower() for mac in root.iterfind("devices/interface/mac")]
-    return MachineDevices(frozenset(_uuids(sources, volumes)), frozenset(macs))
+    in_rescue = any(source.name == "rescue.qcow2" for source in sources)
+    return MachineDevices(frozenset(_uuids(sources, volumes)), frozenset(macs), discs_in(root, isos), in_rescue)
+
+
+def plugged_volumes(domain: VirDomain, volumes: Path) -> frozenset[UUID]:
+    return frozenset(_uuids(_sources(_now(domain)), volumes))
+
+
+def _sources(root: ET.Element) -> list[Path]:
+    return [Path(source.get("file", "")) for source in root.iterfind("devices/disk/source")]
 
 
 def _uuids(sources: list[Path], volumes: Path) -> Iterator[UUID]:

@@ -23,7 +23,7 @@ from workers.hypervisor.errors import (
     HypervisorError,
     InvalidOperationError,
 )
-from workers.hypervisor.kvm import agent, copies, devices, events, identity, life, network, serial
+from workers.hypervisor.kvm import agent, copies, devices, events, identity, isos, life, network, serial
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
@@ -78,6 +78,7 @@ _POWER_STATES = {
 }
 _UNDEFINE_WITH_EVERYTHING = (
     libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_TPM
     | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
@@ -226,7 +227,7 @@ class KvmDriver(KvmSnapshots):
         self._storage().delete_machine(machine)
 
     def list_volumes(self) -> list_of[VolumeInfo]:
-        return [*self._storage().list_volumes(), *self._volumes.list()]
+        return [*self._storage().list_volumes(), *self._volumes.list(), *self._isos().list()]
 
     def create_volume(self, volume: UUID, *, size_bytes: int) -> VolumeInfo:
         storage = self._storage()
@@ -245,11 +246,51 @@ class KvmDriver(KvmSnapshots):
     def _refuse_used(self, path: Path) -> None:
         self._call("look who uses the volume", lambda conn: devices.refuse_running_user(conn, path))
 
+    # --- discs and rescue -------------------------------------------------------------------------------------
+
+    def _isos(self) -> isos.IsoFolder:
+        return isos.IsoFolder(self._config.pool_dir / "isos", qemu_gid=self._storage().qemu_gid)
+
+    def create_empty_disk(self, machine: UUID, *, size_bytes: int) -> VolumeInfo:
+        return self._storage().create_empty_disk(machine, size_bytes)
+
+    def put_iso(self, iso: UUID, source: Path, *, progress: Callable[[int], None]) -> VolumeInfo:
+        storage = self._storage()
+        storage.prepare()
+        return self._isos().put(iso, source, progress, free_bytes=storage.free_bytes())
+
+    def has_iso(self, iso: UUID) -> bool:
+        return self._isos().has(iso)
+
+    def delete_iso(self, iso: UUID) -> None:
+        path = self._isos().path(iso)
+        if path.exists():
+            self._call("look who has the disc", lambda conn: isos.refuse_in_drive(conn, path))
+            self._isos().delete(iso)
+
+    def insert_disc(self, machine: UUID, slot: int, iso: UUID | None, *, force: bool = False) -> bool:
+        disc, traits = self._isos().path(iso) if iso else None, self._traits()
+
+        def work(domain: VirDomain) -> bool:
+            return isos.insert_disc(domain, slot, disc, traits, force=force)
+
+        return self._with(machine, "change the disc", work, limit_s=isos.DISC_LIMIT_S)
+
+    def prepare_rescue(self, machine: UUID, *, image: UUID, seed: SeedSpec) -> None:
+        self._storage().prepare_rescue(machine, image, seed)
+
+    def end_rescue(self, machine: UUID) -> None:
+        self._storage().end_rescue(machine)
+
     # --- disks and cards of a machine -------------------------------------------------------------------------
 
     def devices(self, machine: UUID) -> MachineDevices:
-        folder = self._volumes.folder
-        return self._with(machine, "tell the machine's devices", lambda domain: devices.plugged(domain, folder))
+        folder, isos_folder = self._volumes.folder, self._isos().folder
+
+        def work(domain: VirDomain) -> MachineDevices:
+            return devices.plugged(domain, folder, isos_folder)
+
+        return self._with(machine, "tell the machine's devices", work)
 
     def attach_disk(self, machine: UUID, disk: DiskSpec) -> None:
         path = self._disk_path(machine, disk.volume)
@@ -283,7 +324,7 @@ class KvmDriver(KvmSnapshots):
     # --- the domain -------------------------------------------------------------------------------------------
 
     def define(self, spec: MachineSpec) -> None:
-        files = self._storage().files(spec.uuid, [disk.volume for disk in spec.disks if disk.volume is not None])
+        files = self._storage().files(spec.uuid, spec)
         traits = self._traits()
 
         def work(conn: VirConnect) -> None:

@@ -3,6 +3,7 @@
     machines/<machine>/<snapshot>.json    which volumes are in it; `whole` once all of it is there
     machines/<machine>/<snapshot>.mem     its memory, as libvirt saves it
     machines/<machine>/<snapshot>.nvram   the firmware's variables, where it has some
+    machines/<machine>/<snapshot>.tpm     what its TPM holds, where it has one
 
 The note is written before anything is done and again when all is done. So whoever comes after a worker that died knows
 what there may be: which disks to look into, whether the guest was being frozen, whether it was paused.
@@ -53,6 +54,7 @@ MEMORY_LIMIT_S = life.SAVE_LIMIT_S
 FREEZE_LIMIT_S = 10.0
 THAW_LIMIT_S = 5.0
 _THAWS = 6
+_TPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 _NVRAM_MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -151,10 +153,13 @@ class KvmSnapshots:
 
         def look(domain: VirDomain) -> Note:
             active = bool(domain.isActive())
-            if not active and (memory or domain.hasManagedSaveImage(0)):
-                raise InvalidOperationError("The machine is off or hibernated; it has no memory to keep just now.")
-            volumes = devices.plugged(domain, folder).volumes
-            return Note(tuple(sorted(map(str, volumes))), memory, ran=active and not life.is_paused(domain))
+            runs = active and not life.is_paused(domain)
+            if not active and domain.hasManagedSaveImage(0):
+                raise InvalidOperationError("The machine is hibernated: its saved memory belongs to its disks.")
+            if memory and not runs:
+                raise InvalidOperationError("The machine does not run; its memory cannot be kept just now.")
+            volumes = devices.plugged_volumes(domain, folder)
+            return Note(tuple(sorted(map(str, volumes))), memory, ran=runs)
 
         note = self._with(machine, "look at the machine's disks", look)
         for path in self._paths(machine, note.volumes):
@@ -183,14 +188,18 @@ class KvmSnapshots:
         return True
 
     def _take_with_memory(self, machine: UUID, snapshot: UUID, note: Note) -> Note:
-        """Paused for as long as its memory is written, so that memory and disks are of one moment."""
+        """Paused for as long as its memory is written, so that memory and disks are of one moment.
+
+        The disks first: a QEMU that has written its memory out has let go of them until it goes on, and dies of a
+        snapshot in between. That is also why one that was paused before is refused: it would stay so.
+        """
         paths, file = self._paths(machine, note.volumes), self._beside(machine, snapshot, "mem")
 
         def work(domain: VirDomain) -> None:
             with _paused(domain):
-                _save_memory(domain, file)
                 monitor.create_snapshots(domain, paths, str(snapshot))
                 self._keep_firmware(machine, snapshot, domain)
+                _save_memory(domain, file)
 
         self._with(machine, "take the snapshot", work, limit_s=MEMORY_LIMIT_S)
         return dataclasses.replace(note, memory_bytes=file.stat().st_size)
@@ -204,7 +213,7 @@ class KvmSnapshots:
         for path in self._paths(machine, note.volumes):
             self._forget(path, str(snapshot))
         with storage_errors("remove the snapshot"):
-            for kind in ("mem", "nvram", "json"):
+            for kind in ("mem", "nvram", "tpm", "json"):
                 self._beside(machine, snapshot, kind).unlink(missing_ok=True)
 
     def _let_go_on(self, machine: UUID, note: Note) -> None:
@@ -246,24 +255,26 @@ class KvmSnapshots:
             if str(snapshot) not in qemu_img.snapshots(path):
                 raise VolumeNotFoundError("A disk does not hold the snapshot any more.")
 
-    # --- the firmware's variables -----------------------------------------------------------------------------
+    # --- what the firmware and the TPM keep -------------------------------------------------------------------
 
     def _keep_firmware(self, machine: UUID, snapshot: UUID, domain: VirDomain | None = None) -> None:
-        """Every UEFI machine has such a file once it was started."""
-        path = _nvram(domain) if domain is not None else self._with(machine, "look at the machine's firmware", _nvram)
-        if path is not None and path.is_file():
-            with storage_errors("keep the firmware's variables"):
-                content = _read_small(path)
-            self._storage().write_beside(machine, f"{snapshot}.nvram", content)
+        """The files are there once the machine was started."""
+        look = "look at the machine's firmware"
+        places = _firmware(domain) if domain is not None else self._with(machine, look, _firmware)
+        for kind, path in places.items():
+            if path.is_file():
+                with storage_errors("keep the firmware's variables"):
+                    content = _read_small(path)
+                self._storage().write_beside(machine, f"{snapshot}.{kind}", content)
 
     def _restore_firmware(self, machine: UUID, snapshot: UUID) -> None:
         """Into the file that is there, which keeps its owner; one that libvirt has not made yet is made."""
-        kept = self._beside(machine, snapshot, "nvram")
-        path = self._with(machine, "look at the machine's firmware", _nvram)
-        if path is None or not kept.is_file() or not path.parent.is_dir():
-            return
-        with storage_errors("bring the firmware's variables back"):
-            _write_over(path, _read_small(kept))
+        places = self._with(machine, "look at the machine's firmware", _firmware)
+        for kind, path in places.items():
+            kept = self._beside(machine, snapshot, kind)
+            if kept.is_file() and path.parent.is_dir():
+                with storage_errors("bring the firmware's variables back"):
+                    _write_over(path, _read_small(kept))
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -338,13 +349,12 @@ def _thaw(domain: VirDomain) -> None:
 
 @contextlib.contextmanager
 def _paused(domain: VirDomain) -> Iterator[None]:
-    """One that was paused before stays so."""
-    was_paused = life.is_paused(domain)
+    """It goes on whatever happens, unless it has gone off."""
     life.suspend(domain)
     try:
         yield
     finally:
-        if not was_paused and domain.isActive():
+        if domain.isActive():
             life.resume(domain)
 
 
@@ -363,10 +373,16 @@ def _restore_memory(conn: VirConnect, file: Path) -> None:
     conn.restoreFlags(str(file), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 
-def _nvram(domain: VirDomain) -> Path | None:
+def _firmware(domain: VirDomain) -> dict[str, Path]:
+    """Where the host keeps what the firmware writes down, by what it is called beside the disk."""
     root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - libvirt made it.
-    text = root.findtext("os/nvram")
-    return Path(text) if text else None
+    places = {}
+    if nvram := root.findtext("os/nvram"):
+        places["nvram"] = Path(nvram)
+    if root.find("devices/tpm/backend[@type='emulator']") is not None:
+        # libvirt tells this place in no XML.
+        places["tpm"] = _TPM_FOLDER / domain.UUIDString() / "tpm2" / "tpm2-00.permall"
+    return places
 
 
 def _read_small(path: Path) -> bytes:

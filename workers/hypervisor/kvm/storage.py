@@ -5,6 +5,8 @@
     machines/<machine>/disk.qcow2 overlay of a base
     machines/<machine>/base       the base's UUID, which is believed instead of the overlay's own header
     machines/<machine>/seed.iso   NoCloud seed
+    machines/<machine>/rescue*    disk, variables, base and seed of a rescue system
+    isos/<iso>.iso                a disc: see `isos.py`
     machines/<machine>/serial.log what the guest printed on its serial port
     machines/<machine>/<snapshot>.* what there is of a snapshot besides the disks: see `snapshots.py`
     serial/<machine>              the socket of its serial port, apart from the disks, for whoever may reach that alone
@@ -23,7 +25,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -35,12 +37,12 @@ from workers.hypervisor.errors import (
     StorageFullError,
     VolumeNotFoundError,
 )
-from workers.hypervisor.kvm.domain_xml import DomainFiles
+from workers.hypervisor.kvm.domain_xml import DomainFiles, RescueFiles
 from workers.hypervisor.kvm.qcow2 import read_header
 from workers.hypervisor.kvm.seed_iso import seed_iso
-from workers.hypervisor.types import SeedSpec, VolumeInfo
+from workers.hypervisor.types import MachineSpec, SeedSpec, VolumeInfo
 from workers.imaging.errors import CommandFailed
-from workers.imaging.qemu_img import create_overlay
+from workers.imaging.qemu_img import create_empty, create_overlay
 
 _COPY_CHUNK = 4 * 1024 * 1024
 # An overlay starts small and grows; with less room than this its guest could not even boot.
@@ -73,13 +75,14 @@ class Storage:
         self._machines = pool_dir / "machines"
         self._serial = pool_dir / "serial"
         self._volumes = pool_dir / "volumes"
-        self._qemu_gid = qemu_gid
+        self._isos = pool_dir / "isos"
+        self.qemu_gid = qemu_gid
 
     # --- folders --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         with storage_errors("make its folders"):
-            for folder in (self._pool, self._images, self._machines, self._serial, self._volumes):
+            for folder in (self._pool, self._images, self._machines, self._serial, self._volumes, self._isos):
                 self._make_folder(folder)
 
     def _make_folder(self, folder: Path) -> None:
@@ -93,11 +96,11 @@ class Storage:
             os.close(descriptor)
 
     def _give_to_group(self, descriptor: int) -> None:
-        if self._qemu_gid is not None:
-            os.fchown(descriptor, -1, self._qemu_gid)
+        if self.qemu_gid is not None:
+            os.fchown(descriptor, -1, self.qemu_gid)
 
-    def files(self, machine: UUID, volumes: Collection[UUID] = ()) -> DomainFiles:
-        """The machine's files, for its XML. `VolumeNotFoundError` if disk, seed or a volume is missing."""
+    def files(self, machine: UUID, spec: MachineSpec | None = None) -> DomainFiles:
+        """The machine's files, for its XML. `VolumeNotFoundError` if one that it, or its spec, needs is missing."""
         folder = self._folder(machine)
         files = DomainFiles(
             folder / "disk.qcow2",
@@ -106,12 +109,21 @@ class Storage:
             folder / "serial.log",
             self._serial_socket(machine),
             self._volumes,
+            self._isos,
+            self._rescue_files(machine) if spec and spec.rescue else None,
         )
-        if not files.disk.is_file() or not files.seed.is_file():
+        if not files.disk.is_file() or ((spec is None or spec.seeded) and not files.seed.is_file()):
             raise VolumeNotFoundError("The machine's disk or seed is not on the host.")
-        if not all(files.volume(volume).is_file() for volume in volumes):
-            raise VolumeNotFoundError("A volume of the machine is not on the host.")
+        if spec is not None:
+            _refuse_missing(files, spec)
         return files
+
+    def _rescue_files(self, machine: UUID) -> RescueFiles:
+        folder, base = self._folder(machine), _uuid_in(self._folder(machine) / "rescue-base")
+        disk, seed = folder / "rescue.qcow2", folder / "rescue-seed.iso"
+        if base is None or not disk.is_file() or not seed.is_file():
+            raise VolumeNotFoundError("The machine's rescue system is not on the host.")
+        return RescueFiles(disk, tuple(self.image(base) for base in self._chain(base)), seed, folder / "rescue.nvram")
 
     def _serial_socket(self, machine: UUID) -> Path | None:
         """None where the pool's path leaves no room for a socket's address. The folder is newer than some pools."""
@@ -165,7 +177,7 @@ class Storage:
             path.unlink(missing_ok=True)
             return
         try:
-            with _open_regular(source) as original:
+            with open_regular(source) as original:
                 self._refuse_if_too_big(os.fstat(original.fileno()).st_size)
                 copy_file(original, target, progress)
             _refuse_dependent(path)
@@ -240,11 +252,16 @@ class Storage:
             raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
 
     def _bases_in_use(self) -> Iterator[UUID]:
-        files = [*(self._folder(machine) / "base" for machine in self._machine_uuids()), *self._images.glob("*.base")]
-        for file in files:
+        for file in self._files_that_name_bases():
             with contextlib.suppress(OSError, ValueError):
                 if base := _uuid_in(file):
                     yield base
+
+    def _files_that_name_bases(self) -> Iterator[Path]:
+        for machine in self._machine_uuids():
+            yield self._folder(machine) / "base"
+            yield self._folder(machine) / "rescue-base"
+        yield from self._images.glob("*.base")
 
     def _image_info(self, version: UUID) -> VolumeInfo:
         info = volume_info(self.image(version), f"images/{version}.qcow2", None)
@@ -260,20 +277,44 @@ class Storage:
                 self._create_new_disk(machine, disk, image, size_bytes)
             return volume_info(disk, f"machines/{machine}/disk.qcow2", machine)
 
-    def _create_new_disk(self, machine: UUID, disk: Path, image: UUID, size_bytes: int) -> None:
+    def _create_new_disk(
+        self, machine: UUID, disk: Path, image: UUID, size_bytes: int, *, base_name: str = "base"
+    ) -> None:
         size = max(size_bytes, read_header(self.image(image)).virtual_size)
-        self._refuse_if_full()
+        self._refuse_without_room()
         self._make_folder(disk.parent)
-        replace_file(disk.parent / "base", str(image).encode())
-        part = disk.with_name(".disk.part")
-        part.unlink(missing_ok=True)
-        try:
+        replace_file(disk.parent / base_name, str(image).encode())
+        with _new_file(disk) as part:
             _overlay(part, self.image(image), size)
-            part.chmod(0o600)
-            part.rename(disk)
-        finally:
-            part.unlink(missing_ok=True)
-        sync_folder(disk.parent)
+
+    def _refuse_without_room(self) -> None:
+        if self.free_bytes() < ROOM_FOR_A_DISK:
+            raise StorageFullError("The host has not enough free storage for a new disk.")
+
+    def create_empty_disk(self, machine: UUID, size_bytes: int) -> VolumeInfo:
+        disk = self._folder(machine) / "disk.qcow2"
+        with storage_errors("create the disk"):
+            if not disk.exists():
+                self._refuse_without_room()
+                self._make_folder(disk.parent)
+                with _new_file(disk) as part, _tool_errors():
+                    create_empty(part, size_bytes=size_bytes)
+            return volume_info(disk, f"machines/{machine}/disk.qcow2", machine)
+
+    def prepare_rescue(self, machine: UUID, image: UUID, seed: SeedSpec) -> None:
+        """As large as its image: it is to mend another disk, not to be lived in."""
+        disk = self._folder(machine) / "rescue.qcow2"
+        with storage_errors("create the rescue system's disk"):
+            if not disk.exists():
+                self._create_new_disk(machine, disk, image, 0, base_name="rescue-base")
+            replace_file(disk.parent / "rescue-seed.iso", seed_iso(seed))
+
+    def end_rescue(self, machine: UUID) -> None:
+        """The disk first, and what protects its base last."""
+        folder = self._folder(machine)
+        with storage_errors("remove the rescue system's files"):
+            for name in ("rescue.qcow2", "rescue-seed.iso", "rescue.nvram", "rescue-base"):
+                (folder / name).unlink(missing_ok=True)
 
     def own_file(self, disk: UUID) -> tuple[Path, bool]:
         """The file of a base or of a machine's root disk, and whether it is a base. Nothing reads from it besides."""
@@ -303,15 +344,11 @@ class Storage:
                     os.fchmod(descriptor, _IMAGE_MODE)
                 os.fsync(descriptor)
 
-    def _refuse_if_full(self) -> None:
-        if self.free_bytes() < ROOM_FOR_A_DISK:
-            raise StorageFullError("The host has not enough free storage for a new disk.")
-
     def renew_disk(self, machine: UUID, image: UUID, size_bytes: int) -> VolumeInfo:
         """The old one goes before the new one's base is named: no disk is ever read through another one's base."""
         with storage_errors("create the disk anew"):
             read_header(self.image(image))  # VolumeNotFoundError while there is still the old disk.
-            self._refuse_if_full()
+            self._refuse_without_room()
             self.disk(machine).unlink(missing_ok=True)
             return self.create_disk(machine, image, size_bytes)
 
@@ -423,14 +460,41 @@ def locked_part(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
             return
 
 
+def _refuse_missing(files: DomainFiles, spec: MachineSpec) -> None:
+    if not all(files.volume(disk.volume).is_file() for disk in spec.disks if disk.volume is not None):
+        raise VolumeNotFoundError("A volume of the machine is not on the host.")
+    if not all(files.iso(iso).is_file() for iso in spec.discs if iso is not None):
+        raise VolumeNotFoundError("A disc of the machine is not on the host.")
+
+
 def _refuse_dependent(image: Path) -> None:
     if not read_header(image).stands_alone:
         raise HypervisorError("The image refers to other files; only whole images are taken.", code="invalid-image")
 
 
 def _overlay(path: Path, base: Path, size: int) -> None:
-    try:
+    with _tool_errors():
         create_overlay(path, base=base, base_format="qcow2", size_bytes=size)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """To be made under another name; it gets its own when it is whole."""
+    part = path.with_name(f".{path.stem}.part")
+    part.unlink(missing_ok=True)
+    try:
+        yield part
+        part.chmod(0o600)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _tool_errors() -> Iterator[None]:
+    try:
+        yield
     except CommandFailed as error:
         if "No space left" in error.log_tail:
             raise StorageFullError("The host's storage is full: it could not create the disk.") from error
@@ -452,7 +516,7 @@ def regular_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
     """Neither a link nor a device: someone else may have made the file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
