@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import libvirt
 import pytest
 
 from tests.integration.hypervisor.harness import GIB, Bench, make_seed
 from tests.support.libvirtd import wait_until
 from tests.support.microguest import ON_DISK, kernel_for_appliances
-from workers.hypervisor.errors import HypervisorError, InvalidOperationError, VolumeNotFoundError
-from workers.hypervisor.types import MachineSpec, VolumeInfo
+from workers.hypervisor.errors import (
+    DomainNotFoundError,
+    HypervisorError,
+    InvalidOperationError,
+    VolumeNotFoundError,
+)
+from workers.hypervisor.types import Firmware, MachineSpec, VolumeInfo
 from workers.imaging import qemu_img
 from workers.imaging.inspector import inspect_image
 
@@ -148,6 +156,37 @@ def test_a_running_machine_is_copied_from_a_snapshot_only(bench: Bench, base: UU
     driver.make_base(base, source=spec.uuid, snapshot=snapshot, flat=False, progress=nothing)
     driver.delete_snapshot(spec.uuid, snapshot)
     assert disk_of(bench, copy.uuid) is not None and image_info(bench, base) is not None
+
+
+def test_a_clone_starts_by_what_its_originals_firmware_knows(bench: Bench) -> None:
+    """What a system that was installed has written there is where its loader lies."""
+    source, clone, plain = bench.started(firmware=Firmware.UEFI), bench.spec(firmware=Firmware.UEFI), bench.defined()
+    bench.driver.force_off(source.uuid)
+    bench.driver.copy_disk(clone.uuid, source=source.uuid, snapshot=None, base=None, progress=nothing)
+    bench.driver.write_seed(clone.uuid, make_seed(clone))
+    bench.driver.define(clone)
+    if bench.is_real:
+        with store_of(source).open("r+b") as store:
+            store.seek(-16, os.SEEK_END)
+            store.write(b"casement's mark!")
+    for _twice in range(2):
+        bench.driver.copy_firmware(clone.uuid, source=source.uuid)
+    if bench.is_real:
+        assert store_of(clone).read_bytes() == store_of(source).read_bytes()
+    bench.driver.start(clone.uuid)
+    bench.driver.copy_firmware(plain.uuid, source=clone.uuid)
+    with pytest.raises(DomainNotFoundError):
+        bench.driver.copy_firmware(clone.uuid, source=uuid4())
+
+
+def store_of(spec: MachineSpec) -> Path:
+    """The file of a machine's UEFI variables."""
+    conn = libvirt.open("qemu:///system")
+    try:
+        definition = ET.fromstring(conn.lookupByUUIDString(str(spec.uuid)).XMLDesc(0))  # noqa: S314 - libvirt made it.
+        return Path(str(definition.findtext("os/nvram")))
+    finally:
+        conn.close()
 
 
 # --- what a guest finds -------------------------------------------------------------------------------------------

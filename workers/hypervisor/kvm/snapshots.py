@@ -276,6 +276,13 @@ class KvmSnapshots:
                 with storage_errors("bring the firmware's variables back"):
                     _write_over(path, _read_small(kept))
 
+    def copy_firmware(self, machine: UUID, *, source: UUID) -> None:
+        """Before its first start; libvirt takes a file that is there already."""
+        theirs, own = (self._with(one, "look at its firmware", _firmware).get("nvram") for one in (source, machine))
+        if theirs is not None and own is not None and theirs.is_file() and own.parent.is_dir():
+            with storage_errors("copy the firmware's variables"):
+                _write_over(own, _read_small(theirs))
+
     # --- files ------------------------------------------------------------------------------------------------
 
     def _paths(self, machine: UUID, volumes: Collection[str]) -> list_of[Path]:
