@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_args
 import click
 from click.shell_completion import get_completion_class
 
-from portal.cli import config, devices, vnc
+from portal.cli import config, devices, telling, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
@@ -21,6 +21,7 @@ from portal.cli.errors import NOT_FOUND, CliError
 from portal.cli.jobs import wait_for
 from portal.cli.output import Form, Output, clean
 from portal.cli.parts import Context, done, is_id, machine_named, machine_names, only, pass_context, project_named
+from portal.cli.webhooks import webhook
 
 COLUMNS: Final = {
     "machines": ("name", "project.name", "status", "power_state", "task", "addresses", "flavour", "id"),
@@ -296,6 +297,7 @@ _told("reset", "Reset machines, as by the button.", "POST", "/reset")
 _told("pause", "Stop machines' processors; their memory stays.", "POST", "/pause")
 _told("resume", "Let paused machines go on.", "POST", "/resume")
 _told("hibernate", "Save machines' memory to disk and switch them off; start wakes them.", "POST", "/hibernate")
+_told("wake", "Wake hibernated machines, as start does.", "POST", "/start")
 _told("rm", "Delete machines: into their project's bin, if it has one.", "DELETE", "")
 
 
@@ -343,7 +345,15 @@ def purge(context: Context, machine: str, *, project: str | None, wait: bool) ->
     done(context, context.client.send("DELETE", f"bin/{found['id']}"), wait=wait)
 
 
-for further in (devices.volume, devices.attach, devices.detach, devices.card):
+for further in (
+    devices.volume,
+    devices.attach,
+    devices.detach,
+    devices.limit,
+    devices.card,
+    *telling.COMMANDS,
+    webhook,
+):
     casement.add_command(further)
 
 
