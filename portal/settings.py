@@ -81,10 +81,14 @@ INSTALLED_APPS = [
     "portal.audit",
     "portal.events",
     "portal.hosts",
+    "portal.uploads",
     "portal.images",
+    "portal.isos",
     "portal.volumes",
     "portal.jobs",
     "portal.machines",
+    "portal.snapshots",
+    "portal.copies",
     "portal.console",
     "portal.figures",
     "portal.api",
@@ -217,11 +221,16 @@ CONTENT_SECURITY_POLICY = {
 
 # Where files of people's images go; the names in there are made by the portal.
 IMAGES_DIR = CASEMENT_HOME / "images"
+ISOS_DIR = CASEMENT_HOME / "isos"
 KEYRINGS_DIR = CASEMENT_HOME / "keyrings"
 UPLOADS_DIR = CASEMENT_HOME / "uploads"
 UPLOADS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # Django refuses to start without its upload folder.
 IMAGE_MAX_UPLOAD_BYTES = env.int("IMAGE_MAX_UPLOAD_BYTES", default=20 * 1024**3)
 IMAGE_MAX_VIRTUAL_BYTES = env.int("IMAGE_MAX_VIRTUAL_BYTES", default=200 * 1024**3)
+# How long an upload that nobody goes on with is kept.
+UPLOADS_KEEP_HOURS = env.int("UPLOADS_KEEP_HOURS", default=48)
+if UPLOADS_KEEP_HOURS < 1:
+    raise ImproperlyConfigured("UPLOADS_KEEP_HOURS must be a number of hours, 1 or more.")
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 FILE_UPLOAD_TEMP_DIR = UPLOADS_DIR
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024

@@ -45,6 +45,7 @@ def _uses_database(item: pytest.Item) -> bool:
 def _own_folders(settings: Settings, tmp_path: Path) -> None:
     settings.IMAGES_DIR = tmp_path / "images"
     settings.UPLOADS_DIR = tmp_path / "uploads"
+    settings.ISOS_DIR = tmp_path / "isos"
 
 
 @pytest.fixture

@@ -58,7 +58,13 @@ app.conf.update(
         },
         "events.wake_due": {"task": "events.wake_due", "schedule": every(5), "options": {"expires": 5}},
         "events.prune": {"task": "events.prune", "schedule": every(3600), "options": {"expires": 3600}},
+        "uploads.prune": {"task": "uploads.prune", "schedule": every(3600), "options": {"expires": 3600}},
         "machines.purge_due": {"task": "machines.purge_due", "schedule": every(60), "options": {"expires": 60}},
+        "snapshots.keep_schedules": {
+            "task": "snapshots.keep_schedules",
+            "schedule": every(60),
+            "options": {"expires": 60},
+        },
         "machines.forget_requests": {
             "task": "machines.forget_requests",
             "schedule": every(3600),

@@ -11,12 +11,24 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib import pulse
 from portal.machines import binning, many
+from portal.snapshots import schedules
+from portal.uploads import services as uploads
 from workers import console_log, reconcile, runner, sample
 from workers.celery import app
 
 
 @app.task(name=JobName.MACHINE_CREATE.value)
 def machine_create(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_CLONE.value)
+def machine_clone(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_REBUILD.value)
+def machine_rebuild(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
@@ -145,6 +157,21 @@ def volume_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.SNAPSHOT_TAKE.value)
+def snapshot_take(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.SNAPSHOT_RESTORE.value)
+def snapshot_restore(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.SNAPSHOT_DELETE.value)
+def snapshot_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.COPY_REMOVE.value)
 def copy_remove(job_id: str) -> None:
     runner.run(UUID(job_id))
@@ -165,9 +192,54 @@ def image_fetch(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.IMAGE_CAPTURE.value)
+def image_capture(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.IMAGE_DELETE.value)
 def image_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_INSTALL.value)
+def machine_install(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISC_INSERT.value)
+def disc_insert(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.DISC_EJECT.value)
+def disc_eject(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_RESCUE.value)
+def machine_rescue(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_UNRESCUE.value)
+def machine_unrescue(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.ISO_IMPORT.value)
+def iso_import(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.ISO_DELETE.value)
+def iso_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name="uploads.prune")
+def prune_uploads() -> None:
+    uploads.prune()
 
 
 @app.task(name="jobs.send_again")
@@ -178,6 +250,12 @@ def send_again() -> None:
 @app.task(name="machines.purge_due")
 def purge_due() -> None:
     binning.purge_due()
+
+
+@app.task(name="snapshots.keep_schedules")
+def keep_snapshot_schedules() -> None:
+    schedules.take_due()
+    schedules.delete_surplus()
 
 
 @app.task(name="machines.forget_requests")

@@ -38,7 +38,20 @@ _PROBLEMS: Final = {
     503: "The portal's database is away; `Retry-After` says when to come back.",
 }
 _FIRST: Final = (
-    *("Machines", "Volumes", "Bin", "Jobs", "Images", "Projects", "Screens", "Figures", "Events", "Webhooks"),
+    *(
+        "Machines",
+        "Volumes",
+        "Bin",
+        "Jobs",
+        "Images",
+        "ISOs",
+        "Uploads",
+        "Projects",
+        "Screens",
+        "Figures",
+        "Events",
+        "Webhooks",
+    ),
     *("You", "Hosts", "Sessions", "Audit"),
 )
 FOLLOWING: Final = ("follow_job", "follow_project_events")
@@ -76,6 +89,9 @@ def _path(known: Operation) -> str:
 
 def _complete(entry: Json, known: Operation) -> None:
     responses: Json = {str(status): value for status, value in entry["responses"].items()}
+    if known.name == "add_to_upload":
+        piece = {"schema": {"type": "string", "format": "binary"}}
+        entry["requestBody"] = {"required": False, "content": {"application/octet-stream": piece}}
     for status in _ALWAYS + (_ON_CHANGES if known.changes else ()):
         responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
     entry["responses"] = responses

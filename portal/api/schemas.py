@@ -247,6 +247,20 @@ class WantedOut(BaseModel):
         return cls(vcpus=machine.wanted_vcpus, memory_mib=machine.wanted_memory_mib)
 
 
+class RescueOut(BaseModel):
+    """What it is started from instead of its own disk: an image's version, or an ISO. `since`: null while it begins."""
+
+    version: UUID | None
+    iso: UUID | None
+    since: dt.datetime | None
+
+    @classmethod
+    def of(cls, machine: Machine) -> Self | None:
+        if not machine.is_in_rescue:
+            return None
+        return cls(version=machine.rescue_version_id, iso=machine.rescue_iso_id, since=machine.rescued_at)
+
+
 class MachineOut(BaseModel):
     """A desktop or server. Its condition is three words: `status` (stable), `task` (what happens to it now) and
     `power_state` (what its host said last). `actions` are those that you may ask for at this moment."""
@@ -260,6 +274,12 @@ class MachineOut(BaseModel):
     project: Named
     owner: str | None
     image: MachineImageOut | None
+    cloned_from: UUID | None = Field(description="The machine whose disk its own was copied from.")
+    installed_from: str = Field(description="The ISO that it was to be installed from, if it was.")
+    firmware: str = Field(description="bios, uefi or uefi_secure; empty if its image says it.")
+    tpm: bool
+    starts_from_disc: bool = Field(description="Its first disc drive is tried before its disks.")
+    rescue: RescueOut | None
     flavour: str | None
     vcpus: int
     memory_mib: int
@@ -294,6 +314,12 @@ class MachineOut(BaseModel):
             project=Named(id=machine.project_id, name=machine.project.name),
             owner=machine.owner.get_username() if machine.owner else None,
             image=MachineImageOut.of(version) if version else None,
+            cloned_from=machine.cloned_from_id,
+            installed_from=machine.iso_name,
+            firmware=machine.firmware,
+            tpm=machine.tpm,
+            starts_from_disc=machine.boot_disc,
+            rescue=RescueOut.of(machine),
             flavour=machine.flavour.name if machine.flavour else None,
             vcpus=machine.vcpus,
             memory_mib=machine.memory_mib,

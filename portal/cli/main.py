@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_args
 import click
 from click.shell_completion import get_completion_class
 
-from portal.cli import config, devices, telling, vnc
+from portal.cli import config, copies, devices, isos, snapshots, telling, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
@@ -21,6 +21,7 @@ from portal.cli.errors import NOT_FOUND, CliError
 from portal.cli.jobs import wait_for
 from portal.cli.output import Form, Output, clean
 from portal.cli.parts import Context, done, is_id, machine_named, machine_names, only, pass_context, project_named
+from portal.cli.pieces import send_file
 from portal.cli.webhooks import webhook
 
 COLUMNS: Final = {
@@ -28,6 +29,7 @@ COLUMNS: Final = {
     "volumes": ("name", "project.name", "size_gib", "status", "task", "attached.machine", "id"),
     "bin": ("name", "project.name", "owner", "disk_gib", "binned_at", "purge_at", "id"),
     "images": ("title", "slug", "kind", "project.name", "id"),
+    "isos": isos.COLUMNS,
     "projects": ("name", "role", "id"),
     "flavours": ("name", "title", "vcpus", "memory_mib", "disk_gib"),
     "jobs": ("title", "target.name", "status", "progress", "actor", "created_at", "id"),
@@ -41,6 +43,7 @@ KEYS: Final = {
     "volumes": "name",
     "bin": "name",
     "images": "slug",
+    "isos": "name",
     "projects": "name",
     "flavours": "name",
     "hosts": "name",
@@ -153,7 +156,7 @@ def list_(
     project: str | None,
     everything: bool,
 ) -> None:
-    """List machines, or volumes, what is in the bin, images, projects, flavours, jobs, hosts, keys, tokens or
+    """List machines, or volumes, what is in the bin, images, ISOs, projects, flavours, jobs, hosts, keys, tokens or
     sessions."""
     client = context.client
     params: Json = {"q": q}
@@ -215,7 +218,12 @@ def _show_console_log(context: Context, machine: Json, q: str | None) -> None:
 
 @casement.command()
 @click.argument("name", required=False)
-@click.option("--image", required=True, help="An image, by its short name or id.")
+@click.option("--image", help="An image, by its short name or id.")
+@click.option("--iso", "iso_name", help="An ISO in place of an image: to install from, on to an empty disk.")
+@click.option("--drivers", help="With --iso: another ISO in the second drive.")
+@click.option("--disk", "disk_gib", type=click.IntRange(min=1), metavar="GIB", help="With --iso: the disk's size.")
+@click.option("--firmware", type=click.Choice(["bios", "uefi", "uefi_secure"]), help="With --iso; else uefi.")
+@click.option("--tpm", is_flag=True, help="With --iso: a TPM 2.0.")
 @click.option("--flavour", required=True, help="A size; see: casement ls flavours.")
 @click.option("--project", help="Where, if you have several projects.")
 @click.option("--key", type=click.File(), help="A file with the public key that lets in.")
@@ -224,20 +232,31 @@ def _show_console_log(context: Context, machine: Json, q: str | None) -> None:
 @pass_context
 def launch(
     context: Context,
+    /,
     name: str | None,
     *,
-    image: str,
+    image: str | None,
+    iso_name: str | None,
     flavour: str,
     project: str | None,
     key: Any,
     user: str | None,
     wait: bool,
+    **of_iso: Any,
 ) -> None:
-    """Have a machine made."""
+    """Have a machine made: of an image, or with an empty disk and an ISO to install from."""
     client = context.client
+    if (image is None) == (iso_name is None):
+        raise click.UsageError("Say an --image, or an --iso.")
+    if iso_name:
+        body = {"flavour": flavour, "name": name, **of_iso}
+        done(context, _install(client, iso_name, project, body), wait=wait)
+        return
+    if any(of_iso.values()):
+        raise click.UsageError("--drivers, --disk, --firmware and --tpm go with --iso.")
     body = {
         "project": project_named(client, project)["id"],
-        "image": _image(client, image)["id"],
+        "image": copies.image_named(client, str(image))["id"],
         "flavour": flavour,
         "name": name,
         "login_user": user,
@@ -245,6 +264,17 @@ def launch(
     }
     job = client.send("POST", "machines", {field: value for field, value in body.items() if value is not None})
     done(context, job, wait=wait)
+
+
+def _install(client: Client, iso_name: str, project: str | None, body: Json) -> Json:
+    drivers = body.pop("drivers")
+    body |= {
+        "project": project_named(client, project)["id"],
+        "iso": isos.iso_named(client, iso_name)["id"],
+        "drivers": isos.iso_named(client, drivers)["id"] if drivers else None,
+    }
+    given = {field: value for field, value in body.items() if value is not None}
+    return cast(Json, client.send("POST", "machines/from-iso", given))
 
 
 # --- what it can be told ------------------------------------------------------------------------------------------
@@ -346,11 +376,10 @@ def purge(context: Context, machine: str, *, project: str | None, wait: bool) ->
 
 
 for further in (
-    devices.volume,
-    devices.attach,
-    devices.detach,
-    devices.limit,
-    devices.card,
+    *(devices.volume, devices.attach, devices.detach, devices.limit, devices.card),
+    *(snapshots.snapshot, snapshots.restore),
+    *copies.COMMANDS,
+    *(isos.iso, isos.disc, isos.rescue),
     *telling.COMMANDS,
     webhook,
 ):
@@ -419,6 +448,7 @@ def _address_for(viewer: str, port: int) -> str:
 @click.option("--everyone", is_flag=True, help="For everyone; operators may.")
 @click.option("--kind", type=click.Choice(["server", "desktop"]), default="server")
 @click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios")
+@click.option("--iso", "is_iso", is_flag=True, help="It is an ISO, and goes into that library.")
 @click.option("--wait", is_flag=True, help="Until it has been checked and can be launched.")
 @pass_context
 def copy(
@@ -430,15 +460,18 @@ def copy(
     everyone: bool,
     kind: str,
     firmware: str,
+    is_iso: bool,
     wait: bool,
 ) -> None:
-    """Copy a disk (qcow2 or raw) to the portal, as an image."""
-    fields = {"title": title or file.stem, "kind": kind, "firmware": firmware}
+    """Copy a disk (qcow2 or raw) to the portal, as an image; or an ISO. If it breaks off, do it again: it goes on."""
+    if is_iso or file.suffix.lower() == ".iso":
+        isos.send_iso(context, file, name=title, project=project, everyone=everyone, wait=wait)
+        return
+    fields: Json = {"title": title or file.stem, "kind": kind, "firmware": firmware}
     if not everyone:
         fields["project"] = project_named(context.client, project)["id"]
-    with file.open("rb") as data:
-        job = context.client.upload("images", fields, data, file.name)
-    done(context, job, wait=wait)
+    fields["upload"], _sum = send_file(context.client, context.output, file)
+    done(context, context.client.send("POST", "images/from-upload", fields), wait=wait)
 
 
 @casement.command("api")
@@ -495,10 +528,3 @@ def _binned(client: Client, wanted: str, project: str | None) -> Json:
     of = project_named(client, project)["id"] if project else None
     found = client.get("bin", name=wanted, project=of)["items"]
     return only(found, f"machine “{wanted}” in the bin", lambda one: one["project"]["name"])
-
-
-def _image(client: Client, wanted: str) -> Json:
-    if is_id(wanted):
-        return cast(Json, client.get(f"images/{wanted}"))
-    found = [one for one in client.every("images", limit=200) if wanted in {one["slug"], one["title"]}]
-    return only(found, f"image “{wanted}”", lambda one: one["id"])

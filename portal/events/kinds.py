@@ -15,6 +15,8 @@ class Kind(TextChoices):
     MACHINE_STATE = "machine.state", _("A machine's power changed")
     MACHINE_CHANGED = "machine.changed", _("A machine's settings changed")
     MACHINE_DELETED = "machine.deleted", _("A machine was deleted")
+    MACHINE_RESCUED = "machine.rescued", _("A machine was started from a rescue system")
+    MACHINE_BACK = "machine.back", _("A machine is back from rescue")
     JOB_QUEUED = "job.queued", _("A job was asked for")
     JOB_DONE = "job.done", _("A job is done")
     JOB_FAILED = "job.failed", _("A job failed")
@@ -30,6 +32,12 @@ class Kind(TextChoices):
     IMAGE_READY = "image.ready", _("An image version is ready")
     IMAGE_FAILED = "image.failed", _("An image version could not be made")
     IMAGE_DELETED = "image.deleted", _("An image version was deleted")
+    SNAPSHOT_TAKEN = "snapshot.taken", _("A snapshot was taken")
+    SNAPSHOT_RESTORED = "snapshot.restored", _("A snapshot was restored")
+    SNAPSHOT_DELETED = "snapshot.deleted", _("A snapshot was deleted")
+    ISO_READY = "iso.ready", _("An ISO is ready")
+    ISO_FAILED = "iso.failed", _("An ISO could not be used")
+    ISO_DELETED = "iso.deleted", _("An ISO was deleted")
     WEBHOOK_TEST = "webhook.test", _("A webhook was tried")
     WEBHOOK_STOPPED = "webhook.stopped", _("A webhook was switched off after failing for long")
 
@@ -44,6 +52,8 @@ AREAS = {
     "job": _("Jobs"),
     "console": _("Screens"),
     "image": _("Images"),
+    "snapshot": _("Snapshots"),
+    "iso": _("ISOs"),
     "webhook": _("Webhooks"),
 }
 """What a kind begins with."""

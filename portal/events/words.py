@@ -44,10 +44,11 @@ def _detail(data: dict[str, object]) -> str:
         return str(_POWER[str(data["power_state"])])
     if data.get("mode") in _MODES:
         return str(_MODES[str(data["mode"])])
+    machine = data.get("machine")
+    if isinstance(machine, dict):
+        return _("of %(machine)s") % {"machine": machine.get("name", "")}
     if data.get("image") and data.get("flavour"):
         return _("%(image)s, %(size)s") % {"image": data["image"], "size": data["flavour"]}
-    if isinstance(machine := data.get("machine"), dict) and machine.get("name"):
-        return str(machine["name"])
     if isinstance(size := data.get("size_gib"), int):
         return _("%(size)s GiB") % {"size": size}
     return ", ".join(map(str, addresses)) if isinstance(addresses := data.get("addresses"), list) else ""

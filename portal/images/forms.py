@@ -50,9 +50,12 @@ class ImageForm(forms.Form):
 class UploadForm(ImageForm):
     # An empty file is let through to the service, which says what happened.
     file = forms.FileField(label=_("Disk"), allow_empty_file=True, max_length=255)
+    # The id of what the page's script has sent piece by piece, in place of a file.
+    upload = forms.UUIDField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
         super().__init__(*args, user=user, **kwargs)
+        self.fields["file"].required = not self.data.get("upload")
         file = self.fields["file"].widget
         file.attrs.update(
             {

@@ -25,6 +25,7 @@ class Source(models.TextChoices):
     RECIPE = "recipe", _("Built by recipe")
     UPLOAD = "upload", _("Uploaded")
     URL = "url", _("Fetched from an address")
+    MACHINE = "machine", _("Made of a machine")
 
 
 class VersionStatus(models.TextChoices):

@@ -29,6 +29,7 @@ from portal.jobs.names import JobName
 from portal.jobs.selectors import active_job_of
 from portal.lib import live
 from portal.lib.fetcher import RefusedError, target_of
+from portal.uploads import services as uploads
 
 QUEUE = "images"
 FETCH_QUEUE = "fetches"
@@ -70,7 +71,7 @@ def request_build(image: Image, *, actor: User | None, request_ip: str | None = 
 
 
 def add_upload(
-    upload: "UploadedFile[bytes]",
+    upload: "UploadedFile[bytes] | UUID",
     *,
     actor: User,
     title: str,
@@ -82,13 +83,15 @@ def add_upload(
 ) -> ImageVersion:
     """Keep an uploaded disk and have a worker inspect and convert it. Without a project it is for everyone.
 
+    `upload` is what a form brought, or the id of a whole upload that came in pieces, which the version takes over.
     The same `request_key` by the same person gives the same version again: it becomes the image's id.
     """
     _may_add(actor, project)
     earlier = _version_of_request(actor, request_key)
     if earlier is not None:
         return earlier
-    _check_size(upload)
+    if not isinstance(upload, UUID):
+        _check_size(upload)
     try:
         return _add_upload(
             upload,
@@ -118,7 +121,7 @@ def _version_of_request(actor: User, request_key: UUID | None) -> ImageVersion |
 
 
 def _add_upload(
-    upload: "UploadedFile[bytes]",
+    upload: "UploadedFile[bytes] | UUID",
     *,
     actor: User,
     title: str,
@@ -139,10 +142,16 @@ def _add_upload(
             created_by=actor,
             has_agent=False,
         )
-        version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
-        undo.callback(version.upload_path.unlink, missing_ok=True)  # Without its rows nobody would ever find the file.
-        _keep_file(upload, version.upload_path)
-        audit.record(actor, "image.uploaded", image, detail={"bytes": upload.size}, request_ip=request_ip)
+        if isinstance(upload, UUID):
+            taken = uploads.take_over(actor, upload)
+            version = _next_version(image, firmware=firmware, id=taken.pk, upload_name=taken.name)
+            size_bytes = taken.size_bytes
+        else:
+            version = _next_version(image, firmware=firmware, upload_name=Path(upload.name or "").name[:255])
+            undo.callback(version.upload_path.unlink, missing_ok=True)  # Without its rows nobody would ever find it.
+            _keep_file(upload, version.upload_path)
+            size_bytes = upload.size or 0
+        audit.record(actor, "image.uploaded", image, detail={"bytes": size_bytes}, request_ip=request_ip)
         jobs.enqueue(JobName.IMAGE_IMPORT, version, queue=QUEUE, actor=actor, project=project)
         undo.pop_all()
     _tell(version)
@@ -245,11 +254,51 @@ def _check_address(url: str, *, field: str) -> None:
 
 
 @transaction.atomic
+def add_captured(
+    *,
+    actor: User,
+    kind: Kind,
+    firmware: Firmware,
+    has_agent: bool,
+    min_memory_mib: int,
+    image: Image | None = None,
+    title: str = "",
+    project: Project | None = None,
+    request_key: UUID | None = None,
+) -> ImageVersion:
+    """The row of a version that a worker makes of a machine's disk: of `image`, or of a new one named `title`.
+
+    A new one without a project is for everyone. The caller writes the audit row and has the work done; the same
+    `request_key` is the caller's to know again.
+    """
+    _may_add(actor, image.project if image is not None else project)
+    if image is None:
+        image = Image.objects.create(
+            id=request_key or uuid4(),
+            slug=f"{slugify(title)[:60] or 'image'}-{uuid4().hex[:8]}",
+            title=title,
+            kind=kind,
+            source=Source.MACHINE,
+            project=project,
+            created_by=actor,
+            has_agent=has_agent,
+            min_memory_mib=min_memory_mib,
+        )
+    elif image.source == Source.RECIPE:
+        raise InvalidError(_("Versions of this image are built by a recipe; choose another one."), field="image")
+    version = _next_version(image, firmware=firmware)
+    _tell(version)
+    return version
+
+
+@transaction.atomic
 def request_delete_version(version: ImageVersion, *, actor: User, request_ip: str | None = None) -> Job:
     """Remove a version that no machine is based on."""
     _may_delete(actor, version.image)
-    if version.machines.exclude(status="deleted").exists():
+    if version.machines.exclude(status="deleted").exists() or version.rebuilding.exists():
         raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
+    if version.rescues.exists():
+        raise ConflictError(_("A machine is in rescue by this version. Bring it back first, or keep it."))
     claimed = (
         ImageVersion.objects.filter(pk=version.pk)
         .exclude(status__in=[VersionStatus.DELETING, VersionStatus.BUILDING])
@@ -317,7 +366,7 @@ def record_version_deleted(version: ImageVersion) -> None:
         image.delete()
 
 
-def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, **columns: str) -> ImageVersion:
+def _next_version(image: Image, *, firmware: Firmware = Firmware.BIOS, **columns: str | UUID) -> ImageVersion:
     # Not `image.versions`: on an image of `images_for` that leaves out deleted versions, whose numbers stay taken.
     number = (ImageVersion.objects.filter(image=image).aggregate(last=Max("number"))["last"] or 0) + 1
     try:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
+from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -25,6 +26,7 @@ from portal.jobs.models import Job, JobStep
 from portal.jobs.names import StepStatus
 from portal.jobs.selectors import newest_job_by_target, overall_progress
 from portal.lib.units import format_bytes
+from portal.uploads.selectors import uploads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +171,10 @@ def _add(request: HttpRequest, form: UploadForm) -> ImageVersion | UploadForm:
     """The new version, or the form with what is wrong with it."""
     if not form.is_valid():
         return form
+    upload: UploadedFile[bytes] | UUID = form.cleaned_data["upload"] or form.cleaned_data["file"]
     try:
         return services.add_upload(
-            form.cleaned_data["file"],
+            upload,
             actor=person(request),
             title=form.cleaned_data["title"],
             kind=Kind(form.cleaned_data["kind"]),
@@ -194,6 +197,7 @@ def _upload_page(request: HttpRequest, form: UploadForm, *, status: int = 200) -
         "form": form,
         "most": format_bytes(settings.IMAGE_MAX_UPLOAD_BYTES),
         "most_virtual": format_bytes(settings.IMAGE_MAX_VIRTUAL_BYTES),
+        "unfinished": uploads_of(person(request)),
     }
     return render(request, "images/upload.html", context, status=status)
 

@@ -1,7 +1,7 @@
 from django.contrib import admin
 
 from portal.lib.admin import LookedAtInline, ModelAdmin, ReadOnlyAdmin
-from portal.machines.models import Attachment, Batch, BatchItem, Flavour, Machine, MachineLabel, NetworkCard
+from portal.machines.models import Attachment, Batch, BatchItem, Disc, Flavour, Machine, MachineLabel, NetworkCard
 
 
 @admin.register(Flavour)
@@ -27,6 +27,13 @@ class NetworkCardAdmin(ReadOnlyAdmin):
     search_fields = ("machine__name", "mac")
 
 
+@admin.register(Disc)
+class DiscAdmin(ReadOnlyAdmin):
+    list_display = ("iso", "machine", "slot", "task", "created_at")
+    list_select_related = ("machine", "iso")
+    search_fields = ("machine__name", "iso__name")
+
+
 @admin.register(Machine)
 class MachineAdmin(ReadOnlyAdmin):
     list_display = ("name", "project", "owner", "host", "status", "task", "power_state", "created_at")
@@ -34,7 +41,7 @@ class MachineAdmin(ReadOnlyAdmin):
     list_select_related = ("project", "owner", "host")
     search_fields = ("name", "id", "project__name", "owner__username", "mac")
     # Sealed or not, what opens a guest is shown nowhere but on the machine's own page, where looking leaves a trace.
-    exclude = ("login_password", "next_password", "console_secret", "user_data")
+    exclude = ("login_password", "next_password", "console_secret", "user_data", "rescue_password")
 
 
 @admin.register(MachineLabel)

@@ -23,7 +23,7 @@ def _machine(request: HttpRequest, pk: UUID) -> Machine:
     return machine_for(request.user, pk, Permission.MACHINE_OPERATE)
 
 
-def _answer(request: HttpRequest, machine: Machine) -> HttpResponse:
+def answer(request: HttpRequest, machine: Machine) -> HttpResponse:
     """htmx refreshes what shows the machine, a plain browser goes to its page."""
     if is_live(request):
         changed = {"casement:changed": {"topics": [f"machine:{machine.pk}"]}}
@@ -42,7 +42,7 @@ def disk_new(request: HttpRequest, pk: UUID) -> HttpResponse:
         delete_with_machine=_ticked(request, "delete_with_machine"),
         request_ip=client_ip(request),
     )
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
@@ -51,18 +51,18 @@ def disk_attach(request: HttpRequest, pk: UUID) -> HttpResponse:
     disks.request_attach(
         machine,
         actor=person(request),
-        volume=volume_for(request.user, _uuid(request, "volume"), Permission.MACHINE_OPERATE),
+        volume=volume_for(request.user, uuid_in(request, "volume"), Permission.MACHINE_OPERATE),
         delete_with_machine=_ticked(request, "delete_with_machine"),
         request_ip=client_ip(request),
     )
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
 def disk_detach(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
     disks.request_detach(machine, actor=person(request), disk=_text(request, "disk"), request_ip=client_ip(request))
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
@@ -75,7 +75,7 @@ def disk_grow(request: HttpRequest, pk: UUID) -> HttpResponse:
         size_gib=_number(request, "size_gib"),
         request_ip=client_ip(request),
     )
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
@@ -90,14 +90,14 @@ def disk_limits(request: HttpRequest, pk: UUID) -> HttpResponse:
         mib_per_s=_number(request, "mib_per_s", empty=0),
         request_ip=client_ip(request),
     )
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
 def disk_first(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
     disks.set_first_at_start(machine, actor=person(request), disk=_text(request, "disk"), request_ip=client_ip(request))
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
@@ -110,21 +110,21 @@ def disk_keep(request: HttpRequest, pk: UUID) -> HttpResponse:
         keep=_text(request, "keep") == "yes",
         request_ip=client_ip(request),
     )
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
 def card_add(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
     cards.request_card(machine, actor=person(request), request_ip=client_ip(request))
-    return _answer(request, machine)
+    return answer(request, machine)
 
 
 @require_POST
 def card_remove(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
-    cards.request_removal(machine, actor=person(request), card=_uuid(request, "card"), request_ip=client_ip(request))
-    return _answer(request, machine)
+    cards.request_removal(machine, actor=person(request), card=uuid_in(request, "card"), request_ip=client_ip(request))
+    return answer(request, machine)
 
 
 # --- what was sent --------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _ticked(request: HttpRequest, name: str) -> bool:
     return request.POST.get(name) == "yes"
 
 
-def _uuid(request: HttpRequest, name: str) -> UUID:
+def uuid_in(request: HttpRequest, name: str) -> UUID:
     try:
         return UUID(_text(request, name))
     except ValueError as error:

@@ -64,6 +64,36 @@ class Attachment(models.Model):
         return str(self.volume) if self.volume is not None else str(_("Root disk"))
 
 
+class Disc(models.Model):
+    """An ISO in a disc drive of a machine; an empty drive has no row.
+
+    The row is there from the request on, and goes only when the host has said that the drive is empty. `force`: the
+    guest is not asked to let it go.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    machine = models.ForeignKey(
+        "machines.Machine", on_delete=models.CASCADE, related_name="discs", verbose_name=_("machine")
+    )
+    slot = models.PositiveSmallIntegerField(_("drive"))
+    iso = models.ForeignKey("isos.Iso", on_delete=models.PROTECT, related_name="discs", verbose_name=_("ISO"))
+    force = models.BooleanField(_("by force"), default=False, editable=False)
+    task = models.CharField(_("task"), max_length=10, choices=Plug.choices, default=Plug.NONE, blank=True)
+    created_at = models.DateTimeField(_("inserted"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("disc")
+        verbose_name_plural = _("discs")
+        ordering = ["machine", "slot"]
+        constraints = [
+            models.UniqueConstraint(fields=["machine", "slot"], name="one_disc_per_drive"),
+            models.CheckConstraint(condition=Q(task__in=Plug.values), name="disc_task_known"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.iso)
+
+
 class NetworkCard(models.Model):
     """A network card besides the first one, whose address is the machine's own `mac`. `leaving_since`: as of disks."""
 

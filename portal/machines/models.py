@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from portal.accounts.quota import Amount
 from portal.images.models import Kind
 from portal.machines.querysets import MachineQuerySet
-from portal.machines.states import HAS_SCREEN, PowerState, Status, Task
+from portal.machines.states import HAS_SCREEN, LIVE, PowerState, Status, Task
 
 
 class Flavour(models.Model):
@@ -38,6 +38,14 @@ class Flavour(models.Model):
         return Amount(machines=1, vcpus=self.vcpus, memory_mib=self.memory_mib, disk_gib=self.disk_gib)
 
 
+class Firmware(models.TextChoices):
+    """What a machine that is made from an ISO starts by; others go by their image. As the driver's words."""
+
+    BIOS = "bios", _("BIOS")
+    UEFI = "uefi", _("UEFI")
+    UEFI_SECURE = "uefi_secure", _("UEFI with Secure Boot")
+
+
 class Machine(models.Model):
     """The id is the libvirt domain's UUID as well. `console_secret` and `login_password` are sealed.
 
@@ -62,6 +70,18 @@ class Machine(models.Model):
         blank=True,
         related_name="machines",
         verbose_name=_("image version"),
+    )
+    # What it is being rebuilt from, until its disk is made of that.
+    next_version = models.ForeignKey(
+        "images.ImageVersion",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="rebuilding",
+        verbose_name=_("image version to come"),
+    )
+    cloned_from = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("cloned from")
     )
     flavour = models.ForeignKey(Flavour, on_delete=models.PROTECT, null=True, blank=True, verbose_name=_("flavour"))
     vcpus = models.PositiveSmallIntegerField(_("vCPUs"))
@@ -117,6 +137,34 @@ class Machine(models.Model):
     # Waiting for a slow guest ends here; set anew at each start.
     boot_deadline = models.DateTimeField(_("must be up by"), null=True, blank=True, editable=False)
 
+    # Empty: as its image says. `iso_name` is that of the disc which it was to be installed from.
+    firmware = models.CharField(_("firmware"), max_length=12, choices=Firmware.choices, blank=True)
+    tpm = models.BooleanField(_("TPM 2.0"), default=False, editable=False)
+    iso_name = models.CharField(_("installed from"), max_length=100, blank=True, editable=False)
+    boot_disc = models.BooleanField(_("starts from its disc"), default=False, editable=False)
+    # It starts from one of these instead of its own disk. The password is sealed; the key is that of the guest's seed.
+    rescue_version = models.ForeignKey(
+        "images.ImageVersion",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="rescues",
+        editable=False,
+        verbose_name=_("rescued by image"),
+    )
+    rescue_iso = models.ForeignKey(
+        "isos.Iso",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="rescues",
+        editable=False,
+        verbose_name=_("rescued by ISO"),
+    )
+    rescue_key = models.UUIDField(_("rescue id"), null=True, blank=True, editable=False)
+    rescue_password = models.TextField(_("rescue system's password (sealed)"), blank=True, editable=False)
+    rescued_at = models.DateTimeField(_("in rescue since"), null=True, blank=True, editable=False)
+
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     ready_at = models.DateTimeField(_("ready"), null=True, blank=True)
     deleted_at = models.DateTimeField(_("deleted"), null=True, blank=True)
@@ -166,8 +214,28 @@ class Machine(models.Model):
         )
 
     @property
+    def is_live(self) -> bool:
+        return self.status in LIVE
+
+    @property
     def is_hibernated(self) -> bool:
         return self.saved_at is not None
+
+    @property
+    def is_in_rescue(self) -> bool:
+        """From the request on: its definition may be that of the rescue system."""
+        return self.rescue_version_id is not None or self.rescue_iso_id is not None
+
+    @property
+    def rescue_name(self) -> str:
+        """What it is rescued by."""
+        system = self.rescue_version or self.rescue_iso
+        return str(system) if system else ""
+
+    @property
+    def rescue_user(self) -> str:
+        """As whom one signs in to the rescue system, if it is an image."""
+        return self.login_user or "rescue"
 
     @property
     def waits_for_restart(self) -> bool:
@@ -240,4 +308,5 @@ class BatchItem(models.Model):
 
 # Disks and network cards are models of this app, in a file of their own.
 from portal.machines.devices import Attachment as Attachment  # noqa: E402, PLC0414 - they refer to the above by name
+from portal.machines.devices import Disc as Disc  # noqa: E402, PLC0414 - as above
 from portal.machines.devices import NetworkCard as NetworkCard  # noqa: E402, PLC0414

@@ -18,7 +18,7 @@ from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.jobs.selectors import active_job_of
-from portal.machines import events
+from portal.machines import events, services
 from portal.machines.models import Machine
 from portal.machines.services import why_not
 from portal.machines.states import CAN_CHANGE_DEVICES, Status, Task
@@ -34,6 +34,7 @@ def claim(machine: Machine, task: Task, *, actor: User) -> bool:
         power_state__in=CAN_CHANGE_DEVICES,
         missing_since=None,
         saved_at=None,
+        **services.NOT_IN_RESCUE,
     ).update(task=task, task_since=timezone.now())
     return claimed == 1
 
@@ -52,6 +53,8 @@ def _why_not(machine: Machine) -> str:
         return why_not(machine)
     if machine.missing_since is not None:
         return _("%(name)s is missing on its host.") % {"name": machine.name}
+    if machine.is_in_rescue:
+        return services.why_not(machine, in_rescue=True)
     if machine.is_hibernated:
         return _(
             "%(name)s is hibernated: its saved memory knows the disks and network cards that it has. Wake it first, or "

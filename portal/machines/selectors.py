@@ -34,6 +34,7 @@ from portal.machines.states import (
 )
 
 _RELATED = ("project", "owner", "flavour", "host", "image_version__image")
+_RELATED_TO_ONE = (*_RELATED, "next_version__image", "cloned_from", "rescue_version__image", "rescue_iso")
 
 # What people mean by a state, which is several columns: the filter of the list page.
 CONDITIONS = {
@@ -50,7 +51,7 @@ def machine_for(
     user: User | AnonymousUser, pk: UUID | str, permission: Permission = Permission.MACHINE_VIEW
 ) -> Machine:
     """The machine, if `user` holds `permission`. NotFoundError if unseen or deleted, ForbiddenError if only seen."""
-    machine = Machine.objects.visible_to(user).live().select_related(*_RELATED).filter(pk=pk).first()
+    machine = Machine.objects.visible_to(user).live().select_related(*_RELATED_TO_ONE).filter(pk=pk).first()
     if machine is None:
         raise NotFoundError
     if permission != Permission.MACHINE_VIEW:  # Who sees it holds that one.
@@ -136,7 +137,7 @@ def last_project_id(user: User) -> UUID | None:
 
 def machine_by_id(pk: UUID | str) -> Machine:
     """For workers, which act for the portal itself. NotFoundError if there is none."""
-    machine = Machine.objects.select_related(*_RELATED).filter(pk=pk).first()
+    machine = Machine.objects.select_related(*_RELATED_TO_ONE).filter(pk=pk).first()
     if machine is None:
         raise NotFoundError
     return machine
@@ -157,8 +158,11 @@ def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]
     possible: set[str] = set()
     if Permission.MACHINE_OPERATE in granted:
         possible |= {"edit", *_power_actions(machine)}
+    if Permission.MACHINE_CREATE in granted:
+        possible |= _rescue_actions(machine)
     if Permission.MACHINE_DELETE in granted and machine.task not in {Task.DELETING, Task.BINNING}:
         possible.add("delete")
+    possible |= _copying_actions(granted, machine)
     if Permission.MACHINE_CREATE in granted and _may_be_resized(machine):
         possible.add("resize")
     if Permission.MACHINE_CREATE in granted and _may_be_retried(machine):
@@ -171,14 +175,38 @@ def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]
 
 
 def _may_be_resized(machine: Machine) -> bool:
+    return _may_be_defined_anew(machine) and not machine.is_in_rescue
+
+
+def _may_be_defined_anew(machine: Machine) -> bool:
     is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
     return is_ready and not machine.keeps_definition and not machine.is_hibernated
+
+
+def _copying_actions(granted: frozenset[Permission], machine: Machine) -> set[str]:
+    """What reads or replaces its disk as a whole. Of one that somebody else defined it is not known where it lies."""
+    is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
+    if not is_ready or machine.keeps_definition or machine.missing_since is not None:
+        return set()
+    rules = {
+        "clone": Permission.MACHINE_CREATE in granted,
+        "capture": Permission.IMAGE_CREATE in granted,
+        "rebuild": Permission.MACHINE_DELETE in granted and not machine.protected,
+    }
+    return {word for word, possible in rules.items() if possible}
+
+
+def _rescue_actions(machine: Machine) -> set[str]:
+    if not _may_be_defined_anew(machine):
+        return set()
+    return {"unrescue" if machine.is_in_rescue else "rescue"}
 
 
 def _secret_actions(machine: Machine) -> set[str]:
     rules = {
         "secret": bool(machine.login_password),
         "user-data": bool(machine.user_data),
+        "rescue-secret": bool(machine.rescue_password) and machine.is_in_rescue,
         "access": _may_be_asked_inside(machine),
     }
     return {word for word, possible in rules.items() if possible}
@@ -187,12 +215,13 @@ def _secret_actions(machine: Machine) -> set[str]:
 def _may_be_asked_inside(machine: Machine) -> bool:
     """Its guest runs, and it is known as whom one signs in there."""
     runs = machine.status == Status.READY and machine.power_state == PowerState.RUNNING
-    return runs and machine.task == Task.NONE and bool(machine.login_user)
+    return runs and machine.task == Task.NONE and bool(machine.login_user) and not machine.is_in_rescue
 
 
 def _may_be_retried(machine: Machine) -> bool:
-    """Its building failed and everything was given back."""
-    return machine.status == Status.ERROR and machine.task == Task.NONE and not machine.holds_quota
+    """Its building failed and everything was given back. A clone is made of its original again, as that is then."""
+    is_back = machine.status == Status.ERROR and machine.task == Task.NONE and not machine.holds_quota
+    return is_back and machine.cloned_from_id is None
 
 
 def _power_actions(machine: Machine) -> set[str]:
@@ -203,7 +232,7 @@ def _power_actions(machine: Machine) -> set[str]:
         "start": free and machine.power_state in CAN_START,
         "pause": free and machine.power_state in CAN_PAUSE,
         "resume": free and machine.power_state in CAN_RESUME,
-        "hibernate": free and machine.power_state in CAN_HIBERNATE,
+        "hibernate": free and machine.power_state in CAN_HIBERNATE and not machine.is_in_rescue,
         "discard": free and machine.is_hibernated,
         "stop": free and machine.power_state in CAN_STOP,
         "reboot": free and machine.power_state in CAN_REBOOT,
@@ -215,7 +244,7 @@ def _power_actions(machine: Machine) -> set[str]:
 
 
 def _may_change_devices(machine: Machine) -> bool:
-    there = machine.missing_since is None and not machine.is_hibernated
+    there = machine.missing_since is None and not machine.is_hibernated and not machine.is_in_rescue
     return there and machine.power_state in CAN_CHANGE_DEVICES
 
 
@@ -249,6 +278,14 @@ def user_data_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, s
     if not machine.user_data:
         raise ForbiddenError
     return machine, unseal(machine.user_data)
+
+
+def rescue_password_of(user: User | AnonymousUser, pk: UUID | str) -> tuple[Machine, str]:
+    """The password in the rescue system that it runs from, for those who may work on it. ForbiddenError otherwise."""
+    machine = machine_for(user, pk, Permission.MACHINE_SECRET)
+    if not machine.rescue_password:
+        raise ForbiddenError
+    return machine, unseal(machine.rescue_password)
 
 
 def machines_in_error(*, limit: int = 10) -> list[Machine]:

@@ -64,7 +64,7 @@ def request_machine(
 ) -> Machine:
     """Reserve quota and a host, and have the machine built. The same `request_key` gives the same machine again."""
     require(actor, project.pk, Permission.MACHINE_CREATE)
-    earlier = _machine_of_request(project, request_key)
+    earlier = machine_of_request(project, request_key)
     if earlier is not None:
         return earlier
     key = _checked(name=name, login_user=login_user, ssh_key=ssh_key)
@@ -86,13 +86,10 @@ def request_machine(
             )
     except IntegrityError as error:
         # The other of two requests at once may have been the same one (a double click) or one of the same name.
-        earlier = _machine_of_request(project, request_key)
+        earlier = machine_of_request(project, request_key)
         if earlier is not None:
             return earlier
-        raise ConflictError(
-            _("There is a machine named %(name)s in this project already, or in its bin.") % {"name": name},
-            field="name",
-        ) from error
+        raise name_is_taken(name) from error
 
 
 def _create(
@@ -181,6 +178,14 @@ def request_resume(machine: Machine, *, actor: User, request_ip: str | None = No
     return claim(machine, JobName.MACHINE_RESUME, Task.RESUMING, CAN_RESUME, actor=actor, request_ip=request_ip)
 
 
+# What makes sense while it runs from a rescue system. Everything else would be done to that, or undo what it does.
+ALSO_IN_RESCUE = frozenset(
+    {JobName.MACHINE_START, JobName.MACHINE_STOP, JobName.MACHINE_REBOOT, JobName.MACHINE_RESET}
+    | {JobName.MACHINE_FORCE_OFF, JobName.MACHINE_PAUSE, JobName.MACHINE_RESUME, JobName.MACHINE_UNRESCUE}
+)
+NOT_IN_RESCUE: dict[str, object] = {"rescue_version": None, "rescue_iso": None}
+
+
 @transaction.atomic
 def claim(
     machine: Machine,
@@ -189,7 +194,7 @@ def claim(
     power_states: Collection[PowerState],
     from_tasks: Collection[Task] = (Task.NONE,),
     *,
-    actor: User,
+    actor: User | None,
     request_ip: str | None,
     permission: Permission = Permission.MACHINE_OPERATE,
     where: Q | None = None,
@@ -198,17 +203,25 @@ def claim(
 ) -> Job:
     """Claim the machine for a job. The same request again, while it is under way, gives the job under way.
 
-    `where` narrows which machines may be claimed; `then` changes the claimed row further, or refuses by a PortalError.
+    `where` narrows which machines may be claimed; of those in rescue only what ALSO_IN_RESCUE names. `then` changes the
+    claimed row further, or refuses by a PortalError. Without an actor it is the clock, which was told to do it by
+    somebody who might.
     """
-    require(actor, machine.project_id, permission)
-    claimed = Machine.objects.filter(
-        where or Q(), pk=machine.pk, status=Status.READY, task__in=from_tasks, power_state__in=power_states
-    ).update(task=task, task_since=timezone.now())
+    if actor is not None:
+        require(actor, machine.project_id, permission)
+    also_in_rescue = name in ALSO_IN_RESCUE
+    claimed = (
+        Machine.objects.filter(
+            where or Q(), pk=machine.pk, status=Status.READY, task__in=from_tasks, power_state__in=power_states
+        )
+        .filter(Q() if also_in_rescue else Q(**NOT_IN_RESCUE))
+        .update(task=task, task_since=timezone.now())
+    )
     if claimed != 1:
         under_way = same_job_under_way(machine, name)
         if under_way is not None:
             return under_way
-        raise ConflictError(why_not(machine))
+        raise ConflictError(why_not(machine, in_rescue=not also_in_rescue))
     for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
         jobs.request_cancel(job)  # The gentler job that this one replaces.
     if then is not None:
@@ -279,12 +292,14 @@ def refuse_protected(machine: Machine) -> None:
 def request_retry(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
     """Build a machine again whose building failed: quota and host are reserved anew. Asked twice it is built once."""
     require(actor, machine.project_id, Permission.MACHINE_CREATE)
+    if machine.cloned_from_id is not None:
+        raise ConflictError(_("A clone cannot be built again: clone its original once more."))
     with transaction.atomic():
         claimed = Machine.objects.filter(pk=machine.pk, status=Status.ERROR, task=Task.NONE, holds_quota=False).update(
             status=Status.REQUESTED, task=Task.BUILDING, task_since=timezone.now(), error_message="", holds_quota=True
         )
         if claimed != 1:
-            under_way = same_job_under_way(machine, JobName.MACHINE_CREATE)
+            under_way = same_job_under_way(machine, job_that_builds(machine))
             if under_way is not None:
                 return under_way
             raise ConflictError(why_not(machine))
@@ -294,9 +309,13 @@ def request_retry(machine: Machine, *, actor: User, request_ip: str | None = Non
         audit.record(actor, "machine.retried", machine, request_ip=request_ip)
         machine.refresh_from_db()
         events.record(Kind.MACHINE_REQUESTED, machine, actor=actor, again=True)
-        job = jobs.enqueue(JobName.MACHINE_CREATE, machine, queue=host.queue, actor=actor)
+        job = jobs.enqueue(job_that_builds(machine), machine, queue=host.queue, actor=actor)
         events.machine_changed(machine)
         return job
+
+
+def job_that_builds(machine: Machine) -> JobName:
+    return JobName.MACHINE_INSTALL if machine.iso_name else JobName.MACHINE_CREATE
 
 
 # --- what workers found out ---------------------------------------------------------------------------------------
@@ -418,6 +437,15 @@ def release_resources(machine: Machine) -> None:
         hosts.release_capacity(machine.host, held)
 
 
+# The columns of a machine that starts from its own disk.
+RESCUE_OVER: dict[str, object] = {
+    "rescue_version_id": None,
+    "rescue_iso_id": None,
+    "rescue_key": None,
+    "rescue_password": "",
+    "rescued_at": None,
+}
+
 Change = Callable[[Machine], dict[str, object]]
 
 
@@ -456,7 +484,7 @@ def _move(machine: Machine, before: Amount, after: Amount) -> None:
 def settle_size(machine_id: UUID) -> bool:
     """The machine is off, so the size of its next start is its size now. What it held besides is given back."""
     waits = Q(wanted_vcpus__isnull=False, saved_at=None)
-    busy = Q(task__in=[Task.RESIZING, Task.HIBERNATING])
+    busy = Q(task__in=[Task.RESIZING, Task.HIBERNATING, Task.RESTORING])
     return change_held(machine_id, waits & ~busy, size_taken)
 
 
@@ -501,6 +529,7 @@ def record_deleted(machine: Machine) -> None:
         addresses=[],
         missing_since=None,
         deleted_at=timezone.now(),
+        **RESCUE_OVER,
     ):
         events.record(Kind.MACHINE_DELETED, machine)
 
@@ -542,13 +571,20 @@ def _update(machine: Machine, rows: object = None, **values: object) -> bool:
     return changed == 1
 
 
+def check_name(name: str) -> None:
+    try:
+        validate_machine_name(name)
+    except ValidationError as error:
+        raise InvalidError(error.messages[0], field="name") from error
+
+
 def _checked(*, name: str, login_user: str, ssh_key: str) -> str:
     """Validate what was typed; the normalised key is given back."""
-    for field, check, value in (("name", validate_machine_name, name), ("login_user", validate_login_user, login_user)):
-        try:
-            check(value)
-        except ValidationError as error:
-            raise InvalidError(error.messages[0], field=field) from error
+    check_name(name)
+    try:
+        validate_login_user(login_user)
+    except ValidationError as error:
+        raise InvalidError(error.messages[0], field="login_user") from error
     try:
         return clean_ssh_key(ssh_key)
     except ValidationError as error:
@@ -577,7 +613,13 @@ def _check_image(version: ImageVersion, project: Project, flavour: Flavour) -> N
         )
 
 
-def _machine_of_request(project: Project, request_key: UUID | None) -> Machine | None:
+def name_is_taken(name: str) -> ConflictError:
+    return ConflictError(
+        _("There is a machine named %(name)s in this project already, or in its bin.") % {"name": name}, field="name"
+    )
+
+
+def machine_of_request(project: Project, request_key: UUID | None) -> Machine | None:
     if request_key is None:
         return None
     return Machine.objects.filter(project=project, request_key=request_key).first()
@@ -596,8 +638,8 @@ def _remember_key(actor: User, ssh_key: str) -> None:
         )
 
 
-def why_not(machine: Machine) -> str:
-    """Which state the machine is in, for someone whose request does not fit it."""
+def why_not(machine: Machine, *, in_rescue: bool = False) -> str:
+    """Which state the machine is in, for someone whose request does not fit it; `in_rescue` if it does not fit that."""
     machine.refresh_from_db()
     if machine.task != Task.NONE:
         return _("%(name)s is busy: %(task)s. Try again when that has ended.") % {
@@ -609,6 +651,8 @@ def why_not(machine: Machine) -> str:
             "name": machine.name,
             "status": machine.get_status_display(),
         }
+    if in_rescue and machine.is_in_rescue:
+        return _("%(name)s runs from a rescue system. Bring it back to its own disk first.") % {"name": machine.name}
     if machine.is_hibernated:
         return _("%(name)s is hibernated. Wake it first, or have its saved memory forgotten.") % {"name": machine.name}
     return _("%(name)s is %(power)s already.") % {"name": machine.name, "power": machine.get_power_state_display()}

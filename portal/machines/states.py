@@ -40,6 +40,15 @@ class Task(TextChoices):
     LIMITING = "limiting", _("limiting a disk")
     ADDING_CARD = "adding_card", _("adding a network card")
     DROPPING_CARD = "drop_card", _("removing a network card")
+    COPYING = "copying", _("being copied")
+    REBUILDING = "rebuilding", _("being rebuilt")
+    SNAPSHOTTING = "snapshotting", _("taking a snapshot")
+    RESTORING = "restoring", _("being restored")
+    DROPPING_SNAPSHOT = "drop_snap", _("deleting a snapshot")
+    INSERTING = "inserting", _("inserting a disc")
+    EJECTING = "ejecting", _("ejecting a disc")
+    RESCUING = "rescuing", _("starting a rescue system")
+    UNRESCUING = "unrescuing", _("coming back from rescue")
     DELETING = "deleting", _("deleting")
 
 

@@ -1,11 +1,12 @@
 from django.urls import path
 
-from portal.machines import device_views, views, views_bin, views_life, views_many
+from portal.machines import device_views, views, views_bin, views_discs, views_life, views_many
 
 app_name = "machines"
 urlpatterns = [
     path("", views.machine_list, name="list"),
     path("new/", views.machine_new, name="new"),
+    path("new/iso/", views_discs.machine_new_iso, name="new-iso"),
     path("bin/", views_bin.bin_list, name="bin"),
     path("bin/<uuid:pk>/restore", views_bin.bin_restore, name="bin-restore"),
     path("bin/<uuid:pk>/purge/", views_bin.bin_purge, name="bin-purge"),
@@ -40,4 +41,10 @@ urlpatterns = [
     path("<uuid:pk>/cards/add", device_views.card_add, name="card-add"),
     path("<uuid:pk>/cards/remove", device_views.card_remove, name="card-remove"),
     path("<uuid:pk>/secret", views.machine_secret, name="secret"),
+    path("<uuid:pk>/discs/insert", views_discs.disc_insert, name="disc-insert"),
+    path("<uuid:pk>/discs/eject", views_discs.disc_eject, name="disc-eject"),
+    path("<uuid:pk>/discs/boot", views_discs.disc_boot, name="disc-boot"),
+    path("<uuid:pk>/rescue/", views_discs.machine_rescue, name="rescue"),
+    path("<uuid:pk>/rescue/secret", views_discs.machine_rescue_secret, name="rescue-secret"),
+    path("<uuid:pk>/unrescue", views_discs.machine_unrescue, name="unrescue"),
 ]

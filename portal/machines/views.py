@@ -43,6 +43,7 @@ from portal.machines.device_selectors import (
     volume_lines,
     volumes_for_machine,
 )
+from portal.machines.disc_selectors import drive_lines, insertable
 from portal.machines.forms import MachineForm
 from portal.machines.models import Machine
 from portal.machines.selectors import (
@@ -283,16 +284,17 @@ def _detail_context(request: HttpRequest, machine: Machine) -> dict[str, object]
         "stop_overdue_in": _stop_overdue_in(machine),
         "timeline": timeline_of(machine),
         "to_bin": services.goes_to_bin(machine),
-        **_devices(machine, changeable="devices" in actions),
+        **_devices(request, machine, changeable="devices" in actions),
         "ssh_command": f"ssh {machine.login_user}@{machine.addresses[0]}" if machine.addresses else "",
     }
 
 
-def _devices(machine: Machine, *, changeable: bool) -> dict[str, object]:
-    """Disks and network cards; and what the forms that change them offer, for those who may."""
+def _devices(request: HttpRequest, machine: Machine, *, changeable: bool) -> dict[str, object]:
+    """Disks, discs and network cards; and what the forms that change them offer, for those who may."""
     cards = further_cards(machine)
     shown: dict[str, object] = {
         "disks": disk_lines(machine),
+        "drives": drive_lines(machine),
         "cards": cards,
         "first_card_addresses": first_card_addresses(machine, cards),
     }
@@ -300,6 +302,7 @@ def _devices(machine: Machine, *, changeable: bool) -> dict[str, object]:
         attachable, elsewhere_count = volumes_for_machine(machine)
         shown |= {
             "attachable": attachable,
+            "insertable": list(insertable(request.user, machine)),
             "volumes_elsewhere": elsewhere_count,
             "new_disk_name": suggest_name(machine.project),
         }

@@ -1,4 +1,10 @@
-/* Uploads a disk with a bar that says how far it is. Without this module the form is sent as forms are. */
+/* Uploads a disk or an ISO, piece by piece by the tus protocol, with a bar that says how far it is.
+ *
+ * What has arrived is kept: when the line breaks or the portal restarts it goes on by itself, and when the page is loaded
+ * anew it goes on as soon as the same file is chosen. Then the form is sent, with the upload's id in place of the file.
+ */
+
+import { Upload } from "tus-js-client";
 
 import { duration, gettext, interpolate } from "./base/text.js";
 
@@ -11,8 +17,13 @@ const send = form.querySelector("[data-send]");
 const most = Number(file.dataset.mostBytes);
 // Right after the start the speed is no measure for the rest.
 const SETTLE_S = 3;
+// What a broken line costs at most.
+const PIECE_BYTES = 8 * 1024 * 1024;
+const RETRY_MS = [0, 1000, 2000, 3000, 5000, 10_000, 20_000, 30_000, 30_000, 60_000, 60_000, 60_000];
 
-let request = null;
+/** The one under way. A form that was sent and refused has it still: its file is here, and is not sent again. */
+let upload = null;
+let sending = false;
 
 function size(bytes) {
   let value = bytes;
@@ -63,7 +74,7 @@ function fault(chosen) {
     return "";
   }
   if (chosen.size === 0) {
-    return gettext("This file is empty. Choose the disk.");
+    return gettext("This file is empty. Choose another.");
   }
   if (most && chosen.size > most) {
     return interpolate(gettext("This file has %(size)s; at most %(most)s can be uploaded."), {
@@ -81,97 +92,157 @@ function check() {
 }
 
 function suggestTitle() {
-  const title = form.elements.namedItem("title");
-  const name = file.files[0]?.name.replace(/\.(qcow2|img|raw)$/i, "");
+  const title = form.elements.namedItem("title") ?? form.elements.namedItem("name");
+  const name = file.files[0]?.name.replace(/\.(qcow2|img|raw|iso)$/i, "");
   if (name && !title.value.trim()) {
     title.value = name.slice(0, 100);
   }
 }
 
 function busy(on) {
+  sending = on;
   send.disabled = on;
+  file.disabled = on;
   place.hidden = !on;
   form.setAttribute("aria-busy", String(on));
 }
 
-function follow(upload) {
-  const begun = performance.now();
-  upload.addEventListener("progress", (event) => {
-    if (!event.lengthComputable) {
-      return;
-    }
-    bar.value = (100 * event.loaded) / event.total;
-    const seconds = (performance.now() - begun) / 1000;
-    const left = ((event.total - event.loaded) * seconds) / Math.max(event.loaded, 1);
-    const words = { done: size(event.loaded), whole: size(event.total), left: duration(left) };
-    line.textContent = interpolate(
-      seconds < SETTLE_S ? gettext("%(done)s of %(whole)s") : gettext("%(done)s of %(whole)s, about %(left)s left"),
-      words,
-    );
-  });
-  upload.addEventListener("load", () => {
-    bar.value = 100;
-    line.textContent = gettext("Everything has arrived. The portal puts it away…");
-  });
-}
-
 function failed(text) {
-  request = null;
   busy(false);
   show("file", [text]);
   form.querySelector('[aria-invalid="true"]')?.focus();
 }
 
-function answered() {
-  const { status, response } = request;
-  if (status === 201 && response?.url) {
-    request = null;
-    location.assign(response.url);
+/** A text for each piece that has arrived; the speed is that of this page's own pieces. */
+function follower() {
+  let begun = null;
+  let first = 0;
+  return (loaded, total) => {
+    if (begun === null) {
+      begun = performance.now();
+      first = loaded;
+    }
+    bar.value = (100 * loaded) / total;
+    const seconds = (performance.now() - begun) / 1000;
+    const left = ((total - loaded) * seconds) / Math.max(loaded - first, 1);
+    const words = { done: size(loaded), whole: size(total), left: duration(left) };
+    line.textContent = interpolate(
+      seconds < SETTLE_S ? gettext("%(done)s of %(whole)s") : gettext("%(done)s of %(whole)s, about %(left)s left"),
+      words,
+    );
+  };
+}
+
+const statusOf = (error) => error.originalResponse?.getStatus() ?? 0;
+
+function wordsOf(error) {
+  try {
+    return JSON.parse(error.originalResponse.getBody()).message;
+  } catch {
+    return "";
+  }
+}
+
+/** The portal's own refusals are final; a line that broke and a portal that restarts are not. */
+function mayPass(error) {
+  const status = statusOf(error);
+  const passing =
+    status === 0 || status === 409 || status === 423 || status === 429 || (status >= 500 && status !== 507);
+  if (passing) {
+    line.textContent = gettext("The connection broke off. It goes on by itself as soon as the portal can be reached…");
+  }
+  return passing;
+}
+
+function gaveUp(error) {
+  const status = statusOf(error);
+  if (status === 401 || status === 403) {
+    failed(wordsOf(error) || gettext("You are not signed in any more. Sign in and choose the same file again."));
+  } else if (status === 413 && !wordsOf(error)) {
+    failed(gettext("A server in front of the portal refused the file because of its size."));
+  } else if (mayPass(error)) {
+    failed(gettext("The portal could not be reached for long. What has arrived is kept: send it again to go on."));
+  } else {
+    failed(wordsOf(error) || gettext("The portal did not take the file. Try again."));
+  }
+}
+
+async function start(chosen) {
+  upload = new Upload(chosen, {
+    endpoint: form.dataset.uploads,
+    chunkSize: PIECE_BYTES,
+    retryDelays: RETRY_MS,
+    metadata: { filename: chosen.name },
+    headers: { "X-CSRFToken": form.elements.namedItem("csrfmiddlewaretoken").value, Accept: "application/json" },
+    onProgress: follower(),
+    onShouldRetry: mayPass,
+    onError: gaveUp,
+    onSuccess: sendForm,
+  });
+  const [earlier] = await upload.findPreviousUploads();
+  if (earlier) {
+    upload.resumeFromPreviousUpload(earlier);
+  }
+  upload.start();
+}
+
+/** All of the file is here: now what it is called, and whose it is. */
+async function sendForm() {
+  bar.value = 100;
+  line.textContent = gettext("Everything has arrived. The portal puts it away…");
+  const values = new FormData(form);
+  values.delete("file");
+  values.set("upload", upload.url.replace(/\/$/, "").split("/").pop());
+  let response;
+  try {
+    response = await fetch(form.action, { method: "POST", body: values, headers: { Accept: "application/json" } });
+  } catch {
+    failed(gettext("The connection broke off. The file is here already: send it again."));
     return;
   }
-  if (status === 422 && response?.errors) {
-    request = null;
+  await answered(response);
+}
+
+async function answered(response) {
+  const body = await response.json().catch(() => null);
+  if (response.status === 201 && body?.url) {
+    sending = false;
+    location.assign(body.url);
+    return;
+  }
+  if (response.status === 422 && body?.errors) {
     busy(false);
-    for (const [name, texts] of Object.entries(response.errors)) {
+    for (const [name, texts] of Object.entries(body.errors)) {
       show(name, texts);
     }
     form.querySelector('[aria-invalid="true"]')?.focus();
     return;
   }
-  if (status === 413) {
-    failed(gettext("A server in front of the portal refused the file because of its size."));
-    return;
-  }
-  failed(response?.message ?? gettext("The portal did not take the file. Nothing was kept; try again."));
+  failed(body?.message ?? gettext("The portal did not take the file. Try again."));
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   clear();
-  if (request || !check()) {
+  const chosen = file.files[0];
+  if (sending || !check() || !chosen) {
+    if (!chosen) {
+      show("file", [gettext("Choose the file.")]);
+    }
     form.querySelector('[aria-invalid="true"]')?.focus();
     return;
   }
-  request = new XMLHttpRequest();
-  request.open("POST", form.action);
-  request.responseType = "json";
-  request.setRequestHeader("Accept", "application/json");
-  request.addEventListener("load", answered);
-  request.addEventListener("error", () => {
-    failed(gettext("The connection broke off. Nothing was kept; try again."));
-  });
-  follow(request.upload);
   bar.value = 0;
   line.textContent = gettext("Sending…");
-  request.send(new FormData(form));
   busy(true);
+  start(chosen);
 });
 
 form.querySelector("[data-cancel]").addEventListener("click", (event) => {
-  if (request) {
+  if (sending) {
     event.preventDefault();
-    request.abort();
-    request = null;
+    upload?.abort(true).catch(() => undefined);
+    upload = null;
     busy(false);
   }
 });
@@ -183,7 +254,7 @@ file.addEventListener("change", () => {
 });
 
 window.addEventListener("beforeunload", (event) => {
-  if (request) {
+  if (sending) {
     event.preventDefault();
   }
 });

@@ -25,11 +25,13 @@ from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, Scr
 from portal.events.services import add_webhook, try_webhook
 from portal.figures.models import Series
 from portal.hosts.models import Difference, DifferenceKind, Host
+from portal.isos.models import Iso
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.admin_csp import AdminPolicyMiddleware
 from portal.lib.secrets import seal
-from portal.machines.models import Attachment, Batch, BatchItem, Flavour, Machine, MachineLabel, NetworkCard
+from portal.machines.models import Attachment, Batch, BatchItem, Disc, Flavour, Machine, MachineLabel, NetworkCard
+from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 
 OURS = [model for model in apps.get_models() if model.__module__.startswith("portal.")]
@@ -66,6 +68,9 @@ def everything(machine: Machine, alice: User) -> None:
     volume = Volume.objects.create(project=machine.project, name="beacon data", host=machine.host, size_gib=1)
     Attachment.objects.create(machine=machine, volume=volume)
     NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77")
+    iso = Iso.objects.create(project=machine.project, name="beacon installer", created_by=alice)
+    Disc.objects.create(machine=machine, slot=0, iso=iso)
+    Upload.objects.create(user=alice, name="beacon.iso", size_bytes=1)
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
     Series.objects.create(subject=machine.pk, level="hour", end=1, data=bytes(14))
 
@@ -122,7 +127,8 @@ def test_the_admin_has_no_sign_in_of_its_own(client: Client, db: None) -> None:
 
 @pytest.mark.parametrize("cast", ["operator", "helper"])
 def test_no_secret_is_shown(client: Client, request: pytest.FixtureRequest, machine: Machine, cast: str) -> None:
-    sealed = {name: seal("apple-pie") for name in ("login_password", "next_password", "console_secret", "user_data")}
+    names = ("login_password", "next_password", "console_secret", "user_data", "rescue_password")
+    sealed = {name: seal("apple-pie") for name in names}
     Machine.objects.update(**sealed)
     client.force_login(request.getfixturevalue(cast))
     for address in (page(Machine, "change", machine.pk), page(Machine, "changelist")):

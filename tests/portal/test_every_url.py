@@ -16,11 +16,17 @@ from portal.events.models import Delivery, Webhook
 from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
-from portal.machines.models import Attachment, Batch, Machine, MachineLabel, NetworkCard
+from portal.machines.models import Attachment, Batch, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import Status
+from portal.snapshots.models import Snapshot, SnapshotSchedule
+from portal.snapshots.states import Status as SnapshotStatus
+from portal.snapshots.states import Task as SnapshotTask
+from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 
@@ -84,11 +90,16 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
         status=Status.BINNED,
     )
     batch = Batch.objects.create(actor=alice, action="stop")
+    snapshot = snapshot_of(machine, alice)
+    iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
+    upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
 
     def of(name: str) -> Model:
         namespace, _, view = name.partition(":")
         if namespace == "events":
             return delivery if "delivery" in view else webhook if "webhook" in view else project
+        if namespace == "snapshots":
+            return machine if view.startswith("machine") else snapshot
         if view.startswith(("bin-", "many-")):
             return binned if view.startswith("bin-") else batch
         if namespace == "images" and "version" in view:
@@ -99,13 +110,33 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             "machines": machine,
             "console": machine,
             "figures": machine,
+            "copies": machine,
             "images": image_version.image,
             "jobs": job,
             "volumes": volume,
+            "isos": iso,
+            "uploads": upload,
             "sessions": session,
         }.get(namespace, machine.host)
 
     return of
+
+
+def snapshot_of(machine: Machine, alice: User) -> Snapshot:
+    """One that is ready, as far as the rows say."""
+    return Snapshot.objects.create(
+        machine=machine,
+        name="before the storm",
+        status=SnapshotStatus.READY,
+        task=SnapshotTask.NONE,
+        is_current=True,
+        quiesced=True,
+        vcpus=machine.vcpus,
+        memory_mib=machine.memory_mib,
+        disk_gib=machine.disk_gib,
+        created_by=alice,
+        taken_at=machine.power_state_at,
+    )
 
 
 def path_of(name: str, target: Target) -> str:
@@ -131,9 +162,12 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "events",
         "hosts",
         "images",
+        "isos",
         "jobs",
         "machines",
         "sessions",
+        "snapshots",
+        "uploads",
         "volumes",
     }
 
@@ -177,7 +211,9 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
     assert state() == before
 
 
-CHANGED_BY_MEMBERS = ("machines", "images", "jobs", "sessions", "events", "volumes")
+CHANGED_BY_MEMBERS = (
+    *("machines", "copies", "images", "isos", "uploads", "jobs", "sessions", "snapshots", "events", "volumes"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS])
@@ -196,8 +232,14 @@ def state() -> tuple[object, ...]:
         list(MachineLabel.objects.order_by("pk").values_list("machine", "name")),
         list(ImageVersion.objects.values_list("pk", "status")),
         list(Volume.objects.values_list("pk", "status", "task", "size_gib")),
+        list(Snapshot.objects.values_list("pk", "status", "task", "name", "description", "schedule")),
+        list(SnapshotSchedule.objects.values_list("pk", "every", "keep", "next_at")),
         list(Attachment.objects.values_list("pk", "task", "boot", "iops", "delete_with_machine")),
         list(NetworkCard.objects.values_list("pk", "task")),
+        list(Disc.objects.values_list("pk", "slot", "iso", "task")),
+        list(Machine.objects.order_by("pk").values_list("pk", "boot_disc", "rescue_version", "rescue_iso")),
+        list(Iso.objects.values_list("pk", "status", "name")),
+        list(Upload.objects.values_list("pk", "size_bytes", "touched_at")),
         list(Job.objects.values_list("pk", "status", "cancel_requested")),
         list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines", "bin_days")),
         list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),

@@ -20,9 +20,13 @@ from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, Screen
 from portal.events.kinds import Kind
 from portal.events.models import Webhook
 from portal.events.services import add_webhook, record
+from portal.isos.models import Iso
+from portal.jobs import services as jobs
 from portal.jobs.models import Job
-from portal.machines.models import Attachment, Batch, BatchItem, Machine, NetworkCard
+from portal.jobs.names import JobName
+from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots.models import Snapshot, SnapshotSchedule, SnapshotVolume
 from portal.volumes.models import Volume
 from tests.support.estate import Estate, build_estate
 
@@ -48,6 +52,9 @@ PAGES = [
     ("operator", "/hosts/{host}/"),
     ("operator", "/hosts/{host}/figures/"),
     ("operator", "/machines/{machine}/figures/?span=month"),
+    ("operator", "/machines/{machine}/snapshots/"),
+    ("operator", "/snapshots/{snapshot}/restore/"),
+    ("member", "/machines/{machine}/snapshots/"),
     ("operator", "/jobs/"),
     ("operator", "/jobs/?state=active"),
     ("operator", "/jobs/?state=failed"),
@@ -69,6 +76,10 @@ PAGES = [
     ("member", "/projects/{project}/events/"),
     ("operator", "/volumes/"),
     ("operator", "/volumes/?q=data&status=in_use"),
+    ("operator", "/isos/"),
+    ("member", "/isos/"),
+    ("operator", "/machines/new/iso/"),
+    ("member", "/machines/{machine}/rescue/"),
     ("member", "/machines/"),
     ("member", "/machines/?q=0000"),
     ("member", "/machines/?status=running"),
@@ -106,6 +117,13 @@ PAGES = [
             "volumes/{volume}",
             "machines/{machine}/disks",
             "machines/{machine}/cards",
+            "machines/{machine}/snapshots",
+            "machines/{machine}/snapshot-schedules",
+            "snapshots/{snapshot}",
+            "snapshots/{snapshot}/restore",
+            "machines/{machine}/discs",
+            "machines/{machine}/rescue",
+            "isos",
         )
     ],
     *[("operator", f"/api/v1/{path}") for path in ("hosts", "hosts/{host}", "audit", "sessions", "overview")],
@@ -138,9 +156,10 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
         estate = build_estate(hosts=hosts, machines=machines, projects=projects)
         _one_of_each(estate)
         volume = _volumes(estate)
+        _isos(estate)
         _people_at(estate, estate.machines[0])
         webhook, batch = _webhook(estate, estate.machines[0]), _batch(estate)
-        ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk}
+        ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk, "snapshot": _snapshots(estate, volume).pk}
         found = {page: _cost(estate, ids, *page) for page in PAGES}
         transaction.set_rollback(True)
     return found
@@ -160,6 +179,41 @@ def _volumes(estate: Estate) -> Volume:
             Volume.objects.filter(pk=volume.pk).update(status="in_use")
             attached = volume
     return attached
+
+
+def _snapshots(estate: Estate, volume: Volume) -> Snapshot:
+    """As many as there are machines, up to fifty, each with a volume, on two ways; the machine is at the first."""
+    machine, parent = estate.machines[0], None
+    for every in ("hour", "day"):
+        schedule = SnapshotSchedule.objects.create(machine=machine, every=every, next_at=timezone.now())
+    for number in range(min(len(estate.machines), 50)):
+        snapshot = Snapshot.objects.create(
+            machine=machine,
+            name=f"snapshot {number}",
+            parent=parent,
+            status="ready",
+            task="",
+            is_current=number == 0,
+            vcpus=1,
+            memory_mib=1024,
+            disk_gib=10,
+            schedule=schedule if number % 2 else None,
+            created_by=estate.operator,
+        )
+        SnapshotVolume.objects.create(snapshot=snapshot, volume=volume, size_gib=1)
+        parent = snapshot if number % 3 else parent
+    return snapshot
+
+
+def _isos(estate: Estate) -> None:
+    """More of them where there is more of everything, with a job each; two lie in drives."""
+    machine = estate.machines[0]
+    for number in range(2 + len(estate.machines) // 20):
+        project = machine.project if number % 2 else None
+        iso = Iso.objects.create(project=project, name=f"disc {number:03}", status="ready", size_bytes=1)
+        if number < 2:
+            Disc.objects.create(machine=machine, slot=number, iso=iso)
+        jobs.enqueue(JobName.ISO_IMPORT, iso, queue="images", actor=estate.operator)
 
 
 def _one_of_each(estate: Estate) -> None:

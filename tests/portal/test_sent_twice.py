@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,23 +28,33 @@ from portal.console.tickets import Mode
 from portal.events.models import Delivery, DeliveryStatus, Webhook
 from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Difference, DifferenceKind, Host
-from portal.images.models import ImageVersion
+from portal.images.models import Image, ImageVersion, VersionStatus
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.secrets import seal
-from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
+from portal.machines.models import Attachment, Disc, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status
+from portal.snapshots.models import SnapshotSchedule
+from portal.uploads import services as uploads
+from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.conftest import PASSWORD
-from tests.portal.test_every_url import ALL
+from tests.portal.test_every_url import ALL, snapshot_of
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
-PORTAL = ("accounts", "audit", "console", "events", "hosts", "images", "jobs", "machines", "volumes")
+PORTAL = (
+    *("accounts", "audit", "console", "events", "hosts", "images", "isos"),
+    *("jobs", "machines", "snapshots", "uploads", "volumes"),
+)
 # Asking for these is itself what is done: each look is written down, each ticket is for one use.
 EACH_COUNTS = {
     "machines:secret": {"audit.Event"},
     "machines:user-data": {"audit.Event"},
+    "machines:rescue-secret": {"audit.Event"},
+    "uploads:new": {"uploads.Upload"},
     "console:ticket": set[str](),
     "console:link-new": {"audit.Event", "console.ConsoleLink"},
     "sessions:watch": {"audit.Event"},
@@ -103,6 +113,7 @@ class Request:
     pk: Callable[[Scene], object] | None = None
     form: Callable[[Scene], Mapping[str, Any]] = lambda _scene: {}
     by: str = "alice"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def _new_machine(scene: Scene) -> dict[str, object]:
@@ -227,6 +238,54 @@ def _card(scene: Scene) -> object:
     return NetworkCard.objects.create(machine=scene.machine, mac="52:54:00:00:00:77").pk
 
 
+def _snapshot(scene: Scene) -> object:
+    return snapshot_of(scene.machine, scene.alice).pk
+
+
+def _schedule(scene: Scene) -> dict[str, object]:
+    SnapshotSchedule.objects.create(machine=scene.machine, every="day", next_at=timezone.now())
+    return {"every": "day"}
+
+
+def _iso(scene: Scene) -> Iso:
+    return Iso.objects.create(
+        project=scene.project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=scene.alice
+    )
+
+
+def _begun(scene: Scene) -> Upload:
+    return uploads.begin(scene.alice, name="installer.iso", size_bytes=5)
+
+
+def _whole(scene: Scene) -> Upload:
+    upload = _begun(scene)
+    upload.path.write_bytes(b"whole")
+    return upload
+
+
+def _new_iso(scene: Scene) -> dict[str, object]:
+    owner = str(scene.project.pk)
+    return {"upload": str(_whole(scene).pk), "name": "installer", "owner": owner, "role": "installer"}
+
+
+def _install(scene: Scene) -> dict[str, object]:
+    size = {"flavour": scene.flavour.pk, "disk_gib": "8", "name": "lamp", "kind": "server", "firmware": "bios"}
+    return {"project": scene.project.pk, "iso": _iso(scene).pk, "request_key": uuid4(), **size}
+
+
+def _disc(scene: Scene) -> dict[str, object]:
+    return {"disc": Disc.objects.create(machine=scene.machine, slot=0, iso=_iso(scene)).pk}
+
+
+def _other_version(scene: Scene) -> ImageVersion:
+    image = Image.objects.create(slug="other", title="Other", source="upload")
+    return ImageVersion.objects.create(image=image, number=1, status=VersionStatus.READY)
+
+
+def _in_rescue(scene: Scene) -> object:
+    return scene.set_machine(rescue_version=_other_version(scene), rescue_password=seal("rescue-password"))
+
+
 OFF = PowerState.SHUT_OFF
 REQUESTS: dict[str, Request] = {
     "accounts:logout": Request(),
@@ -294,6 +353,14 @@ REQUESTS: dict[str, Request] = {
     "machines:disk-keep": Request(_machine(), lambda scene: {"disk": _disk(scene), "keep": "no"}),
     "machines:card-add": Request(_machine()),
     "machines:card-remove": Request(_machine(), lambda scene: {"card": _card(scene)}),
+    "snapshots:machine-take": Request(_machine(), lambda _: {"name": "before", "with_memory": "yes"}),
+    "snapshots:machine-schedule": Request(
+        _machine(), lambda _: {"every": "week", "at": "04:30", "weekday": "6", "keep": "4"}
+    ),
+    "snapshots:machine-unschedule": Request(_machine(), _schedule),
+    "snapshots:change": Request(_snapshot, lambda _: {"name": "after", "description": "as it was"}),
+    "snapshots:restore": Request(_snapshot, lambda _: {"take_first": "yes"}),
+    "snapshots:delete": Request(_snapshot),
     "volumes:new": Request(
         form=lambda scene: {"project": scene.project.pk, "name": "data", "size_gib": "2", "request_key": uuid4()}
     ),
@@ -305,6 +372,14 @@ REQUESTS: dict[str, Request] = {
     "machines:hibernate": Request(_machine()),
     "machines:discard": Request(_machine(power_state=OFF, saved_at=timezone.now(), saved_gib=1)),
     "machines:resize": Request(_machine(), lambda _: {"flavour": _larger().pk}),
+    "copies:clone": Request(
+        _machine(), lambda _: {"name": "torch", "kind": "linked", "identity": "new", "request_key": uuid4()}
+    ),
+    "copies:capture": Request(
+        _machine(),
+        lambda _: {"image": "new", "title": "Torch", "owner": "project", "identity": "new", "request_key": uuid4()},
+    ),
+    "copies:rebuild": Request(_machine(), lambda scene: {"image": scene.version.pk, "confirm": scene.machine.name}),
     "machines:edit": Request(_machine(), lambda _: {"name": "lamp", "labels": "web, blue", "protected": "on"}),
     "machines:password": Request(_machine()),
     "machines:key": Request(_machine(), lambda _: {"public_key": KEY}),
@@ -316,6 +391,17 @@ REQUESTS: dict[str, Request] = {
     "machines:bin-purge": Request(_machine(status=Status.BINNED, power_state=OFF)),
     "machines:delete": Request(_machine()),
     "machines:secret": Request(_machine(login_password=seal("first-password"))),
+    "machines:new-iso": Request(form=_install),
+    "machines:disc-insert": Request(_machine(), lambda scene: {"iso": _iso(scene).pk}),
+    "machines:disc-eject": Request(_machine(), _disc),
+    "machines:disc-boot": Request(_machine(), lambda _: {"first": "yes"}),
+    "machines:rescue": Request(_machine(), lambda scene: {"system": str(_other_version(scene).pk)}),
+    "machines:unrescue": Request(_in_rescue),
+    "machines:rescue-secret": Request(_in_rescue),
+    "isos:upload": Request(form=_new_iso),
+    "isos:delete": Request(lambda scene: _iso(scene).pk),
+    "uploads:new": Request(headers={"Upload-Length": "5", "Upload-Metadata": "filename aXNvLmlzbw=="}),
+    "uploads:discard": Request(lambda scene: _begun(scene).pk),
 }
 
 
@@ -339,13 +425,13 @@ def test_sent_twice_it_has_the_effect_of_once(client: Client, scene: Scene, name
     path = reverse(name, args=[wanted.pk(scene)] if wanted.pk else [])
     form = dict(wanted.form(scene))
     before = rows()
-    first = client.post(path, _again(form))
+    first = client.post(path, _again(form), headers=dict(wanted.headers))
     assert first.status_code in {200, 201, 204, 302}, (name, first.status_code, first.content[:300])
     once = rows()
     assert once != before or name in {"accounts:logout", "console:ticket", "console:selftest-steps"}
     # Someone who signed out or changed the password is signed in elsewhere still.
     client.force_login(User.objects.get(pk=person.pk))
-    second = client.post(path, _again(form))
+    second = client.post(path, _again(form), headers=dict(wanted.headers))
     assert second.status_code in {200, 201, 204, 302, 404, 409, 422}, (name, second.status_code)
     twice = rows()
     for model, found in twice.items():

@@ -58,16 +58,16 @@ def web_processes(count: int, environment: Mapping[str, str], log_dir: Path) -> 
     ports = [listener.getsockname()[1] for listener in sockets]
     with contextlib.ExitStack() as stack:
         webs = [
-            Web(port, stack.enter_context(_web_process(listener, port, environment, log_dir / f"web-{port}.log")))
+            Web(port, stack.enter_context(web_process(listener, port, environment, log_dir / f"web-{port}.log")))
             for listener, port in zip(sockets, ports, strict=True)
         ]
         for web in webs:
-            _wait_for(web.port)
+            wait_for_web(web.port)
         yield webs
 
 
 @contextlib.contextmanager
-def _web_process(listener: socket.socket, port: int, environment: Mapping[str, str], log: Path) -> Iterator[int]:
+def web_process(listener: socket.socket, port: int, environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """The socket is ours, so that no other program can take the port in between."""
     argv = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--fd", str(listener.fileno())]
     frames = ["--ws", "portal.console.stream:StreamProtocol", "--ws-per-message-deflate", "false"]
@@ -127,7 +127,7 @@ def request(
     return Answer(answer.status, answer.read().decode(), answer.getheader("Location") or "", policy)
 
 
-def _wait_for(port: int) -> None:
+def wait_for_web(port: int) -> None:
     """Until Django answers there: its imports take seconds, during which the socket only queues."""
     deadline = time.monotonic() + START_S
     while True:

@@ -5,13 +5,17 @@ worker that was killed in the middle may call them again; they end within a time
 they raise only `HypervisorError`s. A domain that Casement did not define is reported but never touched: operations on
 it raise `DomainNotFoundError`.
 
-Files in the pool: `images/<version uuid>.qcow2` (read-only bases), `machines/<machine uuid>/disk.qcow2` and
-`machines/<machine uuid>/seed.iso`, `volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to
-a driver by their UUID alone: where and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
+Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `isos/<iso uuid>.iso` (read-only discs),
+`machines/<machine uuid>/disk.qcow2`, `seed.iso` and, of a machine in rescue, `rescue.qcow2` and `rescue-seed.iso`,
+`volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to a driver by their UUID alone: where
+and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
+A snapshot lies inside the machine's disks, by its UUID; what there is of it besides (its memory, the firmware's
+variables, what is known of it) is in `machines/<machine uuid>/<snapshot uuid>.*`.
 """
 
 from __future__ import annotations
 
+from builtins import list as list_of
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +36,7 @@ from workers.hypervisor.types import (
     NicSpec,
     PowerState,
     SeedSpec,
+    SnapshotInfo,
     VolumeInfo,
 )
 
@@ -83,6 +88,56 @@ class HypervisorDriver(Protocol):
         without the image, `StorageFullError` without room.
         """
 
+    def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
+        """Throw the machine's root disk away, with its snapshots, and create it anew, as `create_disk` does.
+
+        `VolumeNotFoundError` without the image, `StorageFullError` without room: then the old disk stays. After another
+        failure there may be none. `InvalidOperationError` while the machine runs.
+        """
+
+    # --- copies of disks ----------------------------------------------------------------------------------------
+
+    def copy_disk(
+        self, machine: UUID, *, source: UUID, snapshot: UUID | None, base: UUID | None, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make the machine's root disk as a copy of another machine's: as that is now, or was at a snapshot of it.
+
+        It stands alone; or, with `base`, reads from the image that its source is based on what that has not written
+        itself. Success: the disk exists, whole. Failure: no disk. If there is one already it is kept as it is.
+        `progress` gets whole percents. `InvalidOperationError` if the source runs and no snapshot is named, or it is
+        based on another image than `base`; `VolumeNotFoundError` without the source, `StorageFullError` without room.
+        """
+
+    def make_base(
+        self, base: UUID, *, source: UUID, snapshot: UUID | None, flat: bool, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make a read-only image of a machine's root disk, for `create_disk`; it is like any image of `put_image`.
+
+        With `flat` it stands alone; else it is a delta that goes on reading from the image that its source is based on,
+        if that has one. Success, failure and errors as of `copy_disk`. While a disk or another base reads from it, it
+        is neither removed nor changed.
+        """
+
+    def remove_identity(self, disk: UUID, *, personal: bool) -> None:
+        """Take from a disk what makes a machine the one that it is: machine-id, host keys, leases, random seed.
+
+        `disk` is a base, or a machine, whose root disk is meant. With `personal` also what people left in it: their
+        keys, histories, logs, what cloud-init was told. At its next start the system makes itself a new identity.
+        Killed in between it is done again. `HypervisorError` "unknown-system" if no system is found that this is known
+        of, "no-tools" if the host lacks what it takes; then the disk is as it was. `InvalidOperationError` while the
+        machine runs, or something reads from the base.
+        """
+
+    def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
+        """Copy an image that stands alone out of the pool, to a file that is there whole or not at all.
+
+        `VolumeNotFoundError` if there is none.
+        """
+
+    # --- seeds and volumes --------------------------------------------------------------------------------------
+    def create_empty_disk(self, machine: UUID, *, size_bytes: int) -> VolumeInfo:
+        """Create the machine's disk without anything on it. If there is one already it is kept as it is."""
+
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         """Write the machine's NoCloud ISO, readable by the hypervisor alone, replacing one that is there."""
 
@@ -106,6 +161,36 @@ class HypervisorDriver(Protocol):
 
         `VolumeNotFoundError` if there is none, `InvalidOperationError` while a machine that runs has it.
         """
+
+    # --- discs and rescue -------------------------------------------------------------------------------------
+
+    def put_iso(self, iso: UUID, source: Path, *, progress: Callable[[int], None]) -> VolumeInfo:
+        """Copy the file `source` into the pool as a read-only disc. As `put_image`, but it is taken as plain bytes:
+        whatever it begins with, no guest ever has it read as anything but a disc of these bytes.
+        """
+
+    def has_iso(self, iso: UUID) -> bool:
+        """True if the ISO is on the host, whole."""
+
+    def delete_iso(self, iso: UUID) -> None:
+        """Remove an ISO. No error if there is none. `InvalidOperationError` while it lies in a machine's drive."""
+
+    def insert_disc(self, machine: UUID, slot: int, iso: UUID | None, *, force: bool = False) -> bool:
+        """Put an ISO into a disc drive (0 is the first) of the machine, or (None) take out what is in there.
+
+        True: it is so in the definition and, if it runs, in what runs. False: the guest keeps the drive shut, and the
+        disc before is still in there; it was asked to open it. With `force` it is not asked. `VolumeNotFoundError`
+        without the ISO; `InvalidOperationError` if what runs was started without such a drive.
+        """
+
+    def prepare_rescue(self, machine: UUID, *, image: UUID, seed: SeedSpec) -> None:
+        """Make the disk and the seed of the machine's rescue system. A disk that is there already is kept as it is.
+
+        `VolumeNotFoundError` without the image, `StorageFullError` without room.
+        """
+
+    def end_rescue(self, machine: UUID) -> None:
+        """Remove what `prepare_rescue` made. No error if there is nothing. The definition must be without it."""
 
     # --- disks and cards of a machine -------------------------------------------------------------------------
 
@@ -138,15 +223,48 @@ class HypervisorDriver(Protocol):
     def detach_nic(self, machine: UUID, mac: str) -> bool:
         """Ask the guest to let a network card go. As `detach_disk`."""
 
+    # --- snapshots of a machine -------------------------------------------------------------------------------
+
+    def take_snapshot(self, machine: UUID, snapshot: UUID, *, memory: bool) -> SnapshotInfo:
+        """Keep the disks that the machine has now (root disk and volumes), and with `memory` what it is doing.
+
+        Of a running machine the disks are taken in one moment, its file systems still if its agent answers; with
+        memory it is paused for as long as that is written, and goes on. Success: the snapshot is whole. Failure: it
+        goes on, thawed, and `delete_snapshot` removes what there may be. One that is whole already is kept as it is;
+        what a killed worker left of it is removed first, the guest thawed and let go on.
+
+        `InvalidOperationError` if it is hibernated, or does not run and its memory was asked for; `StorageFullError`.
+        """
+
+    def restore_snapshot(self, machine: UUID, snapshot: UUID) -> None:
+        """Cut the machine's power, forget its saved memory, and make its disks what they were, sizes too.
+
+        Success: with memory it runs and goes on from there, with the volumes, network cards and size that it had then;
+        without it is off. Failure: it is off, and some of the disks may be what they were: call it again, or restore
+        another one. Nothing is done, but for the power, if a disk cannot be brought back: `VolumeNotFoundError` without
+        the snapshot or one of its volumes, `InvalidOperationError` while another machine runs with one. Which volumes
+        the definition has is the caller's to see to.
+        """
+
+    def delete_snapshot(self, machine: UUID, snapshot: UUID) -> None:
+        """Remove a snapshot, in any order, while anything runs; machine and other snapshots stay as they are.
+
+        No error if there is none, or if a volume of it is gone. What is left of one that never became whole goes too:
+        the guest is thawed, and let go on if it was paused for it. Works without the machine's domain.
+        """
+
+    def snapshots(self, machine: UUID) -> list_of[UUID]:
+        """Those that are whole. They go with `delete_storage`, from volumes that stay too."""
+
     # --- the domain -------------------------------------------------------------------------------------------
 
     def define(self, spec: MachineSpec) -> None:
         """Define the domain, or redefine it: a running one takes the new definition at its next start.
 
-        `VolumeNotFoundError` without disk, seed or a volume, `InvalidSpecError` for a spec that must not become a
-        domain.
+        `VolumeNotFoundError` without disk, seed (if it is to have one), a volume, a disc, or a rescue system's files,
+        `InvalidSpecError` for a spec that must not become a domain.
 
-        Success: the domain is defined persistently, with disk, seed and volumes attached. Failure: as before the call.
+        Success: the domain is defined persistently, with disk, seed, volumes and discs. Failure: as before the call.
         """
 
     def start(self, machine: UUID) -> None:
@@ -203,7 +321,10 @@ class HypervisorDriver(Protocol):
         """
 
     def undefine(self, machine: UUID) -> None:
-        """Force off and remove the definition with NVRAM and saved memory. No error if there is none. Disks stay."""
+        """Force off and remove the definition with NVRAM, TPM state and saved memory. Disks stay.
+
+        No error if there is none.
+        """
 
     def adopt(self, machine: UUID) -> None:
         """Put Casement's mark on a domain that somebody else defined, so that the other operations work on it.

@@ -67,7 +67,7 @@ class FakeDevices:
             domain = self.host.owned(machine)
             spec = domain.live or domain.spec
             volumes = frozenset(disk.volume for disk in spec.disks if disk.volume is not None)
-            return MachineDevices(volumes, frozenset(nic.mac for nic in spec.nics))
+            return MachineDevices(volumes, frozenset(nic.mac for nic in spec.nics), spec.discs, spec.rescue)
 
     def attach_disk(self, machine: UUID, disk: DiskSpec) -> None:
         with self.host.operation("attach_disk"):

@@ -19,8 +19,11 @@ class PowerState(enum.StrEnum):
 
 
 class Firmware(enum.StrEnum):
+    """`UEFI_SECURE` starts only what is signed by a key that its store has from the start: Microsoft's."""
+
     BIOS = "bios"
     UEFI = "uefi"
+    UEFI_SECURE = "uefi_secure"
 
 
 class NetworkMode(enum.StrEnum):
@@ -75,10 +78,16 @@ class DiskSpec:
 
 @dataclass(frozen=True, slots=True)
 class MachineDevices:
-    """What is plugged into a machine: if it runs into what runs, else into its definition. MACs are in lower case."""
+    """What is plugged into a machine: if it runs into what runs, else into its definition. MACs are in lower case.
+
+    `discs` has an entry for each of its disc drives: the ISO that lies in it, or None. `rescue`: it is to start, or was
+    started, from its rescue system's disk.
+    """
 
     volumes: frozenset[UUID]
     macs: frozenset[str]
+    discs: tuple[UUID | None, ...] = ()
+    rescue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,10 @@ class MachineSpec:
     `console_secret` is the VNC password, at most 8 characters (RFB uses no more) and never empty. `genid` changes
     whenever a guest must notice that it is another machine or was set back in time. `most_vcpus` and `most_memory_mib`
     are what it can be given while it runs; 0 leaves no room.
+
+    `discs` are its disc drives with the ISO in each; it starts from its disks, then from the first drive, or with
+    `boot_disc` the other way round. `seeded` machines have a NoCloud seed. With `rescue` it starts from its rescue
+    disk, with a seed of that system's own, and its own disk comes after these (`RESCUED_SERIAL`).
     """
 
     uuid: UUID
@@ -104,6 +117,15 @@ class MachineSpec:
     most_vcpus: int = 0
     most_memory_mib: int = 0
     disks: tuple[DiskSpec, ...] = ()
+    tpm: bool = False
+    discs: tuple[UUID | None, ...] = ()
+    boot_disc: bool = False
+    seeded: bool = True
+    rescue: bool = False
+
+
+# By which a rescue system finds the machine's own disk: /dev/disk/by-id/virtio-machine-disk.
+RESCUED_SERIAL = "machine-disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +168,10 @@ class ConsoleEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
-    """A file of Casement's pool on the host. `machine` is None for base images and volumes; `base` is a disk's base."""
+    """A file of Casement's pool on the host. `machine` is None for base images and volumes.
+
+    `base` is the image that a disk, or a base made of a machine's disk, reads from.
+    """
 
     name: str
     machine: UUID | None
@@ -164,6 +189,25 @@ class VolumeInfo:
         """Which volume this is; None for other files."""
         return self._uuid_in("volumes")
 
+    @property
+    def snapshot(self) -> UUID | None:
+        """Of which snapshot of its machine this is the note; None for other files."""
+        path = PurePosixPath(self.name)
+        try:
+            return UUID(path.stem) if self.machine is not None and path.suffix == ".json" else None
+        except ValueError:
+            return None
+
+    @property
+    def iso(self) -> UUID | None:
+        """Which ISO this is; None for other files."""
+        return self._uuid_in("isos")
+
+    @property
+    def is_rescue(self) -> bool:
+        """A rescue system's disk."""
+        return self.machine is not None and PurePosixPath(self.name).name == "rescue.qcow2"
+
     def _uuid_in(self, folder: str) -> UUID | None:
         path = PurePosixPath(self.name)
         try:
@@ -174,6 +218,20 @@ class VolumeInfo:
     @property
     def is_disk(self) -> bool:
         return self.machine is not None and PurePosixPath(self.name).name == "disk.qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot as it was taken. `volumes` are the machine's volumes that are in it, besides its root disk.
+
+    `quiesced`: the guest's file systems were still, its agent saw to that, or it was off. `memory_bytes` is the size of
+    the file with its memory; 0 is a snapshot of the disks alone.
+    """
+
+    uuid: UUID
+    quiesced: bool
+    memory_bytes: int
+    volumes: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,31 @@
 from typing import Any
 
 from portal.jobs.names import JobName
-from workers.workflows import access, create, delete, devices, drift, fetch, hibernate, images, power, resize, volumes
+from workers.workflows import (
+    access,
+    copies,
+    create,
+    delete,
+    devices,
+    discs,
+    drift,
+    fetch,
+    hibernate,
+    images,
+    isos,
+    power,
+    rebuild,
+    rescue,
+    resize,
+    snapshots,
+    volumes,
+)
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
+    copies.CLONE,
+    rebuild.WORKFLOW,
     *power.WORKFLOWS,
     *hibernate.WORKFLOWS,
     resize.WORKFLOW,
@@ -16,9 +36,14 @@ _ALL: tuple[Workflow[Any], ...] = (
     delete.WORKFLOW,
     *devices.WORKFLOWS,
     *volumes.WORKFLOWS,
+    *snapshots.WORKFLOWS,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,
+    copies.CAPTURE,
+    *discs.WORKFLOWS,
+    *rescue.WORKFLOWS,
+    *isos.WORKFLOWS,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

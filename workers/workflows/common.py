@@ -1,11 +1,14 @@
 """What several workflows of machines share: loading, the spec for the driver, and the start with its screen."""
 
+from uuid import UUID
+
 from django.utils.translation import gettext as _
 
 from portal.lib.secrets import unseal
 from portal.machines import services
 from portal.machines.devices import Plug
-from portal.machines.models import Attachment, Machine, NetworkCard
+from portal.machines.discs import DRIVES
+from portal.machines.models import Attachment, Disc, Machine, NetworkCard
 from portal.machines.selectors import machine_by_id
 from portal.machines.sizes import room_of
 from workers.hosts import driver_of
@@ -24,8 +27,8 @@ def driver(context: Context[Machine]) -> HypervisorDriver:
     return driver_of(context.target.host)
 
 
-def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
-    """What the domain is made from: in the size of its next start."""
+def spec_of(machine: Machine, *, secret: str, own: bool = False) -> MachineSpec:
+    """What the domain is made from: in the size of its next start. `own`: to start from its own disk, if in rescue."""
     vcpus, memory_mib = machine.wanted_vcpus or machine.vcpus, machine.wanted_memory_mib or machine.memory_mib
     most_vcpus, most_memory_mib = room_of(vcpus, memory_mib)
     return MachineSpec(
@@ -34,7 +37,7 @@ def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
         title=machine.name,
         vcpus=vcpus,
         memory_mib=memory_mib,
-        firmware=Firmware(machine.image_version.firmware) if machine.image_version else Firmware.BIOS,
+        firmware=_firmware_of(machine, own=own),
         genid=machine.genid,
         console_secret=secret,
         nics=tuple(nic_of(machine, mac) for mac in (machine.mac, *_further_macs(machine))),
@@ -42,7 +45,29 @@ def spec_of(machine: Machine, *, secret: str) -> MachineSpec:
         most_vcpus=most_vcpus,
         most_memory_mib=most_memory_mib,
         disks=disks_of(machine),
+        tpm=machine.tpm,
+        discs=discs_of(machine, own=own),
+        boot_disc=machine.boot_disc or (machine.rescue_iso_id is not None and not own),
+        seeded=not machine.iso_name,
+        rescue=machine.rescue_version_id is not None and not own,
     )
+
+
+def _firmware_of(machine: Machine, *, own: bool) -> Firmware:
+    """A rescue system starts by the firmware that its image was made for."""
+    if machine.rescue_version is not None and not own:
+        return Firmware(machine.rescue_version.firmware)
+    if machine.firmware:
+        return Firmware(machine.firmware)
+    return Firmware(machine.image_version.firmware) if machine.image_version else Firmware.BIOS
+
+
+def discs_of(machine: Machine, *, own: bool = False) -> tuple[UUID | None, ...]:
+    """What is in its drives. What is being put in only is not there yet; what is being ejected still is."""
+    there = dict(Disc.objects.filter(machine=machine).exclude(task=Plug.ADDING).values_list("slot", "iso_id"))
+    if machine.rescue_iso_id is not None and not own:
+        there[0] = machine.rescue_iso_id
+    return tuple(there.get(slot) for slot in range(DRIVES))
 
 
 def define(machine: Machine, host_driver: HypervisorDriver) -> None:

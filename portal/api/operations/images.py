@@ -109,6 +109,35 @@ def upload_image(request: HttpRequest, form: Form[UploadIn], file: File[Uploaded
     return active_job_of(version) or jobs_of(version, limit=1)[0]
 
 
+class FromUploadIn(UploadIn):
+    upload: UUID = Field(description="A whole upload of yours. The image's first version takes over its id.")
+
+
+@operation(
+    "POST",
+    "images/from-upload",
+    tag=TAG,
+    answers=JobOut,
+    status=202,
+    pages=("images:upload",),
+    links={"show_job": {"pk": "id"}},
+)
+def add_image(request: HttpRequest, body: FromUploadIn) -> Job:
+    """Make an image of a disk that was uploaded in pieces. The job's target is the image's first version."""
+    user = person(request)
+    version = services.add_upload(
+        body.upload,
+        actor=user,
+        title=body.title,
+        kind=body.kind,
+        firmware=body.firmware,
+        project=project_for(user, body.project, Permission.IMAGE_CREATE) if body.project else None,
+        request_key=uuid5(body.upload, str(user.pk)),
+        request_ip=client_ip(request),
+    )
+    return active_job_of(version) or jobs_of(version, limit=1)[0]
+
+
 # --- by address ---------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,12 @@ _BUSY = {
     Task.LIMITING: _("Limiting a disk"),
     Task.ADDING_CARD: _("Adding a network card"),
     Task.DROPPING_CARD: _("Removing a network card"),
+    Task.COPYING: _("Being copied"),
+    Task.REBUILDING: _("Being rebuilt"),
+    Task.INSERTING: _("Inserting a disc"),
+    Task.EJECTING: _("Ejecting a disc"),
+    Task.RESCUING: _("Starting a rescue system"),
+    Task.UNRESCUING: _("Coming back from rescue"),
     Task.DELETING: _("Deleting"),
 }
 _POWER = {
@@ -56,6 +62,11 @@ _POWER = {
 _HIBERNATED = Look(_("Hibernated"), "paused", icon="zzz")
 _BINNED = Look(_("In the bin"), "off", icon="trash")
 _MISSING = Look(_("Missing on its host"), "failed", icon="alert-triangle-filled")
+_RESCUED = {
+    PowerState.RUNNING: Look(_("In rescue"), "busy", icon="lifebuoy"),
+    PowerState.PAUSED: Look(_("In rescue, paused"), "paused", icon="lifebuoy"),
+    PowerState.SHUT_OFF: Look(_("In rescue, off"), "off", icon="lifebuoy"),
+}
 _FAILED = Look(_("Failed"), "failed", icon="alert-triangle-filled")
 _BY_STATUS = {Status.ERROR: _FAILED, Status.BINNED: _BINNED}
 _REQUESTED = Look(_("Requested"), "busy", icon="clock")
@@ -78,6 +89,8 @@ def look_of(machine: Machine) -> Look:
         return _BY_STATUS[Status(machine.status)]
     if machine.missing_since is not None:
         return _MISSING
+    if machine.status == Status.READY and machine.is_in_rescue and machine.power_state in _RESCUED:
+        return _RESCUED[PowerState(machine.power_state)]
     if machine.status == Status.READY:
         return _HIBERNATED if machine.is_hibernated else _POWER[PowerState(machine.power_state)]
     return _REQUESTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -18,17 +19,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from django.conf import settings
 
 from portal.accounts.models import ApiToken, Project, User
 from portal.console import serial_log
 from portal.console.models import ConsoleSession
+from portal.copies import cloning
+from portal.copies.models import DiskCopy
 from portal.images.models import Image, ImageVersion
+from portal.isos.models import Iso
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
-from portal.machines import binning, cards, disks
-from portal.machines.models import Attachment, Flavour, Machine, MachineLabel
+from portal.machines import binning, cards, discs, disks, rescue
+from portal.machines.models import Attachment, Disc, Flavour, Machine, MachineLabel
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshots
+from portal.uploads.models import Upload
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
 from tests.integration.api.shell import LIMIT_S, Shell
@@ -105,6 +113,28 @@ def test_a_machine_rests_grows_and_comes_back_from_the_bin(shell: Shell, machine
     assert (code, "is back" in said) == (0, True), said
     assert shell.run("undelete", "beacon")[0] == 4
     assert shell.data("rm", "--purge", "--yes", "beacon")["kind"] == "machine.delete"
+
+
+def test_snapshots_are_taken_restored_and_deleted(shell: Shell, machine: Machine) -> None:
+    """What workers would do is recorded by hand."""
+    made = shell.data("snapshot", "take", "beacon", "before", "--description", "the upgrade")
+    assert (made["kind"], made["target"]["id"]) == ("snapshot.take", str(machine.pk))
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("snapshot", "take", "beacon", "before")[0] == 5
+    assert shell.data("snapshot", "take", "beacon", "--memory")["kind"] == "snapshot.take"
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("-q", "snapshot", "ls", "beacon")[1] == "snapshot-1\nbefore\n"
+    rows = {row["name"]: row for row in shell.data("snapshot", "ls", "beacon")}
+    assert (rows["snapshot-1"]["with_memory"], rows["snapshot-1"]["parent"]) == (True, rows["before"]["id"])
+    assert shell.run("restore", "beacon", "nothing", "--yes")[0] == 4
+    assert shell.data("restore", "beacon", "before", "--take-first", "--yes")["kind"] == "snapshot.restore"
+    restoring.record_restored(machine)
+    Job.objects.all().delete()
+    assert shell.data("snapshot", "rm", "beacon", rows["before"]["id"], "--yes")["kind"] == "snapshot.delete"
+    snapshots.record_deleted(machine)
+    assert "before" not in shell.run("-q", "snapshot", "ls", "beacon")[1].splitlines()
 
 
 def test_volumes_and_cards_come_and_go(shell: Shell, machine: Machine) -> None:
@@ -231,6 +261,46 @@ def test_anything_else_goes_by_api_and_files_by_cp(shell: Shell, machine: Machin
     disk.write_bytes(b"QFI\xfb" + b"\0" * 5000)
     assert shell.run("cp", str(disk), "--title", "Mine")[0] == 0
     assert Image.objects.get(title="Mine").versions.get().upload_path.name.endswith(".upload")
+
+
+DISC = bytes(16 * 2048) + b"\1CD001\1" + bytes(9 * 1024 * 1024)
+
+
+def test_an_iso_is_sent_in_pieces_and_gone_on_with_and_used(
+    shell: Shell, machine: Machine, flavour: Flavour, project: Project, tmp_path: Path
+) -> None:
+    shell.sign_in()
+    file = tmp_path / "debian-12.iso"
+    file.write_bytes(DISC)
+    # Another command had sent the first part, and was ended there.
+    upload = Upload.objects.create(user=project.memberships.get().user, name=file.name, size_bytes=len(DISC))
+    begun = settings.CASEMENT_HOME / "uploads" / upload.path.name  # The web process's own folder.
+    begun.write_bytes(DISC[:5000])
+    assert shell.run("iso", "upload", str(file))[0] == 0
+    iso = Iso.objects.get()
+    assert (iso.pk, begun.read_bytes() == DISC) == (upload.pk, True)
+    assert iso.expected_sha256 == hashlib.sha256(DISC).hexdigest()
+    Iso.objects.update(status="ready")
+    assert shell.data("iso", "ls")[0]["name"] == "debian-12"
+    assert shell.data("iso", "show", "debian-12")["id"] == str(iso.pk)
+    made = shell.data("launch", "fresh", "--iso", "debian-12", "--flavour", "small", "--disk", "7", "--tpm")
+    assert (made["kind"], Machine.objects.get(name="fresh").disk_gib) == ("machine.install", 7)
+    assert shell.run("launch", "other", "--iso", "debian-12", "--image", "x", "--flavour", "small")[0] == 2
+    assert shell.data("disc", "insert", "beacon", "debian-12")["kind"] == "disc.insert"
+    discs.record_inserted(machine)
+    Job.objects.all().delete()
+    assert shell.data("disc", "ls", "beacon")[0]["iso"]["name"] == "debian-12"
+    assert shell.data("disc", "eject", "beacon", "--force")["kind"] == "disc.eject"
+    discs.record_ejected(machine)
+    Job.objects.all().delete()
+    assert shell.data("rescue", "beacon")[0]["title"] == "debian-12"
+    assert shell.data("rescue", "beacon", "--iso", "debian-12")["kind"] == "machine.rescue"
+    rescue.record_rescued(machine)
+    Job.objects.all().delete()
+    assert shell.data("rescue", "beacon", "--end")["kind"] == "machine.unrescue"
+    Disc.objects.all().delete()
+    Machine.objects.update(rescue_iso=None)
+    assert shell.data("iso", "rm", "debian-12", "--yes")["kind"] == "iso.delete"
 
 
 def test_a_portal_that_does_not_answer_and_one_that_is_none(shell: Shell) -> None:
@@ -391,3 +461,27 @@ def _port_of(process: subprocess.Popen[str]) -> int:
     reader.start()
     reader.join(LIMIT_S)
     return int(json.loads("".join([*told, "}"]))["port"])
+
+
+def test_a_machine_is_cloned_made_an_image_of_and_rebuilt(
+    shell: Shell, machine: Machine, image_version: ImageVersion
+) -> None:
+    shell.sign_in()
+    job = shell.data("clone", "beacon", "torch", "--full", "--keep-identity")
+    assert (job["kind"], job["target"]["name"]) == ("machine.clone", "torch")
+    copy = DiskCopy.objects.get(machine__name="torch")
+    assert (copy.base, copy.identity) == (None, "kept")
+    assert shell.run("clone", "beacon", "lamp")[0] == 5, "it is being copied"
+    cloning.release_source(copy)
+    assert shell.run("clone", "beacon", "--snapshot", "none")[0] == 4
+    assert shell.run("image", "capture", "beacon")[0] == 2
+    made = shell.data("image", "capture", "beacon", "--title", "Torch")
+    assert made["kind"] == "image.capture"
+    assert Image.objects.get(title="Torch").versions.get().copy.source == machine
+    cloning.release_source(DiskCopy.objects.get(version__image__title="Torch"))
+    code, _out, said = shell.run("rebuild", "beacon", typed="torch\n")
+    assert code == 1 and "lost" in said, said
+    code, _out, said = shell.run("rebuild", "beacon", "--image", "debian-12-server", typed="beacon\n")
+    assert code == 0, said
+    machine.refresh_from_db()
+    assert (machine.task, machine.next_version) == ("rebuilding", image_version)

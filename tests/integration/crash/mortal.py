@@ -28,7 +28,7 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 POLL_S = 0.2
 # Settings that a test may have changed.
-PASSED_ON = ("IMAGES_DIR", "UPLOADS_DIR", "GUEST_BOOT_TIMEOUT_S")
+PASSED_ON = ("IMAGES_DIR", "UPLOADS_DIR", "ISOS_DIR", "GUEST_BOOT_TIMEOUT_S")
 
 
 def work_and_die(job: Job, step: StepName, *, after: bool, seconds: float) -> None:

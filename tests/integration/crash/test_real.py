@@ -26,6 +26,7 @@ from pytest_django.fixtures import Settings
 
 from portal.accounts.models import Membership, Project, User
 from portal.accounts.permissions import Role
+from portal.copies.states import Identity
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job
@@ -66,7 +67,7 @@ IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 # Where libvirt keeps a running domain's sockets.
 LIVE = Path("/var/lib/libvirt/qemu")
 # These happen in the portal's own folders and touch no host.
-NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH}
+NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH, JobName.ISO_IMPORT}
 # Before its system is up, a guest hears no power button, lets no device go and has no agent.
 HEARD_INSIDE = {
     JobName.MACHINE_STOP,
@@ -76,12 +77,16 @@ HEARD_INSIDE = {
     JobName.DISK_DETACH,
     JobName.CARD_REMOVE,
 }
+# What a clone or a rebuilt machine has in common with a new one is tried with that.
+OF_NEW_MACHINES = {step.run for step in WORKFLOWS[JobName.MACHINE_CREATE].steps}
+BEGIN_LIKE_NEW_ONES = {JobName.MACHINE_CLONE, JobName.MACHINE_REBUILD}
 STEPS = [
     (name, scene, step.name)
     for name, played in SCENES.items()
     for scene in played
     for step in WORKFLOWS[name].steps
-    if name not in NOT_ON_HOSTS
+    if name not in NOT_ON_HOSTS and scene.real
+    if name not in BEGIN_LIKE_NEW_ONES or step.run not in OF_NEW_MACHINES
 ]
 STEP_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}-{step}" for name, scene, step in STEPS]
 
@@ -91,6 +96,7 @@ class RealStage(Stage):
     """Machines are used again as long as they are whole: each takes seconds to boot."""
 
     folder: Path
+    identity = Identity.KEPT
 
     def work_on(self, job: Job) -> Job:
         return work_on(job)
@@ -103,6 +109,7 @@ class RealStage(Stage):
             missing_since=None,
             flavour=self.flavour,
             wanted_vcpus=None,
+            **services.NOT_IN_RESCUE,
         )
         machine = whole.order_by("-power_state").first() or super().built()
         if machine.power_state != PowerState.RUNNING:
@@ -268,6 +275,7 @@ def _clean(stage: RealStage) -> None:
 def _own_folders(stage: RealStage, settings: Settings) -> None:
     """The same for all tests here, since what was built stays."""
     settings.IMAGES_DIR, settings.UPLOADS_DIR = stage.folder / "images", stage.folder / "uploads"
+    settings.ISOS_DIR = stage.folder / "isos"
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from django.db.models import Model
 from django.test import Client
+from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Project, SshKey, User
 from portal.api.core import Operation
@@ -18,14 +19,18 @@ from portal.console.models import ConsoleLink, ConsoleSession
 from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import Image, ImageVersion
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
-from portal.machines.models import Attachment, Batch, Machine, NetworkCard
+from portal.machines.models import Attachment, Batch, Disc, Machine, NetworkCard
 from portal.machines.states import Status
+from portal.snapshots.models import SnapshotSchedule
+from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
-from tests.portal.test_every_url import ALL, state
+from tests.portal.test_every_url import ALL, snapshot_of, state
 
 # Pages that programs have no use for, and why.
 NOT_FOR_PROGRAMS = {
@@ -63,6 +68,20 @@ BODIES: dict[str, Any] = {
     "grow_disk": {"size_gib": 30},
     "limit_disk": {"iops": 100},
     "change_disk": {"delete_with_machine": True},
+    "clone_machine": {"name": "torch"},
+    "capture_machine": {"title": "Torch"},
+    "rebuild_machine": {"confirm": "beacon"},
+    "take_snapshot": {"name": "before"},
+    "restore_snapshot": {},
+    "change_snapshot": {"name": "after"},
+    "set_snapshot_schedule": {"every": "day"},
+    "create_upload": {"name": "half.iso", "size_bytes": 5},
+    "add_iso": {"upload": str(uuid4()), "name": "installer"},
+    "add_image": {"upload": str(uuid4()), "title": "mine"},
+    "install_machine": {"project": str(uuid4()), "iso": str(uuid4()), "flavour": "small"},
+    "insert_disc": {"iso": str(uuid4())},
+    "start_from_disc": {"disc": True},
+    "rescue_machine": {"iso": str(uuid4())},
 }
 # What a stranger may ask for: it is about nothing that exists already.
 OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}
@@ -137,9 +156,17 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     )
     disk = Attachment.objects.create(machine=machine, volume=attached)
     card = NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:03")
+    snapshot = snapshot_of(machine, alice)
+    SnapshotSchedule.objects.create(machine=machine, every="day", next_at=timezone.now(), created_by=alice)
+    iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
+    disc = Disc.objects.create(machine=machine, slot=0, iso=iso)
+    upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
     targets: dict[str, Callable[[], Model]] = {
         "machines": lambda: machine,
         "volumes": lambda: free,
+        "snapshots": lambda: snapshot,
+        "isos": lambda: iso,
+        "uploads": lambda: upload,
         "bin": lambda: binned,
         "batches": lambda: batch,
         "webhooks": lambda: webhook,
@@ -162,7 +189,10 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     def of(known: Operation) -> str:
         before = known.path.partition("/{")[0]
         filled = known.path.replace("{uuid:link}", str(uuid4()))
+        if known.name == "remove_snapshot_schedule":
+            filled += "?every=day"
         filled = filled.replace("{disk}", str(disk.pk)).replace("{uuid:card}", str(card.pk))
+        filled = filled.replace("{uuid:disc}", str(disc.pk))
         if "{" not in known.path:
             return filled
         key_text = str(targets[before]().pk)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from workers.hypervisor.errors import InvalidSpecError
-from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, DomainFiles, HostTraits, domain_xml
+from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, DomainFiles, HostTraits, RescueFiles, domain_xml
 from workers.hypervisor.types import DiskSpec, Firmware, IoLimits, MachineSpec, NetworkMode, NicSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -25,7 +25,7 @@ SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 FOLDER = Path("/pool/machines/0")
 FILES = DomainFiles(
     FOLDER / "disk.qcow2",
-    Path("/pool/images/1.qcow2"),
+    (Path("/pool/images/1.qcow2"),),
     FOLDER / "seed.iso",
     FOLDER / "serial.log",
     Path("/pool/serial/0"),
@@ -33,7 +33,7 @@ FILES = DomainFiles(
 )
 ALLOWED_DEVICES = frozenset(
     {"disk", "controller", "interface", "serial", "channel", "input"}
-    | {"graphics", "sound", "audio", "video", "memballoon", "rng"}
+    | {"graphics", "sound", "audio", "video", "memballoon", "rng", "tpm"}
 )
 CASES = list(itertools.product(("desktop", "server"), Firmware, NetworkMode, ("kvm", "tcg")))
 
@@ -70,6 +70,27 @@ WITH_VOLUMES = replace(
     ),
 )
 TCG = traits("tcg", NetworkMode.NAT)
+ISO_FILES = replace(FILES, bases=(), isos=Path("/pool/isos"))
+TO_BE_INSTALLED = replace(
+    spec_for("desktop", Firmware.UEFI_SECURE, NetworkMode.NAT),
+    tpm=True,
+    discs=(UUID(int=0x150), UUID(int=0xD81)),
+    seeded=False,
+)
+IN_RESCUE = replace(WITH_VOLUMES, discs=(UUID(int=0x150), None), rescue=True, firmware=Firmware.UEFI)
+RESCUE_FILES = replace(
+    ISO_FILES,
+    bases=FILES.bases,
+    rescue=RescueFiles(
+        FOLDER / "rescue.qcow2", (Path("/pool/images/2.qcow2"),), FOLDER / "rescue-seed.iso", FOLDER / "rescue.nvram"
+    ),
+)
+FURTHER = {
+    "desktop-with-volumes": (WITH_VOLUMES, FILES),
+    "to-be-installed": (TO_BE_INSTALLED, ISO_FILES),
+    "disc-before-volumes": (replace(WITH_VOLUMES, discs=(UUID(int=0x150), None), boot_disc=True), ISO_FILES),
+    "in-rescue": (IN_RESCUE, RESCUE_FILES),
+}
 
 
 @pytest.mark.parametrize(("kind", "firmware", "mode", "accelerator"), CASES)
@@ -81,9 +102,10 @@ def test_the_xml_is_the_golden_one(kind: str, firmware: Firmware, mode: NetworkM
     assert text == golden.read_text(encoding="utf-8")
 
 
-def test_volumes_and_further_cards_have_a_golden_file_too() -> None:
-    text = domain_xml(WITH_VOLUMES, FILES, TCG)
-    golden = GOLDEN / "desktop-with-volumes.xml"
+@pytest.mark.parametrize("name", FURTHER)
+def test_volumes_further_cards_discs_and_rescue_have_golden_files_too(name: str) -> None:
+    text = domain_xml(*FURTHER[name], TCG)
+    golden = GOLDEN / f"{name}.xml"
     if os.environ.get("CASEMENT_WRITE_GOLDEN"):
         golden.write_text(text, encoding="utf-8")
     assert text == golden.read_text(encoding="utf-8")
@@ -93,7 +115,7 @@ def test_volumes_and_further_cards_have_a_golden_file_too() -> None:
 def test_the_golden_files_keep_libvirts_schema() -> None:
     schema = etree.RelaxNG(etree.parse(SCHEMA))
     files = sorted(GOLDEN.glob("*.xml"))
-    assert len(files) == len(CASES) + 1
+    assert len(files) == len(CASES) + len(FURTHER)
     for golden in files:
         assert schema.validate(etree.parse(golden)), f"{golden.name}: {schema.error_log}"
 
@@ -115,8 +137,20 @@ def test_every_disk_names_its_format_and_ends_its_chain() -> None:
     root = etree.fromstring(domain_xml(PLAIN, FILES, TCG))
     assert [driver.get("type") for driver in root.findall("devices/disk/driver")] == ["qcow2", "raw"]
     assert root.find("devices/disk/backingStore/backingStore") is not None
-    without_base = etree.fromstring(domain_xml(PLAIN, replace(FILES, base=None), TCG))
+    without_base = etree.fromstring(domain_xml(PLAIN, replace(FILES, bases=()), TCG))
     assert len(without_base.findall("devices/disk/backingStore")) == 1
+
+
+def test_every_base_that_a_linked_clone_reads_from_is_spelled_out_and_keeps_its_owner() -> None:
+    bases = tuple(Path(f"/pool/images/{number}.qcow2") for number in (3, 2, 1))
+    root = etree.fromstring(domain_xml(PLAIN, replace(FILES, bases=bases), TCG))
+    found, level = [], root.find("devices/disk/backingStore")
+    while level is not None and (source := level.find("source")) is not None:
+        formats = [element.get("type") for element in level.findall("format")]
+        found.append((source.get("file"), formats, [label.get("relabel") for label in source.findall("seclabel")]))
+        level = level.find("backingStore")
+    assert found == [(str(base), ["qcow2"], ["no"]) for base in bases]
+    assert level is not None and len(level) == 0, "the last one would be asked what it reads from"
 
 
 def test_there_are_eight_ports_to_spare() -> None:

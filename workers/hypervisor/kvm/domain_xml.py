@@ -11,12 +11,20 @@ import re
 import string
 import xml.etree.ElementTree as ET
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
 from workers.hypervisor.errors import InvalidSpecError
-from workers.hypervisor.types import DiskSpec, Firmware, IoLimits, MachineSpec, NetworkMode, NicSpec
+from workers.hypervisor.types import (
+    RESCUED_SERIAL,
+    DiskSpec,
+    Firmware,
+    IoLimits,
+    MachineSpec,
+    NetworkMode,
+    NicSpec,
+)
 
 # The mark of a domain that Casement defined. It is a name, not an address: nothing is fetched from it.
 NAMESPACE = "urn:casement:machine:1"
@@ -36,24 +44,43 @@ _MOST_VCPUS = 255
 # The root disk and the seed come first.
 ROOT_DEVICE, SEED_DEVICE = "vda", "vdb"
 _VOLUME_DEVICES = [f"vd{letter}" for letter in string.ascii_lowercase[2:]]
+_MOST_DRIVES = 4
 _LEAST_MEMORY_MIB = 32
 
 ET.register_namespace(PREFIX, NAMESPACE)
 
 
 @dataclass(frozen=True, slots=True)
-class DomainFiles:
-    """The files of one machine on its host, named by the driver; and the folder where all volumes are."""
+class RescueFiles:
+    """Of a rescue system. Its variables are its own, so that the machine's are as they were afterwards."""
 
     disk: Path
-    base: Path | None
+    bases: tuple[Path, ...]
+    seed: Path
+    nvram: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFiles:
+    """The files of one machine on its host, named by the driver; and the folders where all volumes and discs are.
+
+    `bases` are what its disk reads from, nearest first.
+    """
+
+    disk: Path
+    bases: tuple[Path, ...]
     seed: Path
     serial_log: Path
     serial_socket: Path | None
     volumes: Path
+    isos: Path = Path("/nonexistent")
+    rescue: RescueFiles | None = None
 
     def volume(self, uuid: UUID) -> Path:
         return self.volumes / f"{UUID(str(uuid))}.qcow2"
+
+    def iso(self, uuid: UUID) -> Path:
+        return self.isos / f"{UUID(str(uuid))}.iso"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +106,8 @@ def domain_xml(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> str:
         _element("metadata", {}, _element(f"{{{NAMESPACE}}}{MARK}", {"uuid": str(spec.uuid)})),
         *_memory(spec),
         _vcpus(spec),
-        _os(spec),
-        _element("features", {}, _element("acpi"), _element("apic"), _element("vmport", {"state": "off"})),
+        _os(spec, files),
+        _features(spec),
         _cpu(spec, kvm=kvm),
         _clock(kvm=kvm),
         # A machine that is shut down stays down, one that reboots stays here, one that crashed is off.
@@ -112,6 +139,8 @@ def check(spec: MachineSpec) -> None:
     for nic in spec.nics:
         check_nic(nic)
     _check_disks(spec.disks)
+    if len(spec.discs) > _MOST_DRIVES:
+        raise InvalidSpecError("There are too many disc drives.")
 
 
 def _check_disks(disks: tuple[DiskSpec, ...]) -> None:
@@ -148,15 +177,37 @@ def _vcpus(spec: MachineSpec) -> ET.Element:
     return _text("vcpu", str(spec.most_vcpus or spec.vcpus), placement="static", **current)
 
 
-def _os(spec: MachineSpec) -> ET.Element:
-    """libvirt chooses among the host's UEFI firmware; without secure boot, whose keys are not ours to enrol."""
+def _os(spec: MachineSpec, files: DomainFiles) -> ET.Element:
+    """libvirt chooses among the host's UEFI firmware: with the keys that come with it and secure boot, or neither."""
     kind = _text("type", "hvm", arch="x86_64", machine="q35")
-    # Where disks have their own turns, libvirt takes no order of kinds besides.
-    boot = [] if any(disk.boot for disk in spec.disks) else [_element("boot", {"dev": "hd"})]
     if spec.firmware is Firmware.BIOS:
-        return _element("os", {}, kind, *boot)
-    features = [_element("feature", {"enabled": "no", "name": name}) for name in ("enrolled-keys", "secure-boot")]
-    return _element("os", {"firmware": "efi"}, kind, _element("firmware", {}, *features), *boot)
+        return _element("os", {}, kind, *_kinds_to_start_from(spec))
+    enabled = "yes" if spec.firmware is Firmware.UEFI_SECURE else "no"
+    features = [_element("feature", {"enabled": enabled, "name": name}) for name in ("enrolled-keys", "secure-boot")]
+    nvram = [_text("nvram", str(files.rescue.nvram))] if files.rescue else []
+    firmware = _element("firmware", {}, *features)
+    return _element("os", {"firmware": "efi"}, kind, firmware, *nvram, *_kinds_to_start_from(spec))
+
+
+def _kinds_to_start_from(spec: MachineSpec) -> list[ET.Element]:
+    """Where disks have their own turns, libvirt takes no order of kinds besides."""
+    if _has_turns(spec):
+        return []
+    kinds = ["hd", "cdrom"] if spec.discs else ["hd"]
+    return [_element("boot", {"dev": kind}) for kind in (reversed(kinds) if spec.boot_disc else kinds)]
+
+
+def _has_turns(spec: MachineSpec) -> bool:
+    """A rescue system comes first, whatever the machine's own disks are in the order of."""
+    return not spec.rescue and any(disk.boot for disk in spec.disks)
+
+
+def _features(spec: MachineSpec) -> ET.Element:
+    """Secure boot is one only if the guest cannot write to the firmware's store past the firmware: SMM sees to that."""
+    names = [_element("acpi"), _element("apic"), _element("vmport", {"state": "off"})]
+    if spec.firmware is Firmware.UEFI_SECURE:
+        names.append(_element("smm", {"state": "on"}))
+    return _element("features", {}, *names)
 
 
 def _cpu(spec: MachineSpec, *, kvm: bool) -> ET.Element:
@@ -189,13 +240,13 @@ def _clock(*, kvm: bool) -> ET.Element:
 
 def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET.Element]:
     # Disks, seed, network cards, USB, serial controller, balloon and random numbers sit on a root port each.
-    root = next((disk for disk in spec.disks if disk.volume is None), DiskSpec(None))
-    volumes = _volumes(spec, files)
-    ports = SPARE_ROOT_PORTS + 6 + len(spec.nics) + len(volumes)
+    own = _system_disks(spec, files, privileged=host.privileged)
+    volumes = _volumes(spec, files, taken=len(own))
+    ports = SPARE_ROOT_PORTS + 4 + len(own) + len(spec.nics) + len(volumes)
     return [
-        _disk(files, root, privileged=host.privileged),
-        _seed(files),
+        *own,
         *volumes,
+        *_drives(spec, files, host),
         _element("controller", {"type": "usb", "model": "qemu-xhci"}),
         _element("controller", {"type": "pci", "model": "pcie-root"}),
         *(_element("controller", {"type": "pci", "model": "pcie-root-port"}) for _ in range(ports)),
@@ -204,6 +255,7 @@ def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET
         _agent_channel(),
         # An absolute pointer: with a mouse the browser's pointer and the guest's drift apart.
         _element("input", {"type": "tablet", "bus": "usb"}),
+        *_tpm(spec),
         _graphics(spec),
         *_sound(desktop=spec.desktop),
         _element("video", {}, _element("model", {"type": "virtio", "heads": "1", "primary": "yes"})),
@@ -215,8 +267,31 @@ def _devices(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET
 _DISK_DRIVER = {"name": "qemu", "type": "qcow2", "cache": "writeback", "discard": "unmap", "detect_zeroes": "unmap"}
 
 
-def _disk(files: DomainFiles, disk: DiskSpec, *, privileged: bool) -> ET.Element:
-    """The machine's disk with its whole chain spelled out.
+def _system_disks(spec: MachineSpec, files: DomainFiles, *, privileged: bool) -> list[ET.Element]:
+    """What it starts from, its seed, and of a machine in rescue its own disk after these."""
+    root = _turns_of(spec, next((disk for disk in spec.disks if disk.volume is None), DiskSpec(None)))
+    if files.rescue:
+        rescue = files.rescue
+        return [
+            _disk(rescue.disk, rescue.bases, DiskSpec(None), ROOT_DEVICE, privileged=privileged),
+            _seed(rescue.seed),
+            _disk(files.disk, files.bases, root, _VOLUME_DEVICES[0], privileged=privileged, serial=RESCUED_SERIAL),
+        ]
+    disk = _disk(files.disk, files.bases, root, ROOT_DEVICE, privileged=privileged)
+    return [disk, _seed(files.seed)] if spec.seeded else [disk]
+
+
+def _turns_of(spec: MachineSpec, disk: DiskSpec) -> DiskSpec:
+    """The disk with its turn in the whole order, which a disc that is to be first is in front of."""
+    if not disk.boot or not _has_turns(spec):
+        return replace(disk, boot=0)
+    return replace(disk, boot=disk.boot + 1) if spec.discs and spec.boot_disc else disk
+
+
+def _disk(
+    path: Path, bases: tuple[Path, ...], disk: DiskSpec, device: str, *, privileged: bool, serial: str = ""
+) -> ET.Element:
+    """A machine's disk with its whole chain spelled out.
 
     The format is always named, never probed, and so is the base: a guest that broke out into its own disk's header
     must not make libvirt open another file at the next start. "writeback" keeps the page cache, which holds a base
@@ -226,16 +301,21 @@ def _disk(files: DomainFiles, disk: DiskSpec, *, privileged: bool) -> ET.Element
         "disk",
         {"type": "file", "device": "disk"},
         _element("driver", _DISK_DRIVER),
-        _element("source", {"file": str(files.disk)}),
-        _backing_chain(files.base, privileged=privileged),
-        _element("target", {"dev": ROOT_DEVICE, "bus": "virtio"}),
+        _element("source", {"file": str(path)}),
+        _backing_chain(bases, privileged=privileged),
+        _element("target", {"dev": device, "bus": "virtio"}),
         *_limits_and_turn(disk),
+        *([_text("serial", serial)] if serial else []),
     )
 
 
-def _volumes(spec: MachineSpec, files: DomainFiles) -> list[ET.Element]:
-    named = [(disk, disk.volume) for disk in spec.disks if disk.volume is not None]
-    places = zip(named, _VOLUME_DEVICES, strict=False)  # `check` has counted them.
+def _volumes(spec: MachineSpec, files: DomainFiles, *, taken: int) -> list[ET.Element]:
+    """`taken`: how many names of disks come before theirs; a machine without a seed leaves its name free."""
+    named = [(_turns_of(spec, disk), disk.volume) for disk in spec.disks if disk.volume is not None]
+    devices = _VOLUME_DEVICES[max(taken, 2) - 2 :]
+    if len(named) > len(devices):
+        raise InvalidSpecError("There are too many volumes for a machine in rescue.")
+    places = zip(named, devices, strict=False)
     return [volume_xml(disk, files.volume(volume), device) for (disk, volume), device in places]
 
 
@@ -274,26 +354,60 @@ def tune_of(limits: IoLimits) -> dict[str, int]:
     return {"total_bytes_sec": limits.bytes_per_s, "total_iops_sec": limits.iops}
 
 
-def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
-    """A base image is shared: libvirt must not give it to QEMU's user, for whom the driver made it readable already."""
-    if base is None:
+def _backing_chain(bases: tuple[Path, ...], *, privileged: bool) -> ET.Element:
+    """Bases are shared: libvirt must not give them to QEMU's user, for whom the driver made them readable already."""
+    if not bases:
         return _element("backingStore")
     keep_owner = [_element("seclabel", {"model": "dac", "relabel": "no"})] if privileged else []
-    source = _element("source", {"file": str(base)}, *keep_owner)
-    qcow2, end = _element("format", {"type": "qcow2"}), _element("backingStore")
-    return _element("backingStore", {"type": "file"}, qcow2, source, end)
+    source = _element("source", {"file": str(bases[0])}, *keep_owner)
+    qcow2, rest = _element("format", {"type": "qcow2"}), _backing_chain(bases[1:], privileged=privileged)
+    return _element("backingStore", {"type": "file"}, qcow2, source, rest)
 
 
-def _seed(files: DomainFiles) -> ET.Element:
+def _seed(path: Path) -> ET.Element:
     """A read-only virtio disk, no CD-ROM: cloud kernels have no SATA driver, and cloud-init goes by the label alone."""
     return _element(
         "disk",
         {"type": "file", "device": "disk"},
         _element("driver", {"name": "qemu", "type": "raw"}),
-        _element("source", {"file": str(files.seed)}),
+        _element("source", {"file": str(path)}),
         _element("target", {"dev": SEED_DEVICE, "bus": "virtio"}),
         _element("readonly"),
     )
+
+
+def _drives(spec: MachineSpec, files: DomainFiles, host: HostTraits) -> list[ET.Element]:
+    """The first drive has its turn before or after the disks that have one."""
+    turn = 0
+    if spec.discs and _has_turns(spec):
+        turn = 1 if spec.boot_disc else 1 + max(disk.boot for disk in spec.disks)
+    return [
+        drive_xml(slot, files.iso(iso) if iso else None, host, boot=0 if slot else turn)
+        for slot, iso in enumerate(spec.discs)
+    ]
+
+
+def drive_xml(slot: int, disc: Path | None, host: HostTraits, *, boot: int = 0) -> ET.Element:
+    """A disc drive that every system knows without drivers. An ISO is always raw, whatever it begins with; it is
+    shared, so that libvirt must not give it to QEMU's user, for whom the driver made it readable already.
+    """
+    source = []
+    if disc is not None:
+        keep_owner = [_element("seclabel", {"model": "dac", "relabel": "no"})] if host.privileged else []
+        source = [_element("source", {"file": str(disc)}, *keep_owner)]
+    return _element(
+        "disk",
+        {"type": "file", "device": "cdrom"},
+        _element("driver", {"name": "qemu", "type": "raw"}),
+        *source,
+        _element("target", {"dev": drive_device(slot), "bus": "sata"}),
+        _element("readonly"),
+        *([_element("boot", {"order": str(boot)})] if boot else []),
+    )
+
+
+def drive_device(slot: int) -> str:
+    return f"sd{string.ascii_lowercase[slot]}"
 
 
 def nic_xml(nic: NicSpec, host: HostTraits) -> ET.Element:
@@ -328,6 +442,14 @@ def _serial(files: DomainFiles) -> ET.Element:
 def _agent_channel() -> ET.Element:
     target = _element("target", {"type": "virtio", "name": "org.qemu.guest_agent.0"})
     return _element("channel", {"type": "unix"}, target)
+
+
+def _tpm(spec: MachineSpec) -> list[ET.Element]:
+    """swtpm, a process of libvirt's beside QEMU; what it holds lies on the host and goes with the definition."""
+    if not spec.tpm:
+        return []
+    backend = _element("backend", {"type": "emulator", "version": "2.0"})
+    return [_element("tpm", {"model": "tpm-crb"}, backend)]
 
 
 def _graphics(spec: MachineSpec) -> ET.Element:

@@ -23,11 +23,13 @@ from workers.hypervisor.errors import (
     HypervisorError,
     InvalidOperationError,
 )
-from workers.hypervisor.kvm import agent, devices, events, life, network, serial
+from workers.hypervisor.kvm import agent, copies, devices, events, identity, isos, life, network, serial
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
+from workers.hypervisor.kvm.identity import Sandbox
 from workers.hypervisor.kvm.screen import to_png
+from workers.hypervisor.kvm.snapshots import KvmSnapshots
 from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
 from workers.hypervisor.kvm.storage import Storage
 from workers.hypervisor.kvm.volumes import VolumeFolder, grow_file
@@ -76,6 +78,7 @@ _POWER_STATES = {
 }
 _UNDEFINE_WITH_EVERYTHING = (
     libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_TPM
     | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
@@ -85,7 +88,7 @@ _LIST_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _LIST_STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
 
 
-class KvmDriver:
+class KvmDriver(KvmSnapshots):
     """One host. Nothing is opened before the first call, so that a worker may fork after making it."""
 
     def __init__(self, config: HostConfig, *, connection: Connection | None = None) -> None:
@@ -177,16 +180,54 @@ class KvmDriver:
     def create_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
         return self._storage().create_disk(machine, image, size_bytes)
 
+    def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
+        self._refuse_running(machine, "The machine runs; its disk cannot be replaced.")
+        for snapshot in self.snapshots(machine):
+            self.delete_snapshot(machine, snapshot)
+        return self._storage().renew_disk(machine, image, size_bytes)
+
+    def copy_disk(
+        self, machine: UUID, *, source: UUID, snapshot: UUID | None, base: UUID | None, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        self._refuse_changing(source, snapshot)
+        return copies.copy_disk(
+            self._storage(), machine, source=source, snapshot=snapshot, base=base, progress=progress
+        )
+
+    def make_base(
+        self, base: UUID, *, source: UUID, snapshot: UUID | None, flat: bool, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        self._refuse_changing(source, snapshot)
+        return copies.make_base(self._storage(), base, source=source, snapshot=snapshot, flat=flat, progress=progress)
+
+    def remove_identity(self, disk: UUID, *, personal: bool) -> None:
+        self._refuse_running(disk, "The machine runs; its disk cannot be changed.")
+        accelerator = self._accelerator(self._call("describe itself", lambda conn: int(conn.getVersion())))
+        sandbox = Sandbox(self._config.pool_dir, self._qemu_ids(), software=accelerator.kind != "kvm")
+        identity.remove_identity(self._storage(), disk, sandbox, personal=personal)
+
+    def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
+        copies.get_image(self._storage(), version, destination, progress)
+
+    def _refuse_changing(self, source: UUID, snapshot: UUID | None) -> None:
+        """Of a disk that is written to there is no copy as of one moment."""
+        if snapshot is None:
+            self._refuse_running(source, "The machine runs; its disk cannot be copied without a snapshot.")
+
+    def _refuse_running(self, machine: UUID, words: str) -> None:
+        if self._call("look for the machine", lambda conn: _any_runs(conn, machine)):
+            raise InvalidOperationError(words)
+
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         self._storage().write_seed(machine, seed)
 
     def delete_storage(self, machine: UUID) -> None:
-        if self._call("look for the machine", lambda conn: _any_runs(conn, machine)):
-            raise InvalidOperationError("The machine runs; its disk cannot be removed.")
+        self._refuse_running(machine, "The machine runs; its disk cannot be removed.")
+        self.leave_volumes(machine)
         self._storage().delete_machine(machine)
 
     def list_volumes(self) -> list_of[VolumeInfo]:
-        return [*self._storage().list_volumes(), *self._volumes.list()]
+        return [*self._storage().list_volumes(), *self._volumes.list(), *self._isos().list()]
 
     def create_volume(self, volume: UUID, *, size_bytes: int) -> VolumeInfo:
         storage = self._storage()
@@ -205,11 +246,51 @@ class KvmDriver:
     def _refuse_used(self, path: Path) -> None:
         self._call("look who uses the volume", lambda conn: devices.refuse_running_user(conn, path))
 
+    # --- discs and rescue -------------------------------------------------------------------------------------
+
+    def _isos(self) -> isos.IsoFolder:
+        return isos.IsoFolder(self._config.pool_dir / "isos", qemu_gid=self._storage().qemu_gid)
+
+    def create_empty_disk(self, machine: UUID, *, size_bytes: int) -> VolumeInfo:
+        return self._storage().create_empty_disk(machine, size_bytes)
+
+    def put_iso(self, iso: UUID, source: Path, *, progress: Callable[[int], None]) -> VolumeInfo:
+        storage = self._storage()
+        storage.prepare()
+        return self._isos().put(iso, source, progress, free_bytes=storage.free_bytes())
+
+    def has_iso(self, iso: UUID) -> bool:
+        return self._isos().has(iso)
+
+    def delete_iso(self, iso: UUID) -> None:
+        path = self._isos().path(iso)
+        if path.exists():
+            self._call("look who has the disc", lambda conn: isos.refuse_in_drive(conn, path))
+            self._isos().delete(iso)
+
+    def insert_disc(self, machine: UUID, slot: int, iso: UUID | None, *, force: bool = False) -> bool:
+        disc, traits = self._isos().path(iso) if iso else None, self._traits()
+
+        def work(domain: VirDomain) -> bool:
+            return isos.insert_disc(domain, slot, disc, traits, force=force)
+
+        return self._with(machine, "change the disc", work, limit_s=isos.DISC_LIMIT_S)
+
+    def prepare_rescue(self, machine: UUID, *, image: UUID, seed: SeedSpec) -> None:
+        self._storage().prepare_rescue(machine, image, seed)
+
+    def end_rescue(self, machine: UUID) -> None:
+        self._storage().end_rescue(machine)
+
     # --- disks and cards of a machine -------------------------------------------------------------------------
 
     def devices(self, machine: UUID) -> MachineDevices:
-        folder = self._volumes.folder
-        return self._with(machine, "tell the machine's devices", lambda domain: devices.plugged(domain, folder))
+        folder, isos_folder = self._volumes.folder, self._isos().folder
+
+        def work(domain: VirDomain) -> MachineDevices:
+            return devices.plugged(domain, folder, isos_folder)
+
+        return self._with(machine, "tell the machine's devices", work)
 
     def attach_disk(self, machine: UUID, disk: DiskSpec) -> None:
         path = self._disk_path(machine, disk.volume)
@@ -243,7 +324,7 @@ class KvmDriver:
     # --- the domain -------------------------------------------------------------------------------------------
 
     def define(self, spec: MachineSpec) -> None:
-        files = self._storage().files(spec.uuid, [disk.volume for disk in spec.disks if disk.volume is not None])
+        files = self._storage().files(spec.uuid, spec)
         traits = self._traits()
 
         def work(conn: VirConnect) -> None:

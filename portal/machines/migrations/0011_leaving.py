@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('machines', '0007_by_name'),
+        ('machines', '0010_discs_and_rescue'),
         ('volumes', '0001_initial'),
     ]
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('images', '0002_fetch'),
+        ('images', '0003_copies'),
     ]
 
     operations = [
