@@ -36,7 +36,7 @@ from portal.isos.models import Iso
 from portal.jobs.models import Job, JobStep
 from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
-from portal.snapshots.models import Snapshot, SnapshotSchedule
+from portal.snapshots.models import Snapshot, SnapshotHold, SnapshotSchedule, SnapshotVolume
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from tests.portal.test_every_url import ALL, PUBLIC
@@ -200,6 +200,7 @@ def _objects(estate: Estate) -> Objects:
         "isos": _isos(machines[0], estate.member),
         "uploads": list(Upload.objects.all()),
         "volumes": [*_volumes(machines[0]), *_volumes_in_bin(binned)],
+        "copies": machines[:1],
         "console": machines[:2],
         "figures": machines[:1],
         "host-figures": [estate.hosts[0]],
@@ -323,6 +324,9 @@ def _snapshots(machine: Machine) -> list[Snapshot]:
     }
     for name, values in others.items():
         Snapshot.objects.create(machine=machine, name=name, parent=first, **{**size, **values})
+    volume = Volume.objects.create(project=machine.project, name="in it", host=machine.host, size_gib=4)
+    SnapshotVolume.objects.create(snapshot=first, volume=volume, size_gib=4)
+    SnapshotHold.objects.create(snapshot=first, holder=machine.pk)
     return [first]
 
 
