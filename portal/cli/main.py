@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_args
 import click
 from click.shell_completion import get_completion_class
 
-from portal.cli import config, copies, devices, isos, snapshots, vnc
+from portal.cli import config, copies, devices, isos, snapshots, telling, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
@@ -22,6 +22,7 @@ from portal.cli.jobs import wait_for
 from portal.cli.output import Form, Output, clean
 from portal.cli.parts import Context, done, is_id, machine_named, machine_names, only, pass_context, project_named
 from portal.cli.pieces import send_file
+from portal.cli.webhooks import webhook
 
 COLUMNS: Final = {
     "machines": ("name", "project.name", "status", "power_state", "task", "addresses", "flavour", "id"),
@@ -326,6 +327,7 @@ _told("reset", "Reset machines, as by the button.", "POST", "/reset")
 _told("pause", "Stop machines' processors; their memory stays.", "POST", "/pause")
 _told("resume", "Let paused machines go on.", "POST", "/resume")
 _told("hibernate", "Save machines' memory to disk and switch them off; start wakes them.", "POST", "/hibernate")
+_told("wake", "Wake hibernated machines, as start does.", "POST", "/start")
 _told("rm", "Delete machines: into their project's bin, if it has one.", "DELETE", "")
 
 
@@ -374,10 +376,12 @@ def purge(context: Context, machine: str, *, project: str | None, wait: bool) ->
 
 
 for further in (
-    *(devices.volume, devices.attach, devices.detach, devices.card),
+    *(devices.volume, devices.attach, devices.detach, devices.limit, devices.card),
     *(snapshots.snapshot, snapshots.restore),
     *copies.COMMANDS,
     *(isos.iso, isos.disc, isos.rescue),
+    *telling.COMMANDS,
+    webhook,
 ):
     casement.add_command(further)
 

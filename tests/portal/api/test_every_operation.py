@@ -117,6 +117,7 @@ UNGUARDED = {
     "make_ticket": "it changes nothing of the machine",
     "share_screen": "another link is right whichever there are",
     "add_webhook": "as another link",
+    "add_to_upload": "the offset says what was there",
     "watch_session": "who watches takes nothing from anybody",
     "show_webhook_secret": "it is read, and that is written down",
 }
