@@ -142,7 +142,8 @@ def _nothing(_stage: Stage, _job: Job) -> bool:
 class Scene:
     """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
 
-    What `again` plays on is used for the next life as well.
+    What `again` plays on is used for the next life as well. Those that are not `real` are played on hosts in memory
+    only: what they do on a host is tried on real ones by tests/integration/hypervisor, and guests take their time.
     """
 
     ask: Callable[[Stage], Job]
@@ -150,6 +151,7 @@ class Scene:
     back: Check = field(default=_nothing)
     name: str = ""
     again: bool = False
+    real: bool = True
 
 
 def _machine(job: Job) -> Machine:
@@ -777,12 +779,12 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),
     JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
-    JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed),),
-    JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True),),
-    JobName.DISC_EJECT: (Scene(_eject, _drives_hold(0), _no_disc_is_changing, again=True),),
+    JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed, real=False),),
+    JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True, real=False),),
+    JobName.DISC_EJECT: (Scene(_eject, _drives_hold(0), _no_disc_is_changing, again=True, real=False),),
     JobName.MACHINE_RESCUE: (
         Scene(_rescue, _is_in_rescue, _is_itself),
-        Scene(_rescue_by_disc, _is_in_rescue, _is_itself, "disc"),
+        Scene(_rescue_by_disc, _is_in_rescue, _is_itself, "disc", real=False),
     ),
     JobName.MACHINE_UNRESCUE: (Scene(_unrescue, lambda stage, job: RUNS(stage, job) and _is_itself(stage, job)),),
     JobName.ISO_IMPORT: (Scene(_import_iso, _iso_is(IsoStatus.READY), _iso_is(IsoStatus.FAILED)),),

@@ -81,7 +81,7 @@ STEPS = [
     for name, played in SCENES.items()
     for scene in played
     for step in WORKFLOWS[name].steps
-    if name not in NOT_ON_HOSTS
+    if name not in NOT_ON_HOSTS and scene.real
 ]
 STEP_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}-{step}" for name, scene, step in STEPS]
 
