@@ -87,6 +87,8 @@ INSTALLED_APPS = [
     "portal.volumes",
     "portal.jobs",
     "portal.machines",
+    "portal.snapshots",
+    "portal.copies",
     "portal.console",
     "portal.figures",
     "portal.api",
@@ -220,6 +222,7 @@ CONTENT_SECURITY_POLICY = {
 # Where files of people's images go; the names in there are made by the portal.
 IMAGES_DIR = CASEMENT_HOME / "images"
 ISOS_DIR = CASEMENT_HOME / "isos"
+KEYRINGS_DIR = CASEMENT_HOME / "keyrings"
 UPLOADS_DIR = CASEMENT_HOME / "uploads"
 UPLOADS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # Django refuses to start without its upload folder.
 IMAGE_MAX_UPLOAD_BYTES = env.int("IMAGE_MAX_UPLOAD_BYTES", default=20 * 1024**3)

@@ -18,6 +18,8 @@ urlpatterns = [
     path("machines/", include("portal.machines.urls")),
     path("machines/", include("portal.console.urls")),
     path("machines/", include("portal.figures.urls")),
+    path("", include("portal.snapshots.urls")),
+    path("", include("portal.copies.urls")),
     path("sessions/", include("portal.console.session_urls")),
     path("volumes/", include("portal.volumes.urls")),
     path("images/", include("portal.images.urls")),

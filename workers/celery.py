@@ -60,6 +60,16 @@ app.conf.update(
         "events.prune": {"task": "events.prune", "schedule": every(3600), "options": {"expires": 3600}},
         "uploads.prune": {"task": "uploads.prune", "schedule": every(3600), "options": {"expires": 3600}},
         "machines.purge_due": {"task": "machines.purge_due", "schedule": every(60), "options": {"expires": 60}},
+        "snapshots.keep_schedules": {
+            "task": "snapshots.keep_schedules",
+            "schedule": every(60),
+            "options": {"expires": 60},
+        },
+        "machines.forget_requests": {
+            "task": "machines.forget_requests",
+            "schedule": every(3600),
+            "options": {"expires": 3600},
+        },
         "hosts.refresh": {"task": "hosts.refresh", "schedule": every(15), "options": {"expires": 15}},
         "figures.sample": {"task": "figures.sample", "schedule": every(10), "options": {"expires": 10}},
         "figures.forget": {"task": "figures.forget", "schedule": every(3600), "options": {"expires": 3600}},

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from portal.copies.models import DiskBase
 from portal.hosts.differences import Finding
 from portal.hosts.models import DifferenceKind, Host
 from portal.images.models import ImageVersion
@@ -130,6 +131,7 @@ def _unknown(seen: Seen, known: set[UUID]) -> Iterator[Finding]:
 
 def _unknown_images(seen: Seen) -> Iterator[Finding]:
     known = set(ImageVersion.objects.filter(pk__in=seen.images).values_list("pk", flat=True))
+    known |= set(DiskBase.objects.filter(pk__in=seen.images).values_list("pk", flat=True))
     sizes = {volume.image: volume.allocation_bytes for volume in seen.volumes if volume.image is not None}
     for version in sorted(seen.images - known):
         yield Finding(DifferenceKind.IMAGE, version, "", {"disk_gib": round(sizes[version] / GIB, 1)})

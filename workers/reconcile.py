@@ -7,6 +7,7 @@ removed is only what a row of this portal says should be gone.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 from collections.abc import Callable
 from uuid import UUID
@@ -14,6 +15,7 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
+from portal.copies import cloning
 from portal.hosts import services as host_services
 from portal.hosts.differences import record_differences
 from portal.hosts.models import Host
@@ -25,12 +27,17 @@ from portal.machines import cards, discs, disks, hibernation, rescue, services
 from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshot_services
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status as SnapshotStatus
 from portal.volumes.models import Volume
-from workers import drift
+from workers import drift, let_go
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, InvalidOperationError
 from workers.hypervisor.types import PowerState as HostPowerState
+from workers.workflows import copies
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +59,7 @@ def reconcile_host(host_id: UUID) -> None:
         _converge_power(host, driver, seen, seen_at)
         _converge_saved(host, seen, seen_at)
         _find_screens_and_addresses(host, driver)
+        let_go.find_on(host, driver)
         _remove_leftovers(host, driver, seen)
         record_differences(host, drift.find(host, driver, seen))
     except HypervisorError as error:
@@ -162,6 +170,7 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
         if active_job_of(volume) is None:
             logger.warning("volume %s is %s: removing it from %s", volume.pk, volume.status, host.name)
             _try(driver.delete_volume, volume.pk)
+    _remove_left_snapshots(host, driver, seen)
     for machine_id in seen.rescues:
         if rescue.is_over(machine_id):
             logger.warning("machine %s is not in rescue: removing what is left of that on %s", machine_id, host.name)
@@ -174,6 +183,37 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
         if active_job_of(version) is None:
             logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
             _try(driver.delete_image, version.pk)
+    _remove_copies_leftovers(host, driver)
+
+
+def _remove_copies_leftovers(host: Host, driver: HypervisorDriver) -> None:
+    """Snapshots that were taken for a copy, and bases of linked clones that nothing reads from any more."""
+    for copy in cloning.left_frozen(host):
+        try:
+            copies.thaw(copy)
+        except HostUnreachableError:
+            raise
+        except HypervisorError as error:
+            logger.warning("the snapshot of a copy of %s stays for now: %s", copy.source_id, error)
+    for base in cloning.unneeded_bases(host):
+        try:
+            driver.delete_image(base.pk)
+        except HostUnreachableError:
+            raise
+        except HypervisorError as error:
+            logger.warning("base %s stays for now: %s", base.pk, error)
+        else:
+            cloning.record_base_gone(base)
+
+
+def _remove_left_snapshots(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:
+    """Those that were deleted, or never became whole: a guest that was left frozen or paused for one goes on, too."""
+    there = {volume.snapshot for volume in seen.volumes if volume.snapshot is not None}
+    gone = Snapshot.objects.filter(pk__in=there, machine__host=host, status=SnapshotStatus.DELETED)
+    for snapshot in gone.select_related("machine"):
+        if active_job_of(snapshot.machine) is None:
+            logger.warning("snapshot %s of %s is deleted: removing it", snapshot.pk, snapshot.machine_id)
+            _try(functools.partial(driver.delete_snapshot, snapshot.machine_id), snapshot.pk)
 
 
 def _try(removal: Callable[[UUID], None], pk: UUID) -> None:
@@ -193,9 +233,12 @@ _BUILDING = (Status.REQUESTED, Status.BUILDING)
 def _end_orphan_tasks(host: Host) -> None:
     long_ago = timezone.now() - ORPHAN_TASK_AFTER
     for machine in Machine.objects.stuck_since(long_ago).filter(host=host):
-        if active_job_of(machine) is None:
+        if active_job_of(machine) is None and not cloning.is_being_copied(machine):
             logger.warning("machine %s is %s without a job: ending that", machine.pk, machine.task)
+            snapshot_services.end_orphan(machine)
+            restoring.end_orphan(machine)
             disks.end_orphan(machine)
             cards.end_orphan(machine)
+            cloning.end_orphan(machine)
             discs.end_orphan(machine)
             services.record_task_ended(machine, Task(machine.task))

@@ -10,7 +10,8 @@ from portal.hosts.selectors import hosts
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib import pulse
-from portal.machines import binning
+from portal.machines import binning, many
+from portal.snapshots import schedules
 from portal.uploads import services as uploads
 from workers import console_log, reconcile, runner, sample
 from workers.celery import app
@@ -18,6 +19,16 @@ from workers.celery import app
 
 @app.task(name=JobName.MACHINE_CREATE.value)
 def machine_create(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_CLONE.value)
+def machine_clone(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.MACHINE_REBUILD.value)
+def machine_rebuild(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
@@ -146,6 +157,21 @@ def volume_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.SNAPSHOT_TAKE.value)
+def snapshot_take(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.SNAPSHOT_RESTORE.value)
+def snapshot_restore(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.SNAPSHOT_DELETE.value)
+def snapshot_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.COPY_REMOVE.value)
 def copy_remove(job_id: str) -> None:
     runner.run(UUID(job_id))
@@ -163,6 +189,11 @@ def image_import(job_id: str) -> None:
 
 @app.task(name=JobName.IMAGE_FETCH.value)
 def image_fetch(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.IMAGE_CAPTURE.value)
+def image_capture(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
@@ -219,6 +250,17 @@ def send_again() -> None:
 @app.task(name="machines.purge_due")
 def purge_due() -> None:
     binning.purge_due()
+
+
+@app.task(name="snapshots.keep_schedules")
+def keep_snapshot_schedules() -> None:
+    schedules.take_due()
+    schedules.delete_surplus()
+
+
+@app.task(name="machines.forget_requests")
+def forget_requests() -> None:
+    many.forget_old()
 
 
 @app.task(name="console.end_lost_sessions")

@@ -19,7 +19,7 @@ from portal.lib import pulse
 from portal.machines import services
 from portal.machines.models import Machine
 from portal.machines.states import LIVE, PowerState
-from workers import reconcile
+from workers import let_go, reconcile
 from workers.hosts import driver_of
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HypervisorError
@@ -96,6 +96,9 @@ def _handle_machine(driver: HypervisorDriver, event: MachineEvent, uuid: UUID) -
         return
     if event.kind == EventKind.CHANGED and event.power_state is not None:
         services.record_power_state(uuid, PowerState(event.power_state.value), at=event.at)
+    if event.kind == EventKind.DEVICE and not machine.task:
+        let_go.observe(machine, driver)
+        return
     running = event.kind == EventKind.AGENT or event.power_state == PowerState.RUNNING.value
     if running and not machine.task:
         try:

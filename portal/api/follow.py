@@ -131,6 +131,11 @@ def _begin(request: HttpRequest, events: AsyncIterator[bytes]) -> HttpResponse:
     return response
 
 
+def do_not(request: HttpRequest) -> None:
+    """Only the beginning was asked for."""
+    getattr(request, "scope", {}).pop(_IN_SCOPE, None)
+
+
 def _groups(job: Job) -> list[str]:
     """Where news of this job are sent; portal.jobs.services says them there."""
     return [live.project_group(job.project_id)] if job.project_id else [live.OPERATORS, live.EVERYONE]

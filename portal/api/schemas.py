@@ -274,6 +274,7 @@ class MachineOut(BaseModel):
     project: Named
     owner: str | None
     image: MachineImageOut | None
+    cloned_from: UUID | None = Field(description="The machine whose disk its own was copied from.")
     installed_from: str = Field(description="The ISO that it was to be installed from, if it was.")
     firmware: str = Field(description="bios, uefi or uefi_secure; empty if its image says it.")
     tpm: bool
@@ -313,6 +314,7 @@ class MachineOut(BaseModel):
             project=Named(id=machine.project_id, name=machine.project.name),
             owner=machine.owner.get_username() if machine.owner else None,
             image=MachineImageOut.of(version) if version else None,
+            cloned_from=machine.cloned_from_id,
             installed_from=machine.iso_name,
             firmware=machine.firmware,
             tpm=machine.tpm,

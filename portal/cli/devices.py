@@ -141,10 +141,33 @@ def attach(
 def detach(context: Context, machine: str, volume: str, *, project: str | None, wait: bool) -> None:
     """Detach a volume from a machine; it is kept. It is done when the machine's host says so."""
     found = machine_named(context.client, machine, project)
-    disks = context.client.get(f"machines/{found['id']}/disks")["items"]
-    mine = [disk for disk in disks if volume in {disk["name"], disk["id"], disk["volume"]}]
-    disk = only(mine, f"disk “{volume}” in {found['name']}", lambda one: str(one["id"]))
+    disk = _disk(context.client, found, volume)
     done(context, context.client.send("DELETE", f"machines/{found['id']}/disks/{disk['id']}"), wait=wait)
+
+
+@click.command()
+@_machine
+@click.argument("disk", shell_complete=_volume_names)
+@click.option("--iops", type=click.IntRange(min=0), default=0, help="Operations a second; 0 for no limit.")
+@click.option("--mib-per-s", type=click.IntRange(min=0), default=0, help="MiB a second; 0 for no limit.")
+@_project
+@_wait
+@pass_context
+def limit(
+    context: Context, machine: str, disk: str, *, iops: int, mib_per_s: int, project: str | None, wait: bool
+) -> None:
+    """Limit what a machine's disk does in a second, reading and writing together; without limits, take them away.
+    DISK is a volume, or root."""
+    found = machine_named(context.client, machine, project)
+    one = _disk(context.client, found, disk)
+    body = {"iops": iops, "mib_per_s": mib_per_s}
+    done(context, context.client.send("PUT", f"machines/{found['id']}/disks/{one['id']}/limits", body), wait=wait)
+
+
+def _disk(client: Client, machine: Json, wanted: str) -> Json:
+    disks = client.get(f"machines/{machine['id']}/disks")["items"]
+    mine = [disk for disk in disks if wanted in {disk["name"], disk["id"], disk["volume"]}]
+    return only(mine, f"disk “{wanted}” in {machine['name']}", lambda one: str(one["id"]))
 
 
 # --- network cards ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_args
 import click
 from click.shell_completion import get_completion_class
 
-from portal.cli import config, devices, isos, vnc
+from portal.cli import config, copies, devices, isos, snapshots, telling, vnc
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
@@ -22,6 +22,7 @@ from portal.cli.jobs import wait_for
 from portal.cli.output import Form, Output, clean
 from portal.cli.parts import Context, done, is_id, machine_named, machine_names, only, pass_context, project_named
 from portal.cli.pieces import send_file
+from portal.cli.webhooks import webhook
 
 COLUMNS: Final = {
     "machines": ("name", "project.name", "status", "power_state", "task", "addresses", "flavour", "id"),
@@ -255,7 +256,7 @@ def launch(
         raise click.UsageError("--drivers, --disk, --firmware and --tpm go with --iso.")
     body = {
         "project": project_named(client, project)["id"],
-        "image": _image(client, str(image))["id"],
+        "image": copies.image_named(client, str(image))["id"],
         "flavour": flavour,
         "name": name,
         "login_user": user,
@@ -326,6 +327,7 @@ _told("reset", "Reset machines, as by the button.", "POST", "/reset")
 _told("pause", "Stop machines' processors; their memory stays.", "POST", "/pause")
 _told("resume", "Let paused machines go on.", "POST", "/resume")
 _told("hibernate", "Save machines' memory to disk and switch them off; start wakes them.", "POST", "/hibernate")
+_told("wake", "Wake hibernated machines, as start does.", "POST", "/start")
 _told("rm", "Delete machines: into their project's bin, if it has one.", "DELETE", "")
 
 
@@ -374,10 +376,34 @@ def purge(context: Context, machine: str, *, project: str | None, wait: bool) ->
 
 
 for further in (
-    *(devices.volume, devices.attach, devices.detach, devices.card),
+    *(devices.volume, devices.attach, devices.detach, devices.limit, devices.card),
+    *(snapshots.snapshot, snapshots.restore),
+    *copies.COMMANDS,
     *(isos.iso, isos.disc, isos.rescue),
+    *telling.COMMANDS,
+    webhook,
 ):
     casement.add_command(further)
+
+
+@casement.command("console")
+@click.argument("machine", shell_complete=lambda ctx, _param, start: machine_names(ctx, start))
+@click.option("--project", help="In which project, where several have one of this name.")
+@click.option("--watch", is_flag=True, help="Look only: nothing that is typed reaches the machine.")
+@click.option(
+    "--escape", default="^]", show_default=True, metavar="KEY", help="The key with Ctrl that leaves, or none."
+)
+@pass_context
+def open_console(context: Context, machine: str, *, project: str | None, watch: bool, escape: str) -> None:
+    """A machine's serial console in this terminal. It comes back when the machine restarts; Ctrl-] leaves."""
+    from portal.cli import console  # noqa: PLC0415 - where there are no such terminals, the rest of the command works
+
+    try:
+        leaves = console.escape_of(escape)
+    except ValueError:
+        raise click.BadParameter("It is like ^] or ^Q, or none.", param_hint="--escape") from None
+    found = machine_named(context.client, machine, project)
+    console.open_console(context.client, found, watch=watch, escape=leaves, note=context.output.aside)
 
 
 @casement.command("vnc")
@@ -502,10 +528,3 @@ def _binned(client: Client, wanted: str, project: str | None) -> Json:
     of = project_named(client, project)["id"] if project else None
     found = client.get("bin", name=wanted, project=of)["items"]
     return only(found, f"machine “{wanted}” in the bin", lambda one: one["project"]["name"])
-
-
-def _image(client: Client, wanted: str) -> Json:
-    if is_id(wanted):
-        return cast(Json, client.get(f"images/{wanted}"))
-    found = [one for one in client.every("images", limit=200) if wanted in {one["slug"], one["title"]}]
-    return only(found, f"image “{wanted}”", lambda one: one["id"])

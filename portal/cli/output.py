@@ -72,6 +72,12 @@ class Output:
         if self.form != "quiet":
             self.notes.print(Text(clean(text)))
 
+    def aside(self, text: str) -> None:
+        """As `note`, beside what a guest prints: it begins a line, and ends it for a terminal that is raw, too."""
+        if self.form != "quiet":
+            sys.stderr.write(f"\r\n[casement: {clean(text)}]\r\n")
+            sys.stderr.flush()
+
 
 _SAYS_ENOUGH = ("name", "title", "mac", "machine")
 

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.typing import Origin, Subprotocol
 
 from portal.cli.client import Client, Json
-from portal.cli.config import Portal
 from portal.cli.errors import FAILED, CliError
+from portal.cli.line import closed, opened
 
 HOST: Final = "127.0.0.1"
 PIECE: Final = 64 * 1024
-LARGEST: Final = 4 * 1024 * 1024
 
 Ready = Callable[[int], list[str] | None]
 
@@ -78,7 +73,7 @@ async def _relay(
 ) -> None:
     body = {"mode": "view" if watch else "control"}
     ticket = await asyncio.to_thread(client.send, "POST", f"machines/{machine['id']}/screen/ticket", body)
-    async with _opened(client.portal, ticket) as screen:
+    async with opened(client.portal, ticket) as screen:
         ways = {asyncio.create_task(_up(reader, screen)), asyncio.create_task(_down(screen, writer))}
         done, rest = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for task in rest:
@@ -86,37 +81,6 @@ async def _relay(
         await asyncio.gather(*rest, return_exceptions=True)
         for task in done:
             task.result()
-
-
-def _opened(portal: Portal, ticket: Json) -> Any:
-    return connect(
-        address(portal, ticket["path"]),
-        origin=Origin(_origin(portal)),
-        additional_headers={"Authorization": f"Bearer {portal.token}"},
-        subprotocols=[Subprotocol("binary"), Subprotocol(f"casement.ticket.{ticket['ticket']}")],
-        compression=None,
-        max_size=LARGEST,
-        ssl=_trusted(portal),
-    )
-
-
-def address(portal: Portal, path: str) -> str:
-    """Where the WebSocket is: on the portal, or at the gateway that it names."""
-    if "://" in path:
-        return path
-    whole = urljoin(f"{portal.url}/", path)
-    return whole.replace("http", "ws", 1)
-
-
-def _origin(portal: Portal) -> str:
-    parts = urlsplit(portal.url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _trusted(portal: Portal) -> ssl.SSLContext | None:
-    if not portal.url.startswith("https://"):
-        return None
-    return ssl.create_default_context(cafile=portal.ca or None)
 
 
 async def _up(reader: asyncio.StreamReader, screen: ClientConnection) -> None:
@@ -130,30 +94,7 @@ async def _down(screen: ClientConnection, writer: asyncio.StreamWriter) -> None:
             writer.write(data if isinstance(data, bytes) else data.encode())
             await writer.drain()
     if screen.close_code not in {1000, 1001}:
-        raise CliError(f"The screen was closed: {_reason(screen)}")
-
-
-_WORDS: Final = {
-    "signed-out": "your token ended, or you were locked out",
-    "forbidden": "your role does not allow it any more",
-    "not-found": "the machine was deleted, or you left its project",
-    "kicked": "you were removed from it",
-    "ended-by-operator": "an operator ended it",
-    "stopped": "the machine was shut down",
-    "display-closed": "the machine stopped or restarted",
-    "display-moved": "the machine restarted",
-    "portal-stopped": "the portal restarted",
-}
-
-
-def _reason(screen: ClientConnection) -> str:
-    """The portal closes with a step and a reason, as JSON."""
-    try:
-        said = json.loads(screen.close_reason or "")
-        reason = str(said["reason"])
-        return _WORDS.get(reason, f"{said['step']}, {reason}")
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return str(screen.close_reason or screen.close_code)
+        raise CliError(f"The screen was closed: {closed(screen).words}")
 
 
 def _is_ours(writer: asyncio.StreamWriter) -> bool:

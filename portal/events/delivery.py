@@ -23,9 +23,8 @@ from portal.audit import services as audit
 from portal.events.kinds import Kind
 from portal.events.messages import body_of, headers_of
 from portal.events.models import Delivery, DeliveryStatus, Event, Webhook
-from portal.events.services import record, tell_webhook, wake
+from portal.events.services import record, secrets_of, tell_webhook, wake
 from portal.lib.fetcher import Fetcher, FetchError, Limits, fetcher
-from portal.lib.secrets import unseal
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +116,12 @@ def _try(delivery: Delivery, by: Fetcher) -> bool:
 
 def _send(delivery: Delivery, by: Fetcher) -> Outcome:
     event, webhook = delivery.event, delivery.webhook
-    secret = unseal(webhook.secret)
-    if not secret:
+    secrets = secrets_of(webhook)
+    if not secrets:
         text = _("The secret cannot be read any more: SECRET_KEY has changed. Make a new webhook.")
         return Outcome(None, "", text, 0)
     body, began = body_of(event), time.monotonic()
-    headers = headers_of(event, body=body, secret=secret, at=int(time.time()))
+    headers = headers_of(event, body=body, secrets=secrets, at=int(time.time()))
     try:
         status, answer = by.post(webhook.url, body, limits=LIMITS, headers=headers)
     except FetchError as error:

@@ -21,11 +21,20 @@ class Kind(TextChoices):
     JOB_DONE = "job.done", _("A job is done")
     JOB_FAILED = "job.failed", _("A job failed")
     JOB_CANCELLED = "job.cancelled", _("A job was cancelled")
+    VOLUME_READY = "volume.ready", _("A volume is ready")
+    VOLUME_FAILED = "volume.failed", _("A volume could not be made")
+    VOLUME_ATTACHED = "volume.attached", _("A volume was attached")
+    VOLUME_DETACHED = "volume.detached", _("A volume was detached")
+    VOLUME_GROWN = "volume.grown", _("A volume has grown")
+    VOLUME_DELETED = "volume.deleted", _("A volume was deleted")
     CONSOLE_BEGAN = "console.began", _("Somebody came to a screen")
     CONSOLE_ENDED = "console.ended", _("Somebody left a screen")
     IMAGE_READY = "image.ready", _("An image version is ready")
     IMAGE_FAILED = "image.failed", _("An image version could not be made")
     IMAGE_DELETED = "image.deleted", _("An image version was deleted")
+    SNAPSHOT_TAKEN = "snapshot.taken", _("A snapshot was taken")
+    SNAPSHOT_RESTORED = "snapshot.restored", _("A snapshot was restored")
+    SNAPSHOT_DELETED = "snapshot.deleted", _("A snapshot was deleted")
     ISO_READY = "iso.ready", _("An ISO is ready")
     ISO_FAILED = "iso.failed", _("An ISO could not be used")
     ISO_DELETED = "iso.deleted", _("An ISO was deleted")
@@ -39,9 +48,11 @@ CHOICES = [(kind.value, kind.label) for kind in Kind if kind not in NOT_CHOSEN]
 
 AREAS = {
     "machine": _("Machines"),
+    "volume": _("Volumes"),
     "job": _("Jobs"),
     "console": _("Screens"),
     "image": _("Images"),
+    "snapshot": _("Snapshots"),
     "iso": _("ISOs"),
     "webhook": _("Webhooks"),
 }

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from portal.events.models import Event
@@ -35,14 +36,16 @@ def body_of(event: Event) -> bytes:
     return json.dumps(message_of(event), separators=(",", ":"), sort_keys=True).encode()
 
 
-def headers_of(event: Event, *, body: bytes, secret: str, at: int) -> dict[str, str]:
-    """`at`: seconds since 1970 of this attempt. A secret that is not one of ours signs with its own bytes."""
+def headers_of(event: Event, *, body: bytes, secrets: Sequence[str], at: int) -> dict[str, str]:
+    """`at`: seconds since 1970 of this attempt. A secret that is not one of ours signs with its own bytes. With several
+    secrets, whoever knows one of them finds a signature of theirs.
+    """
     name = f"evt_{event.uid.hex}"
     return {
         "Content-Type": "application/json",
         "webhook-id": name,
         "webhook-timestamp": str(at),
-        "webhook-signature": signature(secret, name=name, at=at, body=body),
+        "webhook-signature": " ".join(signature(secret, name=name, at=at, body=body) for secret in secrets),
     }
 
 

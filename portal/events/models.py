@@ -51,6 +51,7 @@ class Event(models.Model):
 class Webhook(models.Model):
     """An address that a project's events are sent to. `kinds` that is empty means all of them.
 
+    `old_secret` signs beside `secret` until `old_secret_until`, so that a receiver can change over in between.
     `failing_since`: nothing that was sent has arrived since then. `stopped_reason` is set when the portal, and not a
     person, switched it off; it is safe to show.
     """
@@ -62,6 +63,8 @@ class Webhook(models.Model):
     name = models.CharField(_("name"), max_length=100)
     url = models.CharField(_("address"), max_length=2000)
     secret = models.TextField(_("secret (sealed)"), editable=False)
+    old_secret = models.TextField(_("secret before (sealed)"), blank=True, editable=False)
+    old_secret_until = models.DateTimeField(_("secret before signs until"), null=True, blank=True, editable=False)
     kinds = models.JSONField(_("kinds"), default=list, blank=True)
     enabled = models.BooleanField(_("on"), default=True)
     failing_since = models.DateTimeField(_("failing since"), null=True, blank=True)
@@ -77,6 +80,11 @@ class Webhook(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def changes_over(self) -> bool:
+        """Both secrets sign now."""
+        return self.old_secret_until is not None and self.old_secret_until > timezone.now()
 
     def wants(self, kind: str) -> bool:
         return not self.kinds or kind in self.kinds

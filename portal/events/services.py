@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ from portal.lib.secrets import seal, unseal
 QUEUE = "hooks"
 TASK = "events.deliver"
 MOST_WEBHOOKS = 20
+CHANGE_OVER = dt.timedelta(days=1)
+"""for which a new secret and the one before it both sign"""
 
 
 def record(
@@ -191,6 +194,32 @@ def show_secret(webhook: Webhook, *, actor: User, request_ip: str | None = None)
     require(actor, webhook.project_id, Permission.PROJECT_MANAGE)
     audit.record(actor, "webhook.secret", webhook, request_ip=request_ip)
     return unseal(webhook.secret)
+
+
+@transaction.atomic
+def change_secret(webhook: Webhook, *, actor: User, request_ip: str | None = None) -> str:
+    """A new secret, which is told. The one before signs as well for CHANGE_OVER; asked again meanwhile, that one stays
+    the one before, since it is what the receiver knows.
+    """
+    require(actor, webhook.project_id, Permission.PROJECT_MANAGE)
+    now = Webhook.objects.select_for_update().get(pk=webhook.pk)
+    secret = new_secret()
+    before = now.old_secret if now.changes_over else now.secret
+    Webhook.objects.filter(pk=webhook.pk).update(
+        secret=seal(secret), old_secret=before, old_secret_until=timezone.now() + CHANGE_OVER
+    )
+    audit.record(actor, "webhook.new_secret", webhook, request_ip=request_ip)
+    tell_webhook(webhook)
+    return secret
+
+
+def secrets_of(webhook: Webhook) -> list[str]:
+    """What to sign with, the newest first. Empty when it cannot be read any more."""
+    secret = unseal(webhook.secret)
+    if not secret:
+        return []
+    before = unseal(webhook.old_secret) if webhook.changes_over else ""
+    return [secret, before] if before else [secret]
 
 
 def new_secret() -> str:

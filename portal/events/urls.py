@@ -12,6 +12,7 @@ urlpatterns = [
     path("webhooks/<uuid:pk>/enable", views.webhook_enable, name="webhook-enable"),
     path("webhooks/<uuid:pk>/try", views.webhook_try, name="webhook-try"),
     path("webhooks/<uuid:pk>/secret", views.webhook_secret, name="webhook-secret"),
+    path("webhooks/<uuid:pk>/secret/new", views.webhook_new_secret, name="webhook-new-secret"),
     path("webhooks/<uuid:pk>/delete/", views.webhook_delete, name="webhook-delete"),
     path("webhooks/deliveries/<uuid:pk>/resend", views.delivery_resend, name="delivery-resend"),
 ]

@@ -17,6 +17,7 @@ from portal.errors import ForbiddenError, PortalError
 from portal.events import services
 from portal.events.forms import WebhookForm
 from portal.events.kinds import AREAS, Kind
+from portal.events.models import Webhook
 from portal.events.selectors import deliveries_of, delivery_for, find_events, webhook_for, webhooks_of
 from portal.events.words import line_of
 from portal.lib.paging import page_of, text_of
@@ -127,6 +128,19 @@ def webhook_secret(request: HttpRequest, pk: UUID) -> HttpResponse:
     """With a script the answer is the part of the page; without one it is a page."""
     webhook = webhook_for(request.user, pk)
     secret = services.show_secret(webhook, actor=person(request), request_ip=client_ip(request))
+    return _shown(request, webhook, secret)
+
+
+@require_POST
+def webhook_new_secret(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """It is shown as when it was asked for."""
+    webhook = webhook_for(request.user, pk)
+    secret = services.change_secret(webhook, actor=person(request), request_ip=client_ip(request))
+    webhook.refresh_from_db()
+    return _shown(request, webhook, secret)
+
+
+def _shown(request: HttpRequest, webhook: Webhook, secret: str) -> HttpResponse:
     template = "events/_secret.html" if is_live(request) else "events/secret.html"
     response = render(request, template, {"webhook": webhook, "project": webhook.project, "secret": secret})
     response["Cache-Control"] = "no-store"

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy
 from portal.events.models import Event
 
 # The page of each type of subject, of those that everyone in the project may see. What is gone since answers 404.
-_PAGES = {"machine": "machines:detail", "job": "jobs:detail"}
+_PAGES = {"machine": "machines:detail", "volume": "volumes:detail", "job": "jobs:detail"}
 
 _POWER = {
     "running": gettext_lazy("It is running."),
@@ -44,8 +44,13 @@ def _detail(data: dict[str, object]) -> str:
         return str(_POWER[str(data["power_state"])])
     if data.get("mode") in _MODES:
         return str(_MODES[str(data["mode"])])
+    machine = data.get("machine")
+    if isinstance(machine, dict):
+        return _("of %(machine)s") % {"machine": machine.get("name", "")}
     if data.get("image") and data.get("flavour"):
         return _("%(image)s, %(size)s") % {"image": data["image"], "size": data["flavour"]}
+    if isinstance(size := data.get("size_gib"), int):
+        return _("%(size)s GiB") % {"size": size}
     return ", ".join(map(str, addresses)) if isinstance(addresses := data.get("addresses"), list) else ""
 
 

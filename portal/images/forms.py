@@ -10,6 +10,7 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import projects_for
 from portal.images.models import Firmware, Kind
 from portal.images.official import OFFICIAL, Official
+from portal.images.signing import MOST_KEY_CHARACTERS
 from portal.lib.fetcher import URL_MAX
 
 FOR_EVERYONE = "everyone"
@@ -89,6 +90,21 @@ class ImportForm(ImageForm):
         help_text=_(
             "SHA-256 or SHA-512, as the maker publishes it; or the https:// address of SHA256SUMS or the like."
         ),
+    )
+
+    signing_key = forms.CharField(
+        label=_("Public key of who signs the checksums"),
+        required=False,
+        max_length=MOST_KEY_CHARACTERS,
+        widget=forms.Textarea(attrs={"rows": 3, "class": "mono", "autocomplete": "off", "spellcheck": "false"}),
+        help_text=_("Optional, as gpg --armor --export writes it. What is not signed by it is then refused."),
+    )
+    signature_url = forms.CharField(
+        label=_("Address of the signature"),
+        required=False,
+        max_length=URL_MAX,
+        widget=forms.TextInput(attrs=_ADDRESS | {"placeholder": "https://"}),
+        help_text=_("Such as SHA256SUMS.gpg; left empty, the file of checksums holds its signature itself."),
     )
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:

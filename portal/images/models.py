@@ -25,6 +25,7 @@ class Source(models.TextChoices):
     RECIPE = "recipe", _("Built by recipe")
     UPLOAD = "upload", _("Uploaded")
     URL = "url", _("Fetched from an address")
+    MACHINE = "machine", _("Made of a machine")
 
 
 class VersionStatus(models.TextChoices):
@@ -76,7 +77,8 @@ class ImageVersion(models.Model):
     """One build or upload. The file's name is made from the id; `sha256` is of the qcow2 file that machines use.
 
     One that is fetched has a `source_url`, and a `source_checksum` (`sha256:<hex>`) or the `checksums_url` of a file
-    that names it.
+    that names it. With a `signing_key` (portal.images.signing) that file must be signed: at `signature_url`, or, where
+    that is empty, in itself.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -92,6 +94,8 @@ class ImageVersion(models.Model):
     source_url = models.CharField(_("fetched from"), max_length=2000, blank=True)
     source_checksum = models.CharField(_("expected checksum"), max_length=200, blank=True)
     checksums_url = models.CharField(_("file of checksums"), max_length=2000, blank=True)
+    signing_key = models.TextField(_("who signs the checksums"), blank=True)
+    signature_url = models.CharField(_("signature of the checksums"), max_length=2000, blank=True)
     error = models.TextField(_("error"), blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 

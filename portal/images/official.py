@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from portal.images.models import Firmware
+from portal.images.signing import file_of, of_maker
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,11 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`folder`, `file` and `checksums` are patterns; the latter two are names in the folder."""
+    """`folder`, `file` and `checksums` are patterns; the latter two are names in the folder.
+
+    `signature` is what the name of the checksums' signature ends with; empty where it is in the file of checksums
+    itself, None where the makers sign nothing (then https to their own server is all there is).
+    """
 
     slug: str
     title: str
@@ -32,6 +37,7 @@ class Family:
     releases: tuple[Release, ...]
     firmware: Firmware = Firmware.BIOS
     min_memory_mib: int = 512
+    signature: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,23 @@ class Official:
     checksums_url: str
     firmware: Firmware
     min_memory_mib: int
+    maker: str
+    signature_url: str
+    is_signed: bool
+
+    @property
+    def maker_title(self) -> str:
+        return next(family.title for family in FAMILIES if family.slug == self.maker)
+
+    @property
+    def signing_key(self) -> str:
+        """What a version keeps as such."""
+        return of_maker(self.maker) if self.is_signed else ""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether there is a key here to check the signature with."""
+        return self.is_signed and file_of(self.maker) is not None
 
     @property
     def host(self) -> str:
@@ -70,6 +93,7 @@ FAMILIES = (
         "ubuntu-{release}-server-cloudimg-amd64.img",
         "SHA256SUMS",
         (Release("24.04 LTS", {"release": "24.04"}), Release("22.04 LTS", {"release": "22.04"})),
+        signature=".gpg",
     ),
     Family(
         "fedora",
@@ -81,6 +105,7 @@ FAMILIES = (
         "Fedora-Cloud-{release}-{build}-x86_64-CHECKSUM",
         (Release("43", {"release": "43", "build": "1.6"}),),
         min_memory_mib=1024,
+        signature="",
     ),
     Family(
         "almalinux",
@@ -91,6 +116,7 @@ FAMILIES = (
         "CHECKSUM",
         (Release("10", {"release": "10"}), Release("9", {"release": "9"})),
         min_memory_mib=1024,
+        signature=".asc",
     ),
 )
 
@@ -101,14 +127,18 @@ def _all() -> dict[str, Official]:
         for release in family.releases:
             folder = family.folder.format(**release.values)
             slug = f"{family.slug}-{release.values['release']}"
+            checksums = folder + family.checksums.format(**release.values)
             found[slug] = Official(
                 slug,
                 f"{family.title} {release.name}",
                 family.icon,
                 folder + family.file.format(**release.values),
-                folder + family.checksums.format(**release.values),
+                checksums,
                 family.firmware,
                 family.min_memory_mib,
+                family.slug,
+                f"{checksums}{family.signature}" if family.signature else "",
+                family.signature is not None,
             )
     return found
 

@@ -54,6 +54,13 @@ def may_delete(user: User | AnonymousUser, image: Image) -> bool:
     return image.project_id is not None and Permission.IMAGE_DELETE in permissions_in(user, image.project_id)
 
 
+def may_add(user: User | AnonymousUser, image: Image) -> bool:
+    """Another version of it: operators everywhere, members to what belongs to their project."""
+    if user.is_active and user.is_staff:
+        return True
+    return image.project_id is not None and Permission.IMAGE_CREATE in permissions_in(user, image.project_id)
+
+
 def catalogue_for(user: User | AnonymousUser, project: Project) -> list[tuple[Image, ImageVersion | None]]:
     """What can be launched in the project: each image with its newest ready version, or None while it is being made."""
     images = images_for(user).usable_in(project)  # type: ignore[attr-defined]  # images_for keeps the queryset's class

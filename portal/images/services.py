@@ -19,8 +19,10 @@ from portal.audit import services as audit
 from portal.errors import ConflictError, ForbiddenError, InvalidError
 from portal.events import services as events
 from portal.events.kinds import Kind as EventKind
+from portal.images import signing
 from portal.images.checksums import checksum_of
 from portal.images.models import Firmware, Image, ImageVersion, Kind, Source, VersionStatus
+from portal.images.official import OFFICIAL
 from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
@@ -163,6 +165,8 @@ def add_from_url(
     kind: Kind,
     url: str,
     checksum: str,
+    signing_key: str = "",
+    signature_url: str = "",
     firmware: Firmware = Firmware.BIOS,
     project: Project | None,
     min_memory_mib: int = 256,
@@ -171,14 +175,17 @@ def add_from_url(
 ) -> ImageVersion:
     """Have a worker fetch a disk, and inspect and convert it as if it had been uploaded.
 
-    `checksum` is one, or the address of a file of checksums that names the disk's file. Whether the addresses lead
-    anywhere, and where, is looked at by the worker only. The same `request_key` gives the same version again.
+    `checksum` is one, or the address of a file of checksums that names the disk's file. With a `signing_key`, that of
+    an official maker or a public key as text, that file must be signed, at `signature_url` or in itself. Whether the
+    addresses lead anywhere, and where, is looked at by the worker only. The same `request_key` gives the same version
+    again.
     """
     _may_add(actor, project)
     earlier = _version_of_request(actor, request_key)
     if earlier is not None:
         return earlier
     source = _checked_source(url.strip(), checksum.strip())
+    source |= _checked_signing(url.strip(), signing_key.strip(), signature_url.strip(), of="checksums_url" in source)
     try:
         with transaction.atomic():
             image = Image.objects.create(
@@ -217,6 +224,28 @@ def _checked_source(url: str, checksum: str) -> dict[str, str]:
     return {"source_url": url, "checksums_url": checksum}
 
 
+def _checked_signing(url: str, key: str, signature_url: str, *, of: bool) -> dict[str, str]:
+    """The version's columns that say who signs; `of` says that there is a file of checksums to be signed."""
+    if not key and not signature_url:
+        return {}
+    if not key:
+        raise InvalidError(_("Paste the public key of who signs."), field="signing_key")
+    if not of:
+        text = _("What is signed is a file of checksums: give its https:// address in place of a checksum.")
+        raise InvalidError(text, field="checksum")
+    if signing.is_makers(key) and url not in {one.url for one in OFFICIAL.values()}:
+        raise InvalidError(_("Paste the public key of who signs."), field="signing_key")
+    if not signing.is_makers(key):
+        try:
+            signing.dearmored(key)
+        except signing.KeyTextError as error:
+            text = _("Paste a public key as gpg --armor --export writes it.")
+            raise InvalidError(text, field="signing_key") from error
+    if signature_url:
+        _check_address(signature_url, field="signature_url")
+    return {"signing_key": key, "signature_url": signature_url}
+
+
 def _check_address(url: str, *, field: str) -> None:
     try:
         target_of(url)
@@ -225,10 +254,48 @@ def _check_address(url: str, *, field: str) -> None:
 
 
 @transaction.atomic
+def add_captured(
+    *,
+    actor: User,
+    kind: Kind,
+    firmware: Firmware,
+    has_agent: bool,
+    min_memory_mib: int,
+    image: Image | None = None,
+    title: str = "",
+    project: Project | None = None,
+    request_key: UUID | None = None,
+) -> ImageVersion:
+    """The row of a version that a worker makes of a machine's disk: of `image`, or of a new one named `title`.
+
+    A new one without a project is for everyone. The caller writes the audit row and has the work done; the same
+    `request_key` is the caller's to know again.
+    """
+    _may_add(actor, image.project if image is not None else project)
+    if image is None:
+        image = Image.objects.create(
+            id=request_key or uuid4(),
+            slug=f"{slugify(title)[:60] or 'image'}-{uuid4().hex[:8]}",
+            title=title,
+            kind=kind,
+            source=Source.MACHINE,
+            project=project,
+            created_by=actor,
+            has_agent=has_agent,
+            min_memory_mib=min_memory_mib,
+        )
+    elif image.source == Source.RECIPE:
+        raise InvalidError(_("Versions of this image are built by a recipe; choose another one."), field="image")
+    version = _next_version(image, firmware=firmware)
+    _tell(version)
+    return version
+
+
+@transaction.atomic
 def request_delete_version(version: ImageVersion, *, actor: User, request_ip: str | None = None) -> Job:
     """Remove a version that no machine is based on."""
     _may_delete(actor, version.image)
-    if version.machines.exclude(status="deleted").exists():
+    if version.machines.exclude(status="deleted").exists() or version.rebuilding.exists():
         raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
     if version.rescues.exists():
         raise ConflictError(_("A machine is in rescue by this version. Bring it back first, or keep it."))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -14,7 +16,7 @@ from portal.errors import ConflictError, ForbiddenError, InvalidError
 from portal.images import services
 from portal.images.forms import OTHER, ImportForm
 from portal.images.models import Firmware, ImageVersion, Kind
-from portal.images.official import OFFICIAL
+from portal.images.official import OFFICIAL, Official
 from portal.lib.units import format_bytes
 
 
@@ -33,11 +35,18 @@ def image_import(request: HttpRequest) -> HttpResponse:
             return redirect("images:detail", pk=version.image_id)
     context = {
         "form": form,
-        "official": OFFICIAL,
+        "checked": _titles(lambda one: one.is_checked),
+        "unchecked": _titles(lambda one: one.is_signed and not one.is_checked),
+        "unsigned": _titles(lambda one: not one.is_signed),
         "other": OTHER,
         "most": format_bytes(settings.IMAGE_MAX_UPLOAD_BYTES),
     }
     return render(request, "images/import.html", context, status=422 if form.errors else 200)
+
+
+def _titles(wanted: Callable[[Official], bool]) -> str:
+    """The makers of official images of which this is true."""
+    return ", ".join(dict.fromkeys(one.maker_title for one in OFFICIAL.values() if wanted(one)))
 
 
 def _add(request: HttpRequest, form: ImportForm) -> ImageVersion:
@@ -52,6 +61,8 @@ def _add(request: HttpRequest, form: ImportForm) -> ImageVersion:
             min_memory_mib=official.min_memory_mib,
             url=official.url,
             checksum=official.checksums_url,
+            signing_key=official.signing_key,
+            signature_url=official.signature_url,
             project=form.project(),
             request_key=data["request_key"],
             request_ip=client_ip(request),
@@ -63,6 +74,8 @@ def _add(request: HttpRequest, form: ImportForm) -> ImageVersion:
         firmware=Firmware(data["firmware"]),
         url=data["url"],
         checksum=data["checksum"],
+        signing_key=data["signing_key"],
+        signature_url=data["signature_url"],
         project=form.project(),
         request_key=data["request_key"],
         request_ip=client_ip(request),

@@ -12,6 +12,8 @@ from django.utils.translation import gettext_lazy as _
 
 class JobName(TextChoices):
     MACHINE_CREATE = "machine.create", _("Create machine")
+    MACHINE_CLONE = "machine.clone", _("Clone machine")
+    MACHINE_REBUILD = "machine.rebuild", _("Rebuild from an image")
     MACHINE_START = "machine.start", _("Start")
     MACHINE_STOP = "machine.stop", _("Shut down")
     MACHINE_REBOOT = "machine.reboot", _("Restart")
@@ -37,10 +39,14 @@ class JobName(TextChoices):
     VOLUME_CREATE = "volume.create", _("Create volume")
     VOLUME_GROW = "volume.grow", _("Grow volume")
     VOLUME_DELETE = "volume.delete", _("Delete volume")
+    SNAPSHOT_TAKE = "snapshot.take", _("Take a snapshot")
+    SNAPSHOT_RESTORE = "snapshot.restore", _("Restore a snapshot")
+    SNAPSHOT_DELETE = "snapshot.delete", _("Delete a snapshot")
     COPY_REMOVE = "copy.remove", _("Remove a copy from a host")
     IMAGE_BUILD = "image.build", _("Build image")
     IMAGE_IMPORT = "image.import", _("Check and import image")
     IMAGE_FETCH = "image.fetch", _("Fetch image from an address")
+    IMAGE_CAPTURE = "image.capture", _("Make an image of a machine")
     IMAGE_DELETE = "image.delete", _("Delete image version")
     MACHINE_INSTALL = "machine.install", _("Create machine from an ISO")
     DISC_INSERT = "disc.insert", _("Insert disc")
@@ -85,12 +91,21 @@ class StepName(TextChoices):
     RESIZE_LIVE = "resize_live", _("Give it what it takes while it runs")
     SET_PASSWORD = "set_password", _("Set the password in the guest")
     ADD_KEY = "add_key", _("Add the key in the guest")
+    TAKE_SNAPSHOT = "take_snapshot", _("Take the snapshot")
+    RESTORE_DISKS = "restore_disks", _("Bring back what there was")
+    DELETE_SNAPSHOT = "delete_snapshot", _("Delete the snapshot")
     ADOPT = "adopt", _("Take it over")
     BUILD = "build", _("Build the disk")
     FETCH = "fetch", _("Fetch the file")
     IMPORT = "import", _("Inspect and convert")
     PUBLISH = "publish", _("Offer it in the catalogue")
     DELETE_FILES = "delete_files", _("Delete its files")
+    FREEZE = "freeze", _("Hold the original's disk as it is now")
+    COPY = "copy", _("Copy the disk")
+    LET_GO = "let_go", _("Release the original")
+    IDENTITY = "identity", _("Remove the identity that was copied")
+    EXPORT = "export", _("Store the image in the portal")
+    RENEW_DISK = "renew_disk", _("Replace its disk by a new one")
     ISO = "iso", _("Put the disc on the host")
     INSERT = "insert", _("Put the disc into the drive")
     EJECT = "eject", _("Wait until the guest opens the drive")
@@ -104,6 +119,28 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.MACHINE_CREATE: (
         StepName.IMAGE,
         StepName.DISK,
+        StepName.SEED,
+        StepName.DEFINE,
+        StepName.START,
+        StepName.BOOT,
+        StepName.ADDRESS,
+    ),
+    JobName.MACHINE_CLONE: (
+        StepName.FREEZE,
+        StepName.COPY,
+        StepName.LET_GO,
+        StepName.IDENTITY,
+        StepName.DISK,
+        StepName.SEED,
+        StepName.DEFINE,
+        StepName.START,
+        StepName.BOOT,
+        StepName.ADDRESS,
+    ),
+    JobName.MACHINE_REBUILD: (
+        StepName.IMAGE,
+        StepName.CUT_POWER,
+        StepName.RENEW_DISK,
         StepName.SEED,
         StepName.DEFINE,
         StepName.START,
@@ -141,10 +178,21 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.VOLUME_CREATE: (StepName.VOLUME,),
     JobName.VOLUME_GROW: (StepName.GROW,),
     JobName.VOLUME_DELETE: (StepName.DELETE_VOLUME, StepName.RELEASE),
+    JobName.SNAPSHOT_TAKE: (StepName.TAKE_SNAPSHOT,),
+    JobName.SNAPSHOT_RESTORE: (StepName.TAKE_SNAPSHOT, StepName.RESTORE_DISKS),
+    JobName.SNAPSHOT_DELETE: (StepName.DELETE_SNAPSHOT,),
     JobName.COPY_REMOVE: (StepName.UNDEFINE, StepName.DELETE_STORAGE),
     JobName.IMAGE_BUILD: (StepName.BUILD, StepName.PUBLISH),
     JobName.IMAGE_IMPORT: (StepName.IMPORT, StepName.PUBLISH),
     JobName.IMAGE_FETCH: (StepName.FETCH, StepName.IMPORT, StepName.PUBLISH),
+    JobName.IMAGE_CAPTURE: (
+        StepName.FREEZE,
+        StepName.COPY,
+        StepName.LET_GO,
+        StepName.IDENTITY,
+        StepName.EXPORT,
+        StepName.PUBLISH,
+    ),
     JobName.IMAGE_DELETE: (StepName.DELETE_FILES,),
     JobName.MACHINE_INSTALL: (StepName.ISO, StepName.DISK, StepName.DEFINE, StepName.START),
     JobName.DISC_INSERT: (StepName.ISO, StepName.INSERT),
@@ -162,6 +210,9 @@ LIMIT_S: dict[JobName, float] = {
     JobName.IMAGE_IMPORT: 120 * _MINUTE_S,
     JobName.IMAGE_FETCH: 240 * _MINUTE_S,
     JobName.MACHINE_CREATE: 90 * _MINUTE_S,
+    JobName.MACHINE_CLONE: 8 * 60 * _MINUTE_S,
+    JobName.MACHINE_REBUILD: 90 * _MINUTE_S,
+    JobName.IMAGE_CAPTURE: 12 * 60 * _MINUTE_S,
     JobName.MACHINE_INSTALL: 90 * _MINUTE_S,
     JobName.DISC_INSERT: 60 * _MINUTE_S,
     JobName.ISO_IMPORT: 60 * _MINUTE_S,

@@ -23,6 +23,8 @@ from portal.jobs.names import ACTIVE, JobName, JobStatus, StepName, StepStatus
 # Work that makes something can be stopped half-way and taken back; who may ask for that needs this permission.
 CANCELLABLE = {
     JobName.MACHINE_CREATE: Permission.MACHINE_CREATE,
+    JobName.MACHINE_CLONE: Permission.MACHINE_CREATE,
+    JobName.IMAGE_CAPTURE: Permission.IMAGE_CREATE,
     JobName.MACHINE_INSTALL: Permission.MACHINE_CREATE,
     JobName.IMAGE_BUILD: Permission.IMAGE_CREATE,
     JobName.IMAGE_FETCH: Permission.IMAGE_CREATE,

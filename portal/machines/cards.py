@@ -6,6 +6,7 @@ from collections.abc import Collection
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from portal.accounts.models import User
@@ -68,6 +69,7 @@ def record_added(machine: Machine, *, message: str = "") -> None:
 def record_gone(card: NetworkCard) -> None:
     """The host says that the machine is without it."""
     NetworkCard.objects.filter(pk=card.pk).delete()
+    events.machine_changed(card.machine)
 
 
 @transaction.atomic
@@ -80,7 +82,8 @@ def record_removed(machine: Machine) -> None:
 
 @transaction.atomic
 def record_not_removed(machine: Machine, *, message: str) -> None:
-    """Still plugged in."""
+    """Still plugged in. The guest has been asked, and may let go later."""
+    NetworkCard.objects.filter(machine=machine, task=Plug.REMOVING).update(leaving_since=timezone.now())
     _settle(machine, Plug.REMOVING)
     record_task_ended(machine, Task.DROPPING_CARD, message=message)
 

@@ -22,7 +22,8 @@ class Attachment(models.Model):
 
     The row is there from the request on, and goes only when the host has said that the machine has the volume no more.
     `boot` is the disk's turn at a start, 1 first; 0 everywhere is the root disk first. `iops` and `bytes_per_s` limit
-    reading and writing together; 0 is no limit. `wanted_gib` is the size that it grows to just now.
+    reading and writing together; 0 is no limit. `wanted_gib` is the size that it grows to just now. `leaving_since`:
+    the guest was asked to let it go, and had not by then; it may still.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -42,6 +43,7 @@ class Attachment(models.Model):
     iops = models.PositiveIntegerField(_("operations per second at most"), default=0)
     bytes_per_s = models.BigIntegerField(_("bytes per second at most"), default=0)
     wanted_gib = models.PositiveIntegerField(_("grows to (GiB)"), null=True, blank=True, editable=False)
+    leaving_since = models.DateTimeField(_("asked to go"), null=True, blank=True, editable=False)
     task = models.CharField(_("task"), max_length=10, choices=Plug.choices, default=Plug.NONE, blank=True)
     created_at = models.DateTimeField(_("attached"), auto_now_add=True)
 
@@ -52,6 +54,10 @@ class Attachment(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["machine"], condition=Q(volume=None), name="one_root_disk_per_machine"),
             models.CheckConstraint(condition=Q(task__in=Plug.values), name="attachment_task_known"),
+        ]
+        # Each host is asked about these every few seconds, and there is hardly ever one.
+        indexes = [
+            models.Index(fields=["machine"], condition=Q(leaving_since__isnull=False), name="attachment_leaving")
         ]
 
     def __str__(self) -> str:
@@ -89,7 +95,7 @@ class Disc(models.Model):
 
 
 class NetworkCard(models.Model):
-    """A network card besides the first one, whose address is the machine's own `mac`."""
+    """A network card besides the first one, whose address is the machine's own `mac`. `leaving_since`: as of disks."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     machine = models.ForeignKey(
@@ -98,6 +104,7 @@ class NetworkCard(models.Model):
     mac = models.CharField(_("MAC address"), max_length=17, unique=True)
     network = models.CharField(_("network"), max_length=60, blank=True)
     addresses = models.JSONField(_("addresses"), default=list, blank=True)
+    leaving_since = models.DateTimeField(_("asked to go"), null=True, blank=True, editable=False)
     task = models.CharField(_("task"), max_length=10, choices=Plug.choices, default=Plug.NONE, blank=True)
     created_at = models.DateTimeField(_("added"), auto_now_add=True)
 
@@ -106,6 +113,7 @@ class NetworkCard(models.Model):
         verbose_name_plural = _("network cards")
         ordering = ["machine", "created_at"]
         constraints = [models.CheckConstraint(condition=Q(task__in=Plug.values), name="card_task_known")]
+        indexes = [models.Index(fields=["machine"], condition=Q(leaving_since__isnull=False), name="card_leaving")]
 
     def __str__(self) -> str:
         return self.mac

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from portal.accounts.models import User
@@ -13,6 +14,7 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, InvalidError, NotFoundError
+from portal.events.kinds import Kind
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.machines import events, plugging
@@ -20,8 +22,8 @@ from portal.machines.devices import Plug
 from portal.machines.models import Attachment, Machine
 from portal.machines.services import record_task_ended
 from portal.machines.states import Task
+from portal.volumes import events as volume_events
 from portal.volumes import services as volumes
-from portal.volumes.events import volume_changed
 from portal.volumes.models import Volume
 from portal.volumes.states import CAN_ATTACH, CAN_DETACH, HAS_FILE
 from portal.volumes.states import Status as VolumeStatus
@@ -198,7 +200,7 @@ def record_attached(machine: Machine) -> None:
     attachment = in_change(machine, task=Plug.ADDING)
     if attachment is not None and attachment.volume is not None:
         _end(attachment)
-        volumes.record_task_ended(attachment.volume, VolumeTask.ATTACHING, status=VolumeStatus.IN_USE)
+        _record_in_use(machine, attachment.volume)
     record_task_ended(machine, Task.ATTACHING)
 
 
@@ -214,19 +216,22 @@ def record_attach_failed(machine: Machine, *, message: str) -> None:
             volumes.record_create_failed(attachment.volume, message=message)
         else:
             _end(attachment)
-            ended = {"message": message, "status": VolumeStatus.IN_USE}
-            volumes.record_task_ended(attachment.volume, VolumeTask.ATTACHING, **ended)
+            _record_in_use(machine, attachment.volume, message=message)
     record_task_ended(machine, Task.ATTACHING, message=message)
 
 
 @transaction.atomic
 def record_gone(attachment: Attachment) -> None:
     """The host says that the machine is without it: another one may have it from now on."""
-    assert attachment.volume is not None  # noqa: S101 - the root disk never goes
-    Attachment.objects.filter(pk=attachment.pk).delete()
-    freed = Volume.objects.filter(pk=attachment.volume.pk, status__in=HAS_FILE)
+    volume = attachment.volume
+    assert volume is not None  # noqa: S101 - the root disk never goes
+    gone, _rows = Attachment.objects.filter(pk=attachment.pk).delete()
+    if not gone:
+        return  # Somebody has said so already; by now it may be another machine's.
+    freed = Volume.objects.filter(pk=volume.pk, status__in=HAS_FILE)
     freed.update(status=VolumeStatus.AVAILABLE, task=VolumeTask.NONE, task_since=None)
-    volume_changed(attachment.volume)
+    volume_events.record(Kind.VOLUME_DETACHED, volume, machine=_named(attachment.machine))
+    volume_events.volume_changed(volume)
 
 
 @transaction.atomic
@@ -239,10 +244,11 @@ def record_detached(machine: Machine) -> None:
 
 @transaction.atomic
 def record_not_detached(machine: Machine, *, message: str) -> None:
-    """Still attached."""
+    """Still attached. The guest has been asked, and may let go later: `leaving` finds it."""
     attachment = in_change(machine, task=Plug.REMOVING)
     if attachment is not None and attachment.volume is not None:
         _end(attachment)
+        Attachment.objects.filter(pk=attachment.pk).update(leaving_since=timezone.now())
         volumes.record_task_ended(attachment.volume, VolumeTask.DETACHING, message=message)
     record_task_ended(machine, Task.DETACHING, message=message)
 
@@ -254,7 +260,7 @@ def record_grown(machine: Machine) -> None:
     if attachment is not None and attachment.wanted_gib and _end(attachment):
         wanted = attachment.wanted_gib
         if attachment.volume is not None:
-            volumes.record_task_ended(attachment.volume, VolumeTask.GROWING, size_gib=wanted)
+            volumes.record_size(attachment.volume, wanted)
         else:
             Machine.objects.filter(pk=machine.pk).update(disk_gib=wanted)
     record_task_ended(machine, Task.GROWING)
@@ -332,6 +338,16 @@ def _end(attachment: Attachment) -> bool:
     """What was being done to it is over. True if it is so just now: of two who say it, one gives back what was held."""
     changing = Attachment.objects.filter(pk=attachment.pk, task=attachment.task)
     return changing.update(task=Plug.NONE, wanted_gib=None) == 1
+
+
+def _record_in_use(machine: Machine, volume: Volume, *, message: str = "") -> None:
+    ended = {"message": message, "status": VolumeStatus.IN_USE}
+    if volumes.record_task_ended(volume, VolumeTask.ATTACHING, **ended):
+        volume_events.record(Kind.VOLUME_ATTACHED, volume, machine=_named(machine))
+
+
+def _named(machine: Machine) -> dict[str, str]:
+    return {"id": str(machine.pk), "name": machine.name}
 
 
 def _size_of(machine: Machine, attachment: Attachment) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -21,6 +23,7 @@ from portal.machines import binning, hibernation, services
 from portal.machines.models import Batch, BatchItem, Machine
 
 MOST = 100
+KEPT = dt.timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,17 @@ def batch_for(user: User | AnonymousUser, pk: UUID) -> Batch:
     if batch is None:
         raise NotFoundError
     return batch
+
+
+def forget_old(*, piece: int = 500) -> int:
+    """Remove requests that nobody looks at any more: what came of them stands with each machine and job."""
+    before, gone = timezone.now() - KEPT, 0
+    while True:
+        old = list(Batch.objects.filter(created_at__lt=before).values_list("pk", flat=True)[:piece])
+        Batch.objects.filter(pk__in=old).delete()
+        gone += len(old)
+        if len(old) < piece:
+            return gone
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from portal.accounts.quota import Amount
 from portal.images.models import Kind
 from portal.machines.querysets import MachineQuerySet
-from portal.machines.states import HAS_SCREEN, PowerState, Status, Task
+from portal.machines.states import HAS_SCREEN, LIVE, PowerState, Status, Task
 
 
 class Flavour(models.Model):
@@ -70,6 +70,18 @@ class Machine(models.Model):
         blank=True,
         related_name="machines",
         verbose_name=_("image version"),
+    )
+    # What it is being rebuilt from, until its disk is made of that.
+    next_version = models.ForeignKey(
+        "images.ImageVersion",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="rebuilding",
+        verbose_name=_("image version to come"),
+    )
+    cloned_from = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("cloned from")
     )
     flavour = models.ForeignKey(Flavour, on_delete=models.PROTECT, null=True, blank=True, verbose_name=_("flavour"))
     vcpus = models.PositiveSmallIntegerField(_("vCPUs"))
@@ -200,6 +212,10 @@ class Machine(models.Model):
             memory_mib=max(self.memory_mib, self.wanted_memory_mib or 0),
             disk_gib=self.disk_gib + self.saved_gib,
         )
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE
 
     @property
     def is_hibernated(self) -> bool:

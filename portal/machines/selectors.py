@@ -34,7 +34,7 @@ from portal.machines.states import (
 )
 
 _RELATED = ("project", "owner", "flavour", "host", "image_version__image")
-_RELATED_TO_ONE = (*_RELATED, "rescue_version__image", "rescue_iso")
+_RELATED_TO_ONE = (*_RELATED, "next_version__image", "cloned_from", "rescue_version__image", "rescue_iso")
 
 # What people mean by a state, which is several columns: the filter of the list page.
 CONDITIONS = {
@@ -162,6 +162,7 @@ def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]
         possible |= _rescue_actions(machine)
     if Permission.MACHINE_DELETE in granted and machine.task not in {Task.DELETING, Task.BINNING}:
         possible.add("delete")
+    possible |= _copying_actions(granted, machine)
     if Permission.MACHINE_CREATE in granted and _may_be_resized(machine):
         possible.add("resize")
     if Permission.MACHINE_CREATE in granted and _may_be_retried(machine):
@@ -180,6 +181,19 @@ def _may_be_resized(machine: Machine) -> bool:
 def _may_be_defined_anew(machine: Machine) -> bool:
     is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
     return is_ready and not machine.keeps_definition and not machine.is_hibernated
+
+
+def _copying_actions(granted: frozenset[Permission], machine: Machine) -> set[str]:
+    """What reads or replaces its disk as a whole. Of one that somebody else defined it is not known where it lies."""
+    is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
+    if not is_ready or machine.keeps_definition or machine.missing_since is not None or machine.is_in_rescue:
+        return set()
+    rules = {
+        "clone": Permission.MACHINE_CREATE in granted,
+        "capture": Permission.IMAGE_CREATE in granted,
+        "rebuild": Permission.MACHINE_DELETE in granted and not machine.protected,
+    }
+    return {word for word, possible in rules.items() if possible}
 
 
 def _rescue_actions(machine: Machine) -> set[str]:
@@ -205,8 +219,9 @@ def _may_be_asked_inside(machine: Machine) -> bool:
 
 
 def _may_be_retried(machine: Machine) -> bool:
-    """Its building failed and everything was given back."""
-    return machine.status == Status.ERROR and machine.task == Task.NONE and not machine.holds_quota
+    """Its building failed and everything was given back. A clone is made of its original again, as that is then."""
+    is_back = machine.status == Status.ERROR and machine.task == Task.NONE and not machine.holds_quota
+    return is_back and machine.cloned_from_id is None
 
 
 def _power_actions(machine: Machine) -> set[str]:

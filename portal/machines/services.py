@@ -194,7 +194,7 @@ def claim(
     power_states: Collection[PowerState],
     from_tasks: Collection[Task] = (Task.NONE,),
     *,
-    actor: User,
+    actor: User | None,
     request_ip: str | None,
     permission: Permission = Permission.MACHINE_OPERATE,
     where: Q | None = None,
@@ -204,9 +204,11 @@ def claim(
     """Claim the machine for a job. The same request again, while it is under way, gives the job under way.
 
     `where` narrows which machines may be claimed; of those in rescue only what ALSO_IN_RESCUE names. `then` changes the
-    claimed row further, or refuses by a PortalError.
+    claimed row further, or refuses by a PortalError. Without an actor it is the clock, which was told to do it by
+    somebody who might.
     """
-    require(actor, machine.project_id, permission)
+    if actor is not None:
+        require(actor, machine.project_id, permission)
     also_in_rescue = name in ALSO_IN_RESCUE
     claimed = (
         Machine.objects.filter(
@@ -290,6 +292,8 @@ def refuse_protected(machine: Machine) -> None:
 def request_retry(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
     """Build a machine again whose building failed: quota and host are reserved anew. Asked twice it is built once."""
     require(actor, machine.project_id, Permission.MACHINE_CREATE)
+    if machine.cloned_from_id is not None:
+        raise ConflictError(_("A clone cannot be built again: clone its original once more."))
     with transaction.atomic():
         claimed = Machine.objects.filter(pk=machine.pk, status=Status.ERROR, task=Task.NONE, holds_quota=False).update(
             status=Status.REQUESTED, task=Task.BUILDING, task_since=timezone.now(), error_message="", holds_quota=True
@@ -480,7 +484,7 @@ def _move(machine: Machine, before: Amount, after: Amount) -> None:
 def settle_size(machine_id: UUID) -> bool:
     """The machine is off, so the size of its next start is its size now. What it held besides is given back."""
     waits = Q(wanted_vcpus__isnull=False, saved_at=None)
-    busy = Q(task__in=[Task.RESIZING, Task.HIBERNATING])
+    busy = Q(task__in=[Task.RESIZING, Task.HIBERNATING, Task.RESTORING])
     return change_held(machine_id, waits & ~busy, size_taken)
 
 

@@ -1,5 +1,9 @@
-"""Tell the browser, after commit, that a volume changed."""
+"""Tell the browser, after commit, that a volume changed; and write down, in the same transaction, what happened."""
 
+from typing import Any
+
+from portal.events import services
+from portal.events.kinds import Kind
 from portal.lib import live
 from portal.volumes.models import Volume
 
@@ -10,3 +14,7 @@ def volume_changed(volume: Volume) -> None:
         [live.project_group(volume.project_id), live.OPERATORS],
         [f"volume:{volume.pk}", "volumes", f"project:{volume.project_id}"],
     )
+
+
+def record(kind: Kind, volume: Volume, **data: Any) -> None:
+    services.record(kind, volume, project=volume.project_id, data=data)

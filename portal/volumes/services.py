@@ -14,6 +14,7 @@ from portal.accounts.permissions import Permission
 from portal.accounts.selectors import require
 from portal.audit import services as audit
 from portal.errors import ConflictError, NoCapacityError, NotFoundError
+from portal.events.kinds import Kind
 from portal.hosts import services as hosts
 from portal.hosts.models import Host
 from portal.jobs import services as jobs
@@ -175,9 +176,11 @@ def name_is_taken(name: str) -> ConflictError:
 # --- what workers found out -----------------------------------------------------------------------------------------
 
 
+@transaction.atomic
 def record_made(volume: Volume) -> None:
     """Its file is there, whole."""
-    _end_making(volume, status=Status.AVAILABLE)
+    if _end_making(volume, status=Status.AVAILABLE):
+        events.record(Kind.VOLUME_READY, volume, size_gib=volume.size_gib)
 
 
 def record_created(volume: Volume) -> None:
@@ -191,6 +194,7 @@ def record_create_failed(volume: Volume, *, message: str) -> None:
     values = {"status": Status.ERROR, "task": Task.NONE, "task_since": None, "error_message": message}
     if _end_making(volume, **values):
         release(volume)
+        events.record(Kind.VOLUME_FAILED, volume, error=message)
 
 
 def record_task_ended(volume: Volume, task: Task, *, message: str = "", **values: object) -> bool:
@@ -206,7 +210,14 @@ def record_grown(volume: Volume) -> None:
     """Its host has given it the size that was wanted."""
     wanted = Volume.objects.values_list("wanted_gib", flat=True).get(pk=volume.pk)
     if wanted is not None:
-        record_task_ended(volume, Task.GROWING, size_gib=wanted, wanted_gib=None)
+        record_size(volume, wanted)
+
+
+@transaction.atomic
+def record_size(volume: Volume, size_gib: int) -> None:
+    """It has grown to this size."""
+    if record_task_ended(volume, Task.GROWING, size_gib=size_gib, wanted_gib=None):
+        events.record(Kind.VOLUME_GROWN, volume, size_gib=size_gib)
 
 
 @transaction.atomic
@@ -233,6 +244,7 @@ def record_deleted(volume: Volume) -> None:
     gone = {"status": Status.DELETED, "task": Task.NONE, "task_since": None, "deleted_at": timezone.now()}
     if Volume.objects.filter(pk=volume.pk, status__in=LIVE).update(**gone):
         events.volume_changed(volume)
+        events.record(Kind.VOLUME_DELETED, volume)
 
 
 def record_not_deleted(volume: Volume, *, message: str) -> None:

@@ -22,7 +22,9 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from portal.accounts.models import ApiToken, Membership, SshKey, User
+from portal.api.models import Answered
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.copies.models import DiskBase, DiskCopy
 from portal.events.kinds import Kind as EventKind
 from portal.events.models import Delivery, Webhook
 from portal.events.services import add_webhook, record, try_webhook
@@ -34,6 +36,7 @@ from portal.isos.models import Iso
 from portal.jobs.models import Job, JobStep
 from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots.models import Snapshot, SnapshotSchedule
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from tests.portal.test_every_url import ALL, PUBLIC
@@ -169,7 +172,8 @@ def _objects(estate: Estate) -> Objects:
     version = ImageVersion.objects.exclude(image=None).first()
     assert version is not None
     SshKey.objects.create(user=estate.member, name="laptop", public_key="ssh-ed25519 AAAA")
-    ApiToken.objects.create(user=estate.member, name="script", hint="casement_abcd", expires_at=timezone.now())
+    token = ApiToken.objects.create(user=estate.member, name="script", hint="casement_abcd", expires_at=timezone.now())
+    Answered.objects.create(token=token, key="once", fingerprint="x", status=202)
     statuses = Job.objects.filter(project=estate.projects[0]).values_list("status", flat=True).distinct()
     jobs = [Job.objects.filter(project=estate.projects[0], status=status).first() for status in statuses.order_by()]
     seen = {"vcpus": 2, "memory_mib": 2048, "disk_gib": 10, "power_state": "running", "owned": True}
@@ -181,6 +185,8 @@ def _objects(estate: Estate) -> Objects:
     membership = estate.projects[0].memberships.exclude(user=estate.member).first()
     assert membership is not None
     _people_on(machines[0], estate.member, membership)
+    base = DiskBase.objects.create(host=machines[0].host, source=machines[0], identity="new", status="ready")
+    DiskCopy.objects.create(source=machines[0], machine=machines[1], identity="new", base=base)
     webhook, delivery = _webhook(estate, machines[0])
     _dress(machines[0])
     _figures_of(machines[0].pk, estate.hosts[0].pk)
@@ -189,6 +195,8 @@ def _objects(estate: Estate) -> Objects:
         "machines:bin-": [binned],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
+        "snapshots:machine": machines[:2],
+        "snapshots": _snapshots(machines[0]),
         "isos": _isos(machines[0], estate.member),
         "uploads": list(Upload.objects.all()),
         "volumes": [*_volumes(machines[0]), *_volumes_in_bin(binned)],
@@ -298,6 +306,24 @@ def _volumes(machine: Machine) -> list[Volume]:
     Attachment.objects.create(machine=machine, volume=made[2], task="growing")
     NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77", task="removing")
     return made
+
+
+def _snapshots(machine: Machine) -> list[Snapshot]:
+    """On two ways, of each kind, one being deleted; taken by hand and by a schedule that has trouble."""
+    schedule = SnapshotSchedule.objects.create(
+        machine=machine, every="day", next_at=timezone.now(), problem="The machine is busy."
+    )
+    size: dict[str, Any] = {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
+    size |= {"taken_at": timezone.now(), "status": "ready", "task": ""}
+    first = Snapshot.objects.create(machine=machine, name="first", description="Before all.", quiesced=True, **size)
+    others: dict[str, dict[str, Any]] = {
+        "left": {"quiesced": False, "was_running": True, "schedule": schedule},
+        "going": {"task": "deleting"},
+        "here": {"with_memory": True, "memory_bytes": 1 << 30, "is_current": True},
+    }
+    for name, values in others.items():
+        Snapshot.objects.create(machine=machine, name=name, parent=first, **{**size, **values})
+    return [first]
 
 
 def _volumes_in_bin(binned: Machine) -> list[Volume]:

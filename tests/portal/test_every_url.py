@@ -23,6 +23,9 @@ from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.machines.models import Attachment, Batch, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import Status
+from portal.snapshots.models import Snapshot, SnapshotSchedule
+from portal.snapshots.states import Status as SnapshotStatus
+from portal.snapshots.states import Task as SnapshotTask
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
@@ -87,6 +90,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
         status=Status.BINNED,
     )
     batch = Batch.objects.create(actor=alice, action="stop")
+    snapshot = snapshot_of(machine, alice)
     iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
     upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
 
@@ -94,6 +98,8 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
         namespace, _, view = name.partition(":")
         if namespace == "events":
             return delivery if "delivery" in view else webhook if "webhook" in view else project
+        if namespace == "snapshots":
+            return machine if view.startswith("machine") else snapshot
         if view.startswith(("bin-", "many-")):
             return binned if view.startswith("bin-") else batch
         if namespace == "images" and "version" in view:
@@ -104,6 +110,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             "machines": machine,
             "console": machine,
             "figures": machine,
+            "copies": machine,
             "images": image_version.image,
             "jobs": job,
             "volumes": volume,
@@ -113,6 +120,23 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
         }.get(namespace, machine.host)
 
     return of
+
+
+def snapshot_of(machine: Machine, alice: User) -> Snapshot:
+    """One that is ready, as far as the rows say."""
+    return Snapshot.objects.create(
+        machine=machine,
+        name="before the storm",
+        status=SnapshotStatus.READY,
+        task=SnapshotTask.NONE,
+        is_current=True,
+        quiesced=True,
+        vcpus=machine.vcpus,
+        memory_mib=machine.memory_mib,
+        disk_gib=machine.disk_gib,
+        created_by=alice,
+        taken_at=machine.power_state_at,
+    )
 
 
 def path_of(name: str, target: Target) -> str:
@@ -142,6 +166,7 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "jobs",
         "machines",
         "sessions",
+        "snapshots",
         "uploads",
         "volumes",
     }
@@ -186,7 +211,9 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
     assert state() == before
 
 
-CHANGED_BY_MEMBERS = ("machines", "images", "isos", "uploads", "jobs", "sessions", "events", "volumes")
+CHANGED_BY_MEMBERS = (
+    *("machines", "copies", "images", "isos", "uploads", "jobs", "sessions", "snapshots", "events", "volumes"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS])
@@ -205,6 +232,8 @@ def state() -> tuple[object, ...]:
         list(MachineLabel.objects.order_by("pk").values_list("machine", "name")),
         list(ImageVersion.objects.values_list("pk", "status")),
         list(Volume.objects.values_list("pk", "status", "task", "size_gib")),
+        list(Snapshot.objects.values_list("pk", "status", "task", "name", "description", "schedule")),
+        list(SnapshotSchedule.objects.values_list("pk", "every", "keep", "next_at")),
         list(Attachment.objects.values_list("pk", "task", "boot", "iops", "delete_with_machine")),
         list(NetworkCard.objects.values_list("pk", "task")),
         list(Disc.objects.values_list("pk", "slot", "iso", "task")),

@@ -26,6 +26,7 @@ from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots.models import Snapshot, SnapshotSchedule, SnapshotVolume
 from portal.volumes.models import Volume
 from tests.support.estate import Estate, build_estate
 
@@ -51,6 +52,9 @@ PAGES = [
     ("operator", "/hosts/{host}/"),
     ("operator", "/hosts/{host}/figures/"),
     ("operator", "/machines/{machine}/figures/?span=month"),
+    ("operator", "/machines/{machine}/snapshots/"),
+    ("operator", "/snapshots/{snapshot}/restore/"),
+    ("member", "/machines/{machine}/snapshots/"),
     ("operator", "/jobs/"),
     ("operator", "/jobs/?state=active"),
     ("operator", "/jobs/?state=failed"),
@@ -113,6 +117,10 @@ PAGES = [
             "volumes/{volume}",
             "machines/{machine}/disks",
             "machines/{machine}/cards",
+            "machines/{machine}/snapshots",
+            "machines/{machine}/snapshot-schedules",
+            "snapshots/{snapshot}",
+            "snapshots/{snapshot}/restore",
             "machines/{machine}/discs",
             "machines/{machine}/rescue",
             "isos",
@@ -151,7 +159,7 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
         _isos(estate)
         _people_at(estate, estate.machines[0])
         webhook, batch = _webhook(estate, estate.machines[0]), _batch(estate)
-        ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk}
+        ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk, "snapshot": _snapshots(estate, volume).pk}
         found = {page: _cost(estate, ids, *page) for page in PAGES}
         transaction.set_rollback(True)
     return found
@@ -171,6 +179,30 @@ def _volumes(estate: Estate) -> Volume:
             Volume.objects.filter(pk=volume.pk).update(status="in_use")
             attached = volume
     return attached
+
+
+def _snapshots(estate: Estate, volume: Volume) -> Snapshot:
+    """As many as there are machines, up to fifty, each with a volume, on two ways; the machine is at the first."""
+    machine, parent = estate.machines[0], None
+    for every in ("hour", "day"):
+        schedule = SnapshotSchedule.objects.create(machine=machine, every=every, next_at=timezone.now())
+    for number in range(min(len(estate.machines), 50)):
+        snapshot = Snapshot.objects.create(
+            machine=machine,
+            name=f"snapshot {number}",
+            parent=parent,
+            status="ready",
+            task="",
+            is_current=number == 0,
+            vcpus=1,
+            memory_mib=1024,
+            disk_gib=10,
+            schedule=schedule if number % 2 else None,
+            created_by=estate.operator,
+        )
+        SnapshotVolume.objects.create(snapshot=snapshot, volume=volume, size_gib=1)
+        parent = snapshot if number % 3 else parent
+    return snapshot
 
 
 def _isos(estate: Estate) -> None:

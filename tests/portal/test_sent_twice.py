@@ -36,17 +36,18 @@ from portal.jobs.names import JobName
 from portal.lib.secrets import seal
 from portal.machines.models import Attachment, Disc, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status
+from portal.snapshots.models import SnapshotSchedule
 from portal.uploads import services as uploads
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.conftest import PASSWORD
-from tests.portal.test_every_url import ALL
+from tests.portal.test_every_url import ALL, snapshot_of
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
 PORTAL = (
     *("accounts", "audit", "console", "events", "hosts", "images", "isos"),
-    *("jobs", "machines", "uploads", "volumes"),
+    *("jobs", "machines", "snapshots", "uploads", "volumes"),
 )
 # Asking for these is itself what is done: each look is written down, each ticket is for one use.
 EACH_COUNTS = {
@@ -237,6 +238,15 @@ def _card(scene: Scene) -> object:
     return NetworkCard.objects.create(machine=scene.machine, mac="52:54:00:00:00:77").pk
 
 
+def _snapshot(scene: Scene) -> object:
+    return snapshot_of(scene.machine, scene.alice).pk
+
+
+def _schedule(scene: Scene) -> dict[str, object]:
+    SnapshotSchedule.objects.create(machine=scene.machine, every="day", next_at=timezone.now())
+    return {"every": "day"}
+
+
 def _iso(scene: Scene) -> Iso:
     return Iso.objects.create(
         project=scene.project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=scene.alice
@@ -343,6 +353,14 @@ REQUESTS: dict[str, Request] = {
     "machines:disk-keep": Request(_machine(), lambda scene: {"disk": _disk(scene), "keep": "no"}),
     "machines:card-add": Request(_machine()),
     "machines:card-remove": Request(_machine(), lambda scene: {"card": _card(scene)}),
+    "snapshots:machine-take": Request(_machine(), lambda _: {"name": "before", "with_memory": "yes"}),
+    "snapshots:machine-schedule": Request(
+        _machine(), lambda _: {"every": "week", "at": "04:30", "weekday": "6", "keep": "4"}
+    ),
+    "snapshots:machine-unschedule": Request(_machine(), _schedule),
+    "snapshots:change": Request(_snapshot, lambda _: {"name": "after", "description": "as it was"}),
+    "snapshots:restore": Request(_snapshot, lambda _: {"take_first": "yes"}),
+    "snapshots:delete": Request(_snapshot),
     "volumes:new": Request(
         form=lambda scene: {"project": scene.project.pk, "name": "data", "size_gib": "2", "request_key": uuid4()}
     ),
@@ -354,6 +372,14 @@ REQUESTS: dict[str, Request] = {
     "machines:hibernate": Request(_machine()),
     "machines:discard": Request(_machine(power_state=OFF, saved_at=timezone.now(), saved_gib=1)),
     "machines:resize": Request(_machine(), lambda _: {"flavour": _larger().pk}),
+    "copies:clone": Request(
+        _machine(), lambda _: {"name": "torch", "kind": "linked", "identity": "new", "request_key": uuid4()}
+    ),
+    "copies:capture": Request(
+        _machine(),
+        lambda _: {"image": "new", "title": "Torch", "owner": "project", "identity": "new", "request_key": uuid4()},
+    ),
+    "copies:rebuild": Request(_machine(), lambda scene: {"image": scene.version.pk, "confirm": scene.machine.name}),
     "machines:edit": Request(_machine(), lambda _: {"name": "lamp", "labels": "web, blue", "protected": "on"}),
     "machines:password": Request(_machine()),
     "machines:key": Request(_machine(), lambda _: {"public_key": KEY}),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import QuerySet
 
 from portal.accounts.models import Project
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import BaseStatus
 from portal.hosts.models import Host
 from portal.images.models import ImageVersion, VersionStatus
 from portal.isos.models import Iso
@@ -18,7 +21,10 @@ from portal.jobs.names import ACTIVE
 from portal.lib.secrets import unseal
 from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
-from portal.volumes.models import Volume
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status as SnapshotStatus
+from portal.snapshots.states import Task as SnapshotTask
+from portal.volumes.models import Volume, disk_amount
 from portal.volumes.states import HAS_FILE
 from portal.volumes.states import Status as VolumeStatus
 from portal.volumes.states import Task as VolumeTask
@@ -55,7 +61,9 @@ def _of_host(host: Host) -> Iterator[str]:
         if uuid not in seen.domains or seen.domains[uuid].owned:
             yield f"{uuid} is on {host} and belongs to nobody there"
     yield from _of_volumes(host, seen)
-    held = _held_by(Machine.objects.filter(host=host), Volume.objects.filter(host=host))
+    yield from _of_copies(host, seen)
+    snapshots = Snapshot.objects.filter(machine__host=host)
+    held = _held_by(Machine.objects.filter(host=host), Volume.objects.filter(host=host), snapshots)
     for name in _AMOUNTS:
         if getattr(host, f"reserved_{name}") != held[name]:
             yield f"{host} has promised {getattr(host, f'reserved_{name}')} {name}, its machines hold {held}"
@@ -77,9 +85,30 @@ def _of_volumes(host: Host, seen: Seen) -> Iterator[str]:
     yield from (f"volume file {pk} is left on {host}" for pk in files)
 
 
+def _of_copies(host: Host, seen: Seen) -> Iterator[str]:
+    """Each base has its file and a clone that needs it; no original is left busy, or with a copy's snapshot."""
+    bases = {row.pk: row for row in DiskBase.objects.filter(host=host)}
+    for base in bases.values():
+        if base.status != BaseStatus.READY or base.pk not in seen.images:
+            yield f"base {base.pk} is {base.status}, on {host}: {base.pk in seen.images}"
+        if not base.copies.filter(machine__holds_quota=True).exists() and not base.children.exists():
+            yield f"base {base.pk} is kept for nobody"
+    yield from (f"image {pk} is left on {host}" for pk in seen.images - set(bases) - _known_versions(seen))
+    kept = {info.snapshot for info in seen.volumes if info.snapshot is not None}
+    for copy in DiskCopy.objects.filter(source__host=host):
+        if copy.is_frozen or copy.holds_source or copy.pk in kept:
+            yield f"copy {copy.pk} is not over: {copy.is_frozen} {copy.holds_source} {copy.pk in kept}"
+
+
+def _known_versions(seen: Seen) -> set[UUID]:
+    known = ImageVersion.objects.filter(pk__in=seen.images).exclude(status=VersionStatus.FAILED)
+    return set(known.values_list("pk", flat=True))
+
+
 def _of_machine(row: Machine, driver: HypervisorDriver, seen: Seen) -> Iterator[str]:
     files = sorted(Path(volume.name).name for volume in seen.volumes if volume.machine == row.pk)
     info = seen.domains.get(row.pk)
+    yield from _of_snapshots(row, driver)
     if row.task != Task.NONE:
         yield f"still {row.task}"
     if row.holds_quota != (row.status in ON_HOSTS):
@@ -107,6 +136,8 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
         yield f"memory saved: {info.saved}, the row says {row.saved_at} and {row.saved_gib} GiB"
     if row.power_state == PowerState.SHUT_OFF and row.wanted_vcpus and not row.is_hibernated:
         yield "it is off and waits for a size"
+    if row.next_version_id is not None:
+        yield "it waits to be rebuilt"
     if row.next_password or row.next_ssh_key:
         yield "a password or key is still on its way"
     if info.vcpus not in {row.vcpus, row.wanted_vcpus}:
@@ -121,6 +152,23 @@ def _of_domain(row: Machine, driver: HypervisorDriver, info: MachineInfo) -> Ite
             yield "its screen's socket or secret is not the row's"
         if screen.serial_path != row.serial_socket:
             yield "its serial port's socket is not the row's"
+
+
+def _of_snapshots(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
+    """Each that is ready is on the host, and no other one; the machine is at one of them at most."""
+    rows = Snapshot.objects.filter(machine=row)
+    ready = {snapshot.pk for snapshot in rows if snapshot.status == SnapshotStatus.READY}
+    if set(driver.snapshots(row.pk)) != ready:
+        yield f"it has the snapshots {driver.snapshots(row.pk)}, its rows say {sorted(ready)}"
+    for snapshot in rows:
+        if snapshot.task != SnapshotTask.NONE or snapshot.status == SnapshotStatus.CREATING:
+            yield f"snapshot {snapshot.pk} is still {snapshot.status} {snapshot.task}"
+        if bool(snapshot.held_gib) != (snapshot.pk in ready and snapshot.with_memory) or snapshot.growth_gib:
+            yield f"snapshot {snapshot.pk} holds {snapshot.held_gib} and {snapshot.growth_gib} GiB"
+        if snapshot.is_current and snapshot.pk not in ready:
+            yield f"it is at the snapshot {snapshot.pk}, which is {snapshot.status}"
+        if snapshot.pk in ready and snapshot.parent_id not in ready | {None}:
+            yield f"snapshot {snapshot.pk} came after {snapshot.parent_id}, which is none any more"
 
 
 def _of_devices(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
@@ -143,17 +191,19 @@ def _of_devices(row: Machine, driver: HypervisorDriver) -> Iterator[str]:
 
 
 def _of_project(project: Project) -> Iterator[str]:
-    held = _held_by(Machine.objects.filter(project=project), Volume.objects.filter(project=project))
+    snapshots = Snapshot.objects.filter(machine__project=project)
+    held = _held_by(Machine.objects.filter(project=project), Volume.objects.filter(project=project), snapshots)
     held["disk_gib"] += sum(iso.amount.disk_gib for iso in Iso.objects.filter(project=project, holds_quota=True))
     for name in ("machines", *_AMOUNTS):
         if getattr(project, f"used_{name}") != held[name]:
             yield f"{project} counts {getattr(project, f'used_{name}')} {name} and holds {held}"
 
 
-def _held_by(machines: QuerySet[Machine], volumes: QuerySet[Volume]) -> dict[str, int]:
-    """What counts against a quota or a host's capacity: machines, and volumes' disk."""
+def _held_by(machines: QuerySet[Machine], volumes: QuerySet[Volume], snapshots: QuerySet[Snapshot]) -> dict[str, int]:
+    """What counts against a quota or a host's capacity: machines, volumes' disk, and that of snapshots' memory."""
     amounts = [machine.amount for machine in machines.filter(holds_quota=True)]
     amounts += [volume.amount for volume in volumes.filter(holds_quota=True)]
+    amounts += [disk_amount(held) for held in snapshots.values_list("held_gib", flat=True)]
     return {name: sum(getattr(amount, name) for amount in amounts) for name in ("machines", *_AMOUNTS)}
 
 

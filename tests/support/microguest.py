@@ -3,6 +3,9 @@
 Debian's cloud kernel, an initramfs with busybox and qemu-ga, nothing else. It prints `casement-micro ready` on the
 serial line and on the screen, takes an address by DHCP, powers off on the ACPI button, reboots on Ctrl-Alt-Del, answers
 the guest agent, and gives a root shell without a password on both consoles. There is a user alice, who cannot sign in.
+
+On its disk lies what a Debian system has of its own: machine-id, host keys, people's keys, histories, logs. The guest
+runs without it; `/etc/system` mounts it at /disk, and gives it an identity if it has none, as such a system does.
 """
 
 import fcntl
@@ -35,6 +38,8 @@ MODULES = (
     "virtio_rng",
     "virtio_balloon",
     "isofs",
+    "crc32c_generic",
+    "ext4",
     "button",
     "evdev",
     "virtio_input",
@@ -94,6 +99,44 @@ IFS=: read -r user word
 grep -q "^$user:" /etc/shadow || exit 1
 hash=$(printf '%s\n' "$word" | mkpasswd -m sha512 -P 0) && sed -i "s|^$user:[^:]*:|$user:$hash:|" /etc/shadow
 """
+SYSTEM = """#!/bin/sh
+mkdir -p /disk
+mountpoint -q /disk || mount -t ext4 "$(findfs LABEL=root)" /disk || exit 1
+[ -s /disk/etc/machine-id ] || tr -d - < /proc/sys/kernel/random/uuid > /disk/etc/machine-id
+[ -s /disk/etc/ssh/ssh_host_ed25519_key ] || cat /proc/sys/kernel/random/uuid > /disk/etc/ssh/ssh_host_ed25519_key
+sync
+"""
+# Whatever of this a copy may keep, and what not, is for the tests of copies to say.
+ON_DISK = {
+    "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n',
+    "etc/debian_version": "12.5\n",
+    "etc/fstab": f"UUID={ROOT_UUID} / ext4 errors=remount-ro 0 1\n",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n",
+    "etc/shadow": "root:*:19000::::::\nalice:$6$kept:19000::::::\n",
+    "etc/hostname": "built\n",
+    "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "etc/ssh/ssh_host_ed25519_key": "the host key of the image\n",
+    "etc/ssh/ssh_host_ed25519_key.pub": "the host key of the image, in public\n",
+    "etc/ssh/sshd_config": "Port 22\n",
+    "root/.ssh/authorized_keys": "ssh-ed25519 AAAA root@laptop\n",
+    "root/.bash_history": "mysql -psecret\n",
+    "home/alice/.ssh/authorized_keys": "ssh-ed25519 AAAA alice@laptop\n",
+    "home/alice/.ssh/id_ed25519": "alice's own key\n",
+    "home/alice/.bash_history": "export TOKEN=secret\n",
+    "home/alice/.python_history": "token = 'secret'\n",
+    "home/alice/.cache/browser/page": "secret\n",
+    "home/alice/work.txt": "alice's work\n",
+    "var/log/syslog": "alice signed in\n",
+    "var/log/auth.log.1": "alice signed in\n",
+    "var/log/journal/0123456789abcdef0123456789abcdef/system.journal": "alice signed in\n",
+    "var/log/cloud-init-output.log": "secret\n",
+    "var/lib/cloud/instances/first/user-data.txt": "passwd: $6$secret\n",
+    "var/lib/dbus/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "var/lib/systemd/random-seed": "not random\n",
+    "var/lib/dhcp/dhclient.eth0.leases": "lease\n",
+    "usr/bin/true": "#!/bin/sh\n",
+    "bin/true": "#!/bin/sh\n",
+}
 POWER = "#!/bin/sh\nexec /bin/busybox poweroff -f\n"
 
 
@@ -123,6 +166,9 @@ def _build(image: Path, cache_dir: Path) -> None:
     (root / "boot/grub").mkdir(parents=True)
     shutil.copy(kernel, root / "vmlinuz")
     (root / "initrd.img").write_bytes(gzip.compress(_initramfs(packages, version), 6, mtime=0))
+    for name, text in ON_DISK.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
     arguments = ("console=tty0", "console=ttyS0,115200", "net.ifnames=0", "loglevel=4", "panic=-1")
     (root / "boot/grub/grub.cfg").write_text(bootloader.menu(ROOT_UUID, arguments), encoding="ascii")
     raw, partial = scratch / "disk.raw", scratch / "disk.qcow2"
@@ -191,6 +237,7 @@ def _initramfs(packages: Path, version: str) -> bytes:
     archive.add("dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
     scripts = {"init": INIT, "etc/udhcpc": UDHCPC, "etc/ready": ANNOUNCE, "etc/acpi/PWRF/00000080": POWER}
     scripts["usr/sbin/chpasswd"] = CHPASSWD
+    scripts["etc/system"] = SYSTEM
     for name, text in scripts.items():
         archive.add(name, text.encode(), stat.S_IFREG | 0o755)
     archive.add("etc/inittab", INITTAB.encode())
@@ -238,3 +285,31 @@ def _libraries(program: Path) -> Iterator[Path]:
     for line in _output("ldd", os.fspath(program)).splitlines():
         if found := re.search(r"(/\S+) \(0x", line):
             yield Path(found[1])
+
+
+def kernel_for_appliances(cache_dir: Path) -> dict[str, str]:
+    """The guest's own kernel and modules, as supermin takes them from its environment; nothing where the host has some.
+
+    A machine without a kernel of its own, such as a container, has none for libguestfs either.
+    """
+    if any(Path("/boot").glob("vmlinuz-*")):
+        return {}
+    folder = cache_dir / f"kernel-{_key()}"
+    with (cache_dir / "microguest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            part = make_scratch(cache_dir / "kernel-part")
+            kernel, version = _unpack_packages(part / "packages")
+            shutil.copy(kernel, part / "vmlinuz")
+            # kmod's own, whose index is the one that the appliance's modprobe reads; it comes with libguestfs.
+            subprocess.run(["/sbin/depmod", "-b", part / "packages", version], check=True)
+            (part / "packages/lib/modules" / version).rename(part / version)
+            shutil.rmtree(part / "packages")
+            part.rename(folder)
+    (version,) = (path.name for path in folder.iterdir() if path.is_dir())
+    Path("/lib/modules").mkdir(exist_ok=True)  # supermin takes the folder's mode, also where its modules are elsewhere.
+    return {
+        "SUPERMIN_KERNEL": str(folder / "vmlinuz"),
+        "SUPERMIN_KERNEL_VERSION": version,
+        "SUPERMIN_MODULES": str(folder / version),
+    }

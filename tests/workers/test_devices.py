@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from portal.accounts.models import Project, User
 from portal.errors import ConflictError
+from portal.events.models import Event
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus
@@ -22,10 +23,12 @@ from portal.volumes.states import Status
 from portal.volumes.states import Task as VolumeTask
 from tests.support.agreement import disagreements
 from tests.workers.support import work_on
-from workers import reconcile
+from workers import reconcile, watch
+from workers.hosts import driver_of
 from workers.hypervisor.errors import HostUnreachableError, HypervisorError, StorageFullError
 from workers.hypervisor.fake import FakeHost
-from workers.hypervisor.types import IoLimits
+from workers.hypervisor.fake_devices import guest_lets_go
+from workers.hypervisor.types import EventKind, IoLimits, MachineEvent
 from workers.workflows import devices
 
 Built = Callable[[], Machine]
@@ -121,6 +124,72 @@ def test_a_guest_that_clings_to_its_disk_keeps_it_and_nobody_else_gets_it(
     fake.guest(machine.pk).keeps_devices = False
     work_on(disks.request_detach(machine, actor=alice, disk=str(attachment.pk)))
     assert state(volume) == (Status.AVAILABLE, VolumeTask.NONE)
+
+
+@pytest.mark.parametrize("heard", ["by an event", "at the next look"])
+def test_a_guest_that_lets_go_after_it_was_given_up_on_is_followed(
+    machine: Machine,
+    volume: Volume,
+    attachment: Attachment,
+    alice: User,
+    host: Host,
+    fake: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+    heard: str,
+) -> None:
+    """Row 38: the volume is free when the host says so, and not before."""
+    work_on(cards.request_card(machine, actor=alice))
+    card = NetworkCard.objects.get()
+    monkeypatch.setattr(devices, "DETACH_WAIT_S", 0)
+    fake.guest(machine.pk).keeps_devices = True
+    asked = work_on(disks.request_detach(machine, actor=alice, disk=str(attachment.pk)))
+    machine.refresh_from_db()
+    also_asked = work_on(cards.request_removal(machine, actor=alice, card=card.pk))
+    assert (asked.error_code, also_asked.error_code) == ("guest-keeps-device", "guest-keeps-device")
+
+    def look() -> None:
+        driver = driver_of(host)
+        if heard == "by an event":
+            watch.handle(host, driver, MachineEvent(EventKind.DEVICE, at=timezone.now(), uuid=machine.pk))
+        else:
+            reconcile.reconcile_host(host.pk)
+
+    look()
+    assert state(volume) == (Status.IN_USE, VolumeTask.NONE), "it still has it"
+    guest_lets_go(fake, machine.pk, volume=volume.pk)
+    guest_lets_go(fake, machine.pk, mac=card.mac)
+    look()
+    assert state(volume) == (Status.AVAILABLE, VolumeTask.NONE)
+    assert not NetworkCard.objects.exists()
+    assert [disk.volume for disk in fake.domains[machine.pk].spec.disks if disk.volume] == []
+    assert Event.objects.filter(kind="volume.detached", subject_id=volume.pk).count() == 1
+    assert disagreements() == []
+    look()
+    assert Event.objects.filter(kind="volume.detached").count() == 1
+
+
+def test_after_a_restart_nobody_is_asked_to_let_go_any_more(
+    machine: Machine, volume: Volume, attachment: Attachment, alice: User, host: Host, fake: FakeHost
+) -> None:
+    Attachment.objects.filter(pk=attachment.pk).update(leaving_since=timezone.now())
+    work_on(services.request_force_off(machine, actor=alice))
+    reconcile.reconcile_host(host.pk)
+    machine.refresh_from_db()
+    work_on(services.request_start(machine, actor=alice))
+    guest_lets_go(fake, machine.pk, volume=volume.pk)
+    reconcile.reconcile_host(host.pk)
+    assert state(volume) == (Status.IN_USE, VolumeTask.NONE), "nobody asked this guest: it is no detaching of ours"
+
+
+def test_who_let_go_of_a_volume_first_frees_it_and_nobody_after_that(
+    machine: Machine, volume: Volume, attachment: Attachment, alice: User, built: Built
+) -> None:
+    """By now it may be another machine's."""
+    stale = Attachment.objects.select_related("machine", "volume").get(pk=attachment.pk)
+    work_on(disks.request_detach(machine, actor=alice, disk=str(attachment.pk)))
+    work_on(disks.request_attach(built(), actor=alice, volume=volume))
+    disks.record_gone(stale)
+    assert state(volume) == (Status.IN_USE, VolumeTask.NONE)
 
 
 def test_a_guest_that_takes_its_time_is_waited_for(

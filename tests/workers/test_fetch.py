@@ -22,12 +22,14 @@ from portal.jobs.names import JobName, JobStatus
 from portal.jobs.services import request_cancel
 from portal.lib.fetcher import Fetcher, target_of
 from tests.support.outside import NAME, Asked, Handler, Outside, Respond, Server, outside_world
+from tests.support.signatures import Maker, maker
 from tests.workers.support import Killed, fake_of, work_on
 from workers.workflows import fetch
 
 DISK = b"\0" * 510 + b"\x55\xaa" + hashlib.shake_128(b"disk").digest(512) + b"\0" * (3 * 1024**2)
 SHA256 = hashlib.sha256(DISK).hexdigest()
 Ask = Callable[..., tuple[ImageVersion, Job]]
+AskSigned = Callable[[Server, str, bool], tuple[ImageVersion, Job]]
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +50,25 @@ def ask(alice: User, project: Project, host: Host) -> Ask:
             kind=Kind.SERVER,
             url=f"https://{NAME}:{server.port}/images/disk.img?mirror=1",
             checksum=checksum,
+            project=project,
+        )
+        return version, Job.objects.get(target_id=version.pk)
+
+    return ask
+
+
+@pytest.fixture
+def ask_signed(alice: User, project: Project, host: Host) -> AskSigned:
+    def ask(server: Server, key: str, beside: bool) -> tuple[ImageVersion, Job]:
+        sums = f"https://{NAME}:{server.port}/images/SUMS"
+        version = services.add_from_url(
+            actor=alice,
+            title="From outside",
+            kind=Kind.SERVER,
+            url=f"https://{NAME}:{server.port}/images/disk.img?mirror=1",
+            checksum=sums,
+            signing_key=key,
+            signature_url=f"{sums}.gpg" if beside else "",
             project=project,
         )
         return version, Job.objects.get(target_id=version.pk)
@@ -110,6 +131,73 @@ def test_the_checksum_is_found_in_the_makers_file(outside: Outside, ask: Ask, te
     server = outside.serve(respond)
     version, job = ask(server, f"https://{NAME}:{server.port}/images/SUMS")
     assert ended(version, job) == (VersionStatus.READY, "")
+
+
+@pytest.fixture(scope="module")
+def makers() -> Iterator[tuple[Maker, Maker]]:
+    """Whose images they are, and somebody else."""
+    with maker() as theirs, maker() as another:
+        yield theirs, another
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["inside", "beside"])
+@pytest.mark.parametrize("by", ["who should", "another", "nobody"])
+def test_checksums_are_believed_only_if_they_are_signed_by_who_should_have(
+    outside: Outside, ask_signed: AskSigned, makers: tuple[Maker, Maker], by: str, beside: bool
+) -> None:
+    """However right the disk and its checksum are."""
+    who, sums = makers[by == "another"], f"{SHA256}  disk.img\n".encode()
+    inside = sums if by == "nobody" or beside else who.signed(sums)
+
+    def respond(handler: Handler, asked: Asked) -> None:
+        if asked.path == "/images/SUMS":
+            handler.answer(200, inside)
+        elif asked.path == "/images/SUMS.gpg":
+            handler.answer(200, b"" if by == "nobody" else who.signature(sums))
+        else:
+            disk(handler, asked)
+
+    server = outside.serve(respond)
+    version, job = ask_signed(server, makers[0].armored_key, beside)
+    good = by == "who should"
+    assert ended(version, job) == ((VersionStatus.READY, "") if good else (VersionStatus.FAILED, "signature"))
+    assert ("/images/disk.img?mirror=1" in [asked.path for asked in server.asked]) == good, "it is looked at first"
+    assert left() == []
+
+
+def test_an_official_image_is_checked_where_there_is_a_key(
+    outside: Outside, ask_signed: AskSigned, makers: tuple[Maker, Maker], tmp_path: Path, settings: Settings
+) -> None:
+    """Its maker signs: without a key here the file is believed as it is, with one it must be signed by it."""
+    settings.KEYRINGS_DIR = tmp_path / "keyrings"
+    settings.KEYRINGS_DIR.mkdir()
+    sums = f"{SHA256}  disk.img\n".encode()
+    server = outside.serve(lambda h, asked: h.answer(200, sums) if "SUMS" in asked.path else disk(h, asked))
+    for key, outcome in ((None, (VersionStatus.READY, "")), (makers[0].key, (VersionStatus.FAILED, "signature"))):
+        if key is not None:
+            (settings.KEYRINGS_DIR / "fedora.gpg").write_bytes(key)
+        version, job = ask_signed(server, makers[0].armored_key, False)
+        ImageVersion.objects.filter(pk=version.pk).update(signing_key=OFFICIAL["fedora-43"].signing_key)
+        assert ended(version, job) == outcome
+    (settings.KEYRINGS_DIR / "fedora.gpg").write_bytes(b"rubbish")
+    version, job = ask_signed(server, makers[0].armored_key, False)
+    ImageVersion.objects.filter(pk=version.pk).update(signing_key=OFFICIAL["fedora-43"].signing_key)
+    assert ended(version, job) == (VersionStatus.FAILED, "no-key")
+
+
+def test_a_key_that_is_none_is_refused_when_it_is_asked_for(alice: User, project: Project) -> None:
+    values = {"actor": alice, "title": "x", "kind": Kind.SERVER, "project": project, "url": f"https://{NAME}/a.img"}
+    sums = f"https://{NAME}/SUMS"
+    for key, signature, checksum, field in (
+        ("hello", "", sums, "signing_key"),
+        ("official:debian", "", sums, "signing_key"),
+        ("", f"https://{NAME}/SUMS.gpg", sums, "signing_key"),
+        ("official:debian", "", SHA256, "checksum"),
+    ):
+        with pytest.raises(InvalidError) as caught:
+            services.add_from_url(**values, checksum=checksum, signing_key=key, signature_url=signature)  # type: ignore[arg-type]  # kinds of many
+        assert caught.value.field == field
+    assert not Image.objects.filter(title="x").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,17 @@ worker that was killed in the middle may call them again; they end within a time
 they raise only `HypervisorError`s. A domain that Casement did not define is reported but never touched: operations on
 it raise `DomainNotFoundError`.
 
-Files in the pool: `images/<version uuid>.qcow2` (read-only bases), `isos/<iso uuid>.iso` (read-only discs),
+Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `isos/<iso uuid>.iso` (read-only discs),
 `machines/<machine uuid>/disk.qcow2`, `seed.iso` and, of a machine in rescue, `rescue.qcow2` and `rescue-seed.iso`,
 `volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to a driver by their UUID alone: where
 and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
+A snapshot lies inside the machine's disks, by its UUID; what there is of it besides (its memory, the firmware's
+variables, what is known of it) is in `machines/<machine uuid>/<snapshot uuid>.*`.
 """
 
 from __future__ import annotations
 
+from builtins import list as list_of
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +36,7 @@ from workers.hypervisor.types import (
     NicSpec,
     PowerState,
     SeedSpec,
+    SnapshotInfo,
     VolumeInfo,
 )
 
@@ -83,6 +87,60 @@ class HypervisorDriver(Protocol):
         Success: the disk exists. Failure: no disk. If there is one already it is kept as it is. `VolumeNotFoundError`
         without the image, `StorageFullError` without room.
         """
+
+    def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
+        """Throw the machine's root disk away, with its snapshots, and create it anew, as `create_disk` does.
+
+        `VolumeNotFoundError` without the image, `StorageFullError` without room: then the old disk stays. After another
+        failure there may be none. `InvalidOperationError` while the machine runs.
+        """
+
+    # --- copies of disks ----------------------------------------------------------------------------------------
+
+    def copy_disk(
+        self, machine: UUID, *, source: UUID, snapshot: UUID | None, base: UUID | None, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make the machine's root disk as a copy of another machine's: as that is now, or was at a snapshot of it.
+
+        It stands alone; or, with `base`, reads from the image that its source is based on what that has not written
+        itself. Success: the disk exists, whole. Failure: no disk. If there is one already it is kept as it is.
+        `progress` gets whole percents. `InvalidOperationError` if the source runs and no snapshot is named, or it is
+        based on another image than `base`; `VolumeNotFoundError` without the source, `StorageFullError` without room.
+        """
+
+    def make_base(
+        self, base: UUID, *, source: UUID, snapshot: UUID | None, flat: bool, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        """Make a read-only image of a machine's root disk, for `create_disk`; it is like any image of `put_image`.
+
+        With `flat` it stands alone; else it is a delta that goes on reading from the image that its source is based on,
+        if that has one. Success, failure and errors as of `copy_disk`. While a disk or another base reads from it, it
+        is neither removed nor changed.
+        """
+
+    def remove_identity(self, disk: UUID, *, personal: bool) -> None:
+        """Take from a disk what makes a machine the one that it is: machine-id, host keys, leases, random seed.
+
+        `disk` is a base, or a machine, whose root disk is meant. With `personal` also what people left in it: their
+        keys, histories, logs, what cloud-init was told. At its next start the system makes itself a new identity.
+        Killed in between it is done again. `HypervisorError` "unknown-system" if no system is found that this is known
+        of, "no-tools" if the host lacks what it takes; then the disk is as it was. `InvalidOperationError` while the
+        machine runs, or something reads from the base.
+        """
+
+    def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
+        """Copy an image that stands alone out of the pool, to a file that is there whole or not at all.
+
+        `VolumeNotFoundError` if there is none.
+        """
+
+    def copy_firmware(self, machine: UUID, *, source: UUID) -> None:
+        """Give a machine that was never started the variables of another one's UEFI: there it says what to start from.
+
+        Both are defined. Nothing is done where one of them has none. What a TPM holds is not copied.
+        """
+
+    # --- seeds and volumes --------------------------------------------------------------------------------------
 
     def create_empty_disk(self, machine: UUID, *, size_bytes: int) -> VolumeInfo:
         """Create the machine's disk without anything on it. If there is one already it is kept as it is."""
@@ -171,6 +229,39 @@ class HypervisorDriver(Protocol):
 
     def detach_nic(self, machine: UUID, mac: str) -> bool:
         """Ask the guest to let a network card go. As `detach_disk`."""
+
+    # --- snapshots of a machine -------------------------------------------------------------------------------
+
+    def take_snapshot(self, machine: UUID, snapshot: UUID, *, memory: bool) -> SnapshotInfo:
+        """Keep the disks that the machine has now (root disk and volumes), and with `memory` what it is doing.
+
+        Of a running machine the disks are taken in one moment, its file systems still if its agent answers; with
+        memory it is paused for as long as that is written, and goes on. Success: the snapshot is whole. Failure: it
+        goes on, thawed, and `delete_snapshot` removes what there may be. One that is whole already is kept as it is;
+        what a killed worker left of it is removed first, the guest thawed and let go on.
+
+        `InvalidOperationError` if it is hibernated, or does not run and its memory was asked for; `StorageFullError`.
+        """
+
+    def restore_snapshot(self, machine: UUID, snapshot: UUID) -> None:
+        """Cut the machine's power, forget its saved memory, and make its disks what they were, sizes too.
+
+        Success: with memory it runs and goes on from there, with the volumes, network cards and size that it had then;
+        without it is off. Failure: it is off, and some of the disks may be what they were: call it again, or restore
+        another one. Nothing is done, but for the power, if a disk cannot be brought back: `VolumeNotFoundError` without
+        the snapshot or one of its volumes, `InvalidOperationError` while another machine runs with one. Which volumes
+        the definition has is the caller's to see to.
+        """
+
+    def delete_snapshot(self, machine: UUID, snapshot: UUID) -> None:
+        """Remove a snapshot, in any order, while anything runs; machine and other snapshots stay as they are.
+
+        No error if there is none, or if a volume of it is gone. What is left of one that never became whole goes too:
+        the guest is thawed, and let go on if it was paused for it. Works without the machine's domain.
+        """
+
+    def snapshots(self, machine: UUID) -> list_of[UUID]:
+        """Those that are whole. They go with `delete_storage`, from volumes that stay too."""
 
     # --- the domain -------------------------------------------------------------------------------------------
 
@@ -307,6 +398,6 @@ class HypervisorDriver(Protocol):
         """Lifecycle events as they happen, until `stop()` is true (asked at least once a second).
 
         Reconnects by itself; the first event, and the first after every reconnect, is `RESYNC`. Defining a domain is no
-        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). Domains that
-        are not Casement's have events as well.
+        event, and one change of power may be told twice (a start is "started" and "resumed" to libvirt). A device that
+        a running guest has let go of is one, whenever it does so. Domains that are not Casement's have events as well.
         """

@@ -39,9 +39,11 @@ from workers.hypervisor.errors import (
     StorageFullError,
     VolumeNotFoundError,
 )
+from workers.hypervisor.fake_copies import FakeCopies
 from workers.hypervisor.fake_devices import FakeDevices
 from workers.hypervisor.fake_discs import FakeDiscs
 from workers.hypervisor.fake_life import FakeLife
+from workers.hypervisor.fake_snapshots import FakeSnapshot, FakeSnapshots, forget_snapshots, snapshot_files
 from workers.hypervisor.fake_stats import Meters
 from workers.hypervisor.stats import HostStats
 from workers.hypervisor.types import (
@@ -86,6 +88,7 @@ class FakeGuest:
 
     ignores_shutdown: bool = False
     keeps_devices: bool = False
+    freezes: bool = True
     keeps_disc: bool = False
     has_agent: bool = True
     agent_after_pings: int = 0
@@ -161,10 +164,13 @@ class FakeHost:
         self.volumes: dict[UUID, VolumeInfo] = {}
         self.limits: dict[tuple[UUID, UUID | None], IoLimits] = {}
         self.bases: dict[UUID, UUID] = {}
+        self.without_identity: dict[UUID, bool] = {}
+        self.unknown_systems: set[UUID] = set()
         self.seeds: dict[UUID, SeedSpec] = {}
         self.isos: dict[UUID, VolumeInfo] = {}
         self.rescues: dict[UUID, UUID] = {}
         self.domains: dict[UUID, FakeDomain] = {}
+        self.snapshots: dict[UUID, dict[UUID, FakeSnapshot]] = {}
         self.serial_logs: dict[UUID, bytes] = {}
         self.calls: dict[str, int] = defaultdict(int)
         self.used_bytes = 0
@@ -307,7 +313,7 @@ def forget_fake_hosts() -> None:
         _hosts.clear()
 
 
-class FakeDriver(FakeLife, FakeDevices, FakeDiscs):
+class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs):
     """HypervisorDriver on a FakeHost."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -367,10 +373,9 @@ class FakeDriver(FakeLife, FakeDevices, FakeDiscs):
 
     def delete_image(self, version: UUID) -> None:
         with self.host.operation("delete_image"):
-            in_use = (*self.host.bases.values(), *self.host.rescues.values())
-            if version in self.host.images and version in in_use:
-                raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
+            self.refuse_if_based_on(version)
             image = self.host.images.pop(version, None)
+            self.host.without_identity.pop(version, None)
             self.host.used_bytes -= image.allocation_bytes if image else 0
 
     def create_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
@@ -400,8 +405,10 @@ class FakeDriver(FakeLife, FakeDevices, FakeDiscs):
                 raise InvalidOperationError("The machine runs; its disk cannot be removed.")
             disk, seed = host.disks.pop(machine, None), host.seeds.pop(machine, None)
             host.bases.pop(machine, None)
+            host.without_identity.pop(machine, None)
             self._remove_rescue(machine)
             host.serial_logs.pop(machine, None)
+            forget_snapshots(host, machine)
             host.used_bytes -= (disk.allocation_bytes if disk else 0) + (SEED_BYTES if seed else 0)
 
     def list_volumes(self) -> list_of[VolumeInfo]:
@@ -410,7 +417,7 @@ class FakeDriver(FakeLife, FakeDevices, FakeDiscs):
             seeds = (VolumeInfo(name, machine, SEED_BYTES, SEED_BYTES) for machine, name in names)
             host = self.host
             bases = [*host.images.values(), *host.volumes.values(), *host.isos.values()]
-            return [*bases, *host.disks.values(), *seeds, *self._rescue_files()]
+            return [*bases, *host.disks.values(), *seeds, *snapshot_files(host), *self._rescue_files()]
 
     # --- the domain -------------------------------------------------------------------------------------------
 

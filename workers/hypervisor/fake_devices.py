@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from workers.hypervisor.errors import InvalidOperationError, VolumeNotFoundError
-from workers.hypervisor.types import DiskSpec, IoLimits, MachineDevices, MachineSpec, NicSpec, VolumeInfo
+from workers.hypervisor.types import DiskSpec, EventKind, IoLimits, MachineDevices, MachineSpec, NicSpec, VolumeInfo
 
 if TYPE_CHECKING:
     from workers.hypervisor.fake import FakeDomain, FakeHost
@@ -85,7 +85,7 @@ class FakeDevices:
             if domain.live and _has_volume(domain.live, volume) and not _lets_go(domain):
                 return False
             domain.spec = _without_disk(domain.spec, volume)
-            domain.live = domain.live and _without_disk(domain.live, volume)
+            guest_lets_go(self.host, machine, volume=volume)
             return True
 
     def grow_disk(self, machine: UUID, volume: UUID | None, *, size_bytes: int) -> None:
@@ -116,7 +116,7 @@ class FakeDevices:
             if domain.live and any(nic.mac == mac for nic in domain.live.nics) and not _lets_go(domain):
                 return False
             domain.spec = _without_nic(domain.spec, mac)
-            domain.live = domain.live and _without_nic(domain.live, mac)
+            guest_lets_go(self.host, machine, mac=mac)
             return True
 
     def card_addresses(self, machine: UUID) -> dict[str, tuple[str, ...]]:
@@ -125,6 +125,18 @@ class FakeDevices:
             if domain.live is None or not domain.live.nics or not domain.guest.addresses:
                 return {}
             return {domain.live.nics[0].mac: domain.guest.addresses, **domain.guest.further_addresses}
+
+
+def guest_lets_go(host: FakeHost, machine: UUID, *, volume: UUID | None = None, mac: str = "") -> None:
+    """The running guest, by itself, perhaps long after it was asked; the definition still has it."""
+    domain = host.domains[machine]
+    before = domain.live
+    if volume is not None:
+        domain.live = domain.live and _without_disk(domain.live, volume)
+    if mac:
+        domain.live = domain.live and _without_nic(domain.live, mac)
+    if domain.live != before:
+        host.emit(EventKind.DEVICE, machine)
 
 
 def _lets_go(domain: FakeDomain) -> bool:

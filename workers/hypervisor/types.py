@@ -35,6 +35,7 @@ class NetworkMode(enum.StrEnum):
 
 class EventKind(enum.StrEnum):
     """`CHANGED`: the power state is `power_state` now. `GONE`: the domain is undefined. `AGENT`: the agent came up.
+    `DEVICE`: the guest has let a device go.
 
     `RESYNC`: events may have been lost (the connection was away): compare everything.
     """
@@ -42,6 +43,7 @@ class EventKind(enum.StrEnum):
     CHANGED = "changed"
     GONE = "gone"
     AGENT = "agent"
+    DEVICE = "device"
     RESYNC = "resync"
 
 
@@ -166,7 +168,10 @@ class ConsoleEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
-    """A file of Casement's pool on the host. `machine` is None for base images and volumes; `base` is a disk's base."""
+    """A file of Casement's pool on the host. `machine` is None for base images and volumes.
+
+    `base` is the image that a disk, or a base made of a machine's disk, reads from.
+    """
 
     name: str
     machine: UUID | None
@@ -183,6 +188,15 @@ class VolumeInfo:
     def volume(self) -> UUID | None:
         """Which volume this is; None for other files."""
         return self._uuid_in("volumes")
+
+    @property
+    def snapshot(self) -> UUID | None:
+        """Of which snapshot of its machine this is the note; None for other files."""
+        path = PurePosixPath(self.name)
+        try:
+            return UUID(path.stem) if self.machine is not None and path.suffix == ".json" else None
+        except ValueError:
+            return None
 
     @property
     def iso(self) -> UUID | None:
@@ -204,6 +218,20 @@ class VolumeInfo:
     @property
     def is_disk(self) -> bool:
         return self.machine is not None and PurePosixPath(self.name).name == "disk.qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot as it was taken. `volumes` are the machine's volumes that are in it, besides its root disk.
+
+    `quiesced`: the guest's file systems were still, its agent saw to that, or it was off. `memory_bytes` is the size of
+    the file with its memory; 0 is a snapshot of the disks alone.
+    """
+
+    uuid: UUID
+    quiesced: bool
+    memory_bytes: int
+    volumes: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)

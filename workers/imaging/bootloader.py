@@ -18,19 +18,25 @@ MBR_CODE_BYTES = 0x1B8  # What follows is the disk's signature and its partition
 BLOCKLIST_AT = SECTOR - 12
 LOAD_SEGMENT = 0x820
 # Everything that the menu needs is inside, so that the image itself holds nothing but grub.cfg.
-COMMON_MODULES = ("part_gpt", "ext2", "search", "search_fs_uuid", "normal", "configfile", "linux")
-BIOS_MODULES = (*COMMON_MODULES, "biosdisk")
+COMMON_MODULES = ("part_gpt", "ext2", "search", "search_fs_uuid", "normal", "configfile", "test", "linux")
+BIOS_MODULES = (*COMMON_MODULES, "biosdisk", "linux16")
 UEFI_MODULES = (*COMMON_MODULES, "efi_gop", "all_video", "fat")
 HOST_MODULES = (Path("/usr/lib/grub"), Path("/usr/share/grub"), Path("/usr/lib/grub2"))
 
 
 def menu(root_uuid: str, arguments: tuple[str, ...]) -> str:
-    """grub.cfg: boots at once. Debian keeps /vmlinuz and /initrd.img pointing at the newest kernel."""
+    """grub.cfg: boots at once. Debian keeps /vmlinuz and /initrd.img pointing at the newest kernel.
+
+    On a BIOS the kernel is started by its 16-bit entry: GRUB's 32-bit loader first moves the kernel's whole room in
+    memory (over 50 MB) byte by byte, which under software emulation is half the time until the kernel starts.
+    """
     line = " ".join((f"root=UUID={root_uuid}", "ro", *arguments))
     return (
         "set default=0\nset timeout=0\n"
-        f"menuentry 'Newest kernel' {{\n  linux /vmlinuz {line}\n  initrd /initrd.img\n}}\n"
-        f"menuentry 'Kernel before that' {{\n  linux /vmlinuz.old {line}\n  initrd /initrd.img.old\n}}\n"
+        "set kernel=linux\nset ramdisk=initrd\n"
+        'if [ "$grub_platform" = pc ]; then\n  set kernel=linux16\n  set ramdisk=initrd16\nfi\n'
+        f"menuentry 'Newest kernel' {{\n  $kernel /vmlinuz {line}\n  $ramdisk /initrd.img\n}}\n"
+        f"menuentry 'Kernel before that' {{\n  $kernel /vmlinuz.old {line}\n  $ramdisk /initrd.img.old\n}}\n"
     )
 
 

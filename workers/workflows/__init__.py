@@ -5,6 +5,7 @@ from typing import Any
 from portal.jobs.names import JobName
 from workers.workflows import (
     access,
+    copies,
     create,
     delete,
     devices,
@@ -15,14 +16,18 @@ from workers.workflows import (
     images,
     isos,
     power,
+    rebuild,
     rescue,
     resize,
+    snapshots,
     volumes,
 )
 from workers.workflows.base import Workflow
 
 _ALL: tuple[Workflow[Any], ...] = (
     create.WORKFLOW,
+    copies.CLONE,
+    rebuild.WORKFLOW,
     *power.WORKFLOWS,
     *hibernate.WORKFLOWS,
     resize.WORKFLOW,
@@ -31,9 +36,11 @@ _ALL: tuple[Workflow[Any], ...] = (
     delete.WORKFLOW,
     *devices.WORKFLOWS,
     *volumes.WORKFLOWS,
+    *snapshots.WORKFLOWS,
     *drift.WORKFLOWS,
     *images.WORKFLOWS,
     fetch.WORKFLOW,
+    copies.CAPTURE,
     *discs.WORKFLOWS,
     *rescue.WORKFLOWS,
     *isos.WORKFLOWS,

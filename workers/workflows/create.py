@@ -5,12 +5,14 @@ from uuid import UUID
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from portal.copies import cloning
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
 from portal.lib.secrets import new_password, unseal
 from portal.machines import services, userdata
 from portal.machines.models import Machine
 from workers.hypervisor import cloud_init
+from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HypervisorError
 from workers.workflows import common
 from workers.workflows.base import Again, Context, Step, WorkFailedError, Workflow
@@ -22,8 +24,10 @@ GIB = 1024**3
 
 def put_image(context: Context[Machine]) -> None:
     services.record_building(context.target)
-    version = _version_of(context.target)
-    driver = common.driver(context)
+    put_version(context, _version_of(context.target), common.driver(context))
+
+
+def put_version(context: Context[Machine], version: ImageVersion, driver: HypervisorDriver) -> None:
     if driver.has_image(version.pk):
         return
     if not version.path.is_file():
@@ -44,21 +48,23 @@ def _version_of(machine: Machine) -> ImageVersion:
 
 
 def write_seed(context: Context[Machine]) -> None:
-    _write_seed(context, context.target.pk)
+    """A clone that keeps everything as it is goes on being the original to what reads its seed."""
+    original = cloning.original_inside(context.target)
+    _write_seed(context, original.pk, hostname=original.name)
 
 
 def write_new_seed(context: Context[Machine]) -> None:
     """Another instance to the guest inside, so that it takes a new name, user and address at its next start."""
-    _write_seed(context, context.target.genid)
+    _write_seed(context, context.target.genid, hostname=context.target.name)
 
 
-def _write_seed(context: Context[Machine], instance_id: UUID) -> None:
+def _write_seed(context: Context[Machine], instance_id: UUID, *, hostname: str) -> None:
     machine = context.target
     if machine.iso_name:
         return  # Nobody is there to read it.
     seed = cloud_init.seed(
         instance_id=instance_id,
-        hostname=machine.name,
+        hostname=hostname,
         user=machine.login_user,
         password_hash=cloud_init.hash_password(unseal(machine.login_password)),
         ssh_keys=(machine.ssh_key,) if machine.ssh_key else (),

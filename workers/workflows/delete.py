@@ -7,6 +7,7 @@ from portal.jobs.selectors import others_at_work
 from portal.machines import binning, cards, discs, disks, services
 from portal.machines.models import Attachment, Machine
 from portal.machines.states import PowerState, Task
+from portal.snapshots import services as snapshots
 from workers.hypervisor.errors import DomainNotFoundError
 from workers.workflows import common, create
 from workers.workflows.base import Again, Context, Step, Workflow
@@ -16,6 +17,13 @@ def wait_for_other_work(context: Context[Machine]) -> None:
     """The jobs that were under way were asked to stop; two at once on one disk would undo each other."""
     if others_at_work(context.job):
         raise Again(0.5)
+
+
+def wait_until_nothing_is_needed(context: Context[Machine]) -> None:
+    """As above, and for copies that are being made from one of its snapshots."""
+    wait_for_other_work(context)
+    if snapshots.is_held(context.target):
+        raise Again(2)
 
 
 def free_volumes(context: Context[Machine]) -> None:
@@ -33,6 +41,7 @@ def free_volumes(context: Context[Machine]) -> None:
 
 
 def release(context: Context[Machine]) -> None:
+    snapshots.record_machine_gone(context.target)
     services.release_resources(context.target)
 
 
@@ -61,7 +70,7 @@ WORKFLOW: Workflow[Machine] = Workflow(
     JobName.MACHINE_DELETE,
     load=common.load,
     steps=(
-        Step(StepName.WAIT_WORK, wait_for_other_work),
+        Step(StepName.WAIT_WORK, wait_until_nothing_is_needed),
         Step(StepName.UNDEFINE, create.undefine),
         Step(StepName.DELETE_STORAGE, create.delete_storage),
         Step(StepName.FREE_VOLUMES, free_volumes),

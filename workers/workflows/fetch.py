@@ -20,12 +20,13 @@ from urllib.parse import unquote, urlsplit
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from portal.images import services
+from portal.images import services, signing
 from portal.images.checksums import Checksum, checksum_of, find_checksum
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
 from portal.lib.fetcher import Answer, Fetcher, FetchError, Limits, fetcher, number_of
 from portal.lib.units import format_bytes
+from workers.imaging.signature import BadSignatureError, signed_text
 from workers.workflows import images
 from workers.workflows.base import Context, Step, WorkFailedError, Workflow
 
@@ -84,13 +85,34 @@ def _expected(version: ImageVersion, by: Fetcher) -> Checksum:
         found = checksum_of(version.source_checksum)
     else:
         name = PurePosixPath(unquote(urlsplit(version.source_url).path)).name
-        with by.get(version.checksums_url, limits=CHECKSUMS) as answer:
-            _must_be_there(answer)
-            text = b"".join(answer.pieces).decode("utf-8", errors="replace")
+        text = _signed(version, by, _small(by, version.checksums_url)).decode("utf-8", errors="replace")
         found = find_checksum(text, name)
     if found is None:
         raise WorkFailedError(_("The file of checksums does not name this file."), code="no-checksum")
     return found
+
+
+def _small(by: Fetcher, url: str) -> bytes:
+    with by.get(url, limits=CHECKSUMS) as answer:
+        _must_be_there(answer)
+        return b"".join(answer.pieces)
+
+
+def _signed(version: ImageVersion, by: Fetcher, checksums: bytes) -> bytes:
+    """What of it is signed by who should have; all of it where nobody has to."""
+    try:
+        keyring = signing.keyring_of(version.signing_key)
+    except signing.KeyTextError as error:
+        text = _("The key that the checksums are to be signed with cannot be read; an operator finds it in keyrings.")
+        raise WorkFailedError(text, code="no-key") from error
+    if not keyring:
+        return checksums
+    signature = _small(by, version.signature_url) if version.signature_url else None
+    try:
+        return signed_text(checksums, signature, keyring)
+    except BadSignatureError as error:
+        text = _("The file of checksums is not signed by who should have signed it. Nothing of it was used.")
+        raise WorkFailedError(text, code="signature") from error
 
 
 def _must_be_there(answer: Answer, *good: int) -> None:

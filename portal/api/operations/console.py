@@ -16,7 +16,7 @@ from portal.accounts.http import client_ip, person
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in
 from portal.api.auth import token_in
-from portal.api.core import operation
+from portal.api.core import Guard, operation
 from portal.api.operations.parts import person_named
 from portal.api.paging import Listed
 from portal.api.schemas import (
@@ -159,25 +159,49 @@ def download_console_log(request: HttpRequest, pk: UUID) -> HttpResponseBase:
 
 @operation("GET", "machines/{uuid:pk}/screen/people", tag=TAG, answers=PeopleOut, pages=("console:people",))
 def list_people(request: HttpRequest, pk: UUID) -> PeopleOut:
-    """Who is at a screen, and who controls it."""
+    """Who is at a screen, and who controls it. Its ETag is what changes of control and people take as If-Match."""
     return PeopleOut.of(people_on(_machine(request, pk), person(request)))
 
 
-@operation("POST", "machines/{uuid:pk}/screen/control/take", tag=TAG, answers=PeopleOut, pages=("console:take",))
+PEOPLE: Final = Guard(Machine, list_people)
+
+
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/control/take",
+    tag=TAG,
+    answers=PeopleOut,
+    pages=("console:take",),
+    guards=PEOPLE,
+)
 def take_control(request: HttpRequest, pk: UUID) -> PeopleOut:
     """Control a screen that you have open; from somebody else only if you may moderate."""
     control.take(_machine(request, pk), actor=person(request), request_ip=client_ip(request))
     return list_people(request, pk)
 
 
-@operation("POST", "machines/{uuid:pk}/screen/control/ask", tag=TAG, answers=PeopleOut, pages=("console:ask",))
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/control/ask",
+    tag=TAG,
+    answers=PeopleOut,
+    pages=("console:ask",),
+    guards=PEOPLE,
+)
 def ask_for_control(request: HttpRequest, pk: UUID) -> PeopleOut:
     """Let who controls the screen know that you want to."""
     control.ask(_machine(request, pk), actor=person(request))
     return list_people(request, pk)
 
 
-@operation("POST", "machines/{uuid:pk}/screen/control/give", tag=TAG, answers=PeopleOut, pages=("console:give",))
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/control/give",
+    tag=TAG,
+    answers=PeopleOut,
+    pages=("console:give",),
+    guards=PEOPLE,
+)
 def give_control(request: HttpRequest, pk: UUID, body: PersonIn) -> PeopleOut:
     """Hand control over to somebody who is there."""
     machine = _machine(request, pk)
@@ -186,14 +210,28 @@ def give_control(request: HttpRequest, pk: UUID, body: PersonIn) -> PeopleOut:
     return list_people(request, pk)
 
 
-@operation("POST", "machines/{uuid:pk}/screen/control/release", tag=TAG, answers=PeopleOut, pages=("console:release",))
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/control/release",
+    tag=TAG,
+    answers=PeopleOut,
+    pages=("console:release",),
+    guards=PEOPLE,
+)
 def release_control(request: HttpRequest, pk: UUID) -> PeopleOut:
     """Let control go; nothing happens if it is not yours."""
     control.release(_machine(request, pk), actor=person(request))
     return list_people(request, pk)
 
 
-@operation("POST", "machines/{uuid:pk}/screen/people/remove", tag=TAG, answers=PeopleOut, pages=("console:remove",))
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/people/remove",
+    tag=TAG,
+    answers=PeopleOut,
+    pages=("console:remove",),
+    guards=PEOPLE,
+)
 def remove_from_screen(request: HttpRequest, pk: UUID, body: PersonIn) -> PeopleOut:
     """Remove somebody from a screen, and keep them out of it for five minutes."""
     machine = _machine(request, pk)
@@ -203,7 +241,14 @@ def remove_from_screen(request: HttpRequest, pk: UUID, body: PersonIn) -> People
     return list_people(request, pk)
 
 
-@operation("POST", "machines/{uuid:pk}/screen/people/let-in", tag=TAG, answers=PeopleOut, pages=("console:let-in",))
+@operation(
+    "POST",
+    "machines/{uuid:pk}/screen/people/let-in",
+    tag=TAG,
+    answers=PeopleOut,
+    pages=("console:let-in",),
+    guards=PEOPLE,
+)
 def let_in_to_screen(request: HttpRequest, pk: UUID, body: PersonIn) -> PeopleOut:
     """Let somebody back in who was removed."""
     machine = _machine(request, pk)
@@ -256,6 +301,7 @@ def _below_prefix(path: str) -> str:
     tag=TAG,
     status=204,
     pages=("console:link-revoke",),
+    guards=Guard(Machine, list_links),
 )
 def revoke_link(request: HttpRequest, pk: UUID, link: UUID) -> None:
     """Revoke a share link; who lives by it is left with their role within two seconds."""

@@ -23,7 +23,7 @@ from portal.events.selectors import find_events
 
 TAG: Final = "Events"
 EventKind = Annotated[Kind, spelled_out(Kind)]
-Area = Literal["", "machine", "job", "console", "image", "webhook"]
+Area = Literal["", "machine", "volume", "job", "console", "image", "webhook"]
 
 
 @operation("GET", "projects/{uuid:pk}/events", tag=TAG, answers=Listed[HappenedOut], pages=("events:list",))

@@ -21,6 +21,7 @@ from portal.images import services
 from portal.images.models import Firmware, Image, ImageVersion, Kind
 from portal.images.official import OFFICIAL, Official
 from portal.images.selectors import image_for, images_for, may_delete, version_for
+from portal.images.signing import MOST_KEY_CHARACTERS
 from portal.jobs.models import Job
 from portal.jobs.selectors import active_job_of, jobs_of
 from portal.lib.fetcher import URL_MAX
@@ -167,6 +168,12 @@ class ImportIn(Input):
     checksum: Text | None = Field(
         default=None, max_length=URL_MAX, description="SHA-256 or SHA-512, or the https:// address of a file with it."
     )
+    signing_key: Text | None = Field(
+        default=None, max_length=MOST_KEY_CHARACTERS, description="Public key of who signs the file of checksums."
+    )
+    signature_url: Text | None = Field(
+        default=None, max_length=URL_MAX, description="https:// address of that signature; else it is in the file."
+    )
     title: Text | None = Field(default=None, min_length=1, max_length=100, pattern=r"\S")
     kind: Kind = Kind.SERVER
     firmware: Firmware = Firmware.BIOS
@@ -202,7 +209,7 @@ def _official(body: ImportIn, name: str) -> dict[str, Any]:
     official = OFFICIAL.get(name)
     if official is None:
         raise InvalidError(_("There is no official image of this name."), field="official")
-    if body.url is not None or body.checksum is not None:
+    if any(value is not None for value in (body.url, body.checksum, body.signing_key, body.signature_url)):
         raise InvalidError(_("An official image has its own address and checksums."), field="url")
     return {
         "title": body.title or official.title,
@@ -211,6 +218,8 @@ def _official(body: ImportIn, name: str) -> dict[str, Any]:
         "min_memory_mib": official.min_memory_mib,
         "url": official.url,
         "checksum": official.checksums_url,
+        "signing_key": official.signing_key,
+        "signature_url": official.signature_url,
     }
 
 
@@ -219,7 +228,8 @@ def _other(body: ImportIn) -> dict[str, Any]:
     for name, value in values.items():
         if not value:
             raise InvalidError(_("This is needed for an image that is not imported by name."), field=name)
-    return {**values, "kind": body.kind, "firmware": body.firmware}
+    signed = {"signing_key": body.signing_key or "", "signature_url": body.signature_url or ""}
+    return {**values, **signed, "kind": body.kind, "firmware": body.firmware}
 
 
 # --- versions -----------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def launch_machine(request: HttpRequest, body: LaunchIn) -> Job:
     """Have a machine made. The job's target is the machine."""
     user = person(request)
     project = project_for(user, body.project, Permission.MACHINE_CREATE)
-    version = _newest_version(request, project, body.image)
+    version = newest_version(request, project, body.image)
     machine = services.request_machine(
         project,
         actor=user,
@@ -134,7 +134,7 @@ def launch_machine(request: HttpRequest, body: LaunchIn) -> Job:
     return job_of(machine)
 
 
-def _newest_version(request: HttpRequest, project: Project, image: UUID) -> ImageVersion:
+def newest_version(request: HttpRequest, project: Project, image: UUID) -> ImageVersion:
     """As the catalogue has it; what is not in there is not told apart from what there is not."""
     pairs: list[tuple[Image, ImageVersion | None]] = catalogue_for(person(request), project)
     found = next((pair for pair in pairs if pair[0].pk == image), None)

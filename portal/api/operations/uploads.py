@@ -10,7 +10,7 @@ from ninja import Field, Query, Schema
 from pydantic import BaseModel
 
 from portal.accounts.http import person
-from portal.api.core import operation
+from portal.api.core import Guard, operation
 from portal.api.paging import Listed
 from portal.api.schemas import Input, Text
 from portal.uploads import services
@@ -87,7 +87,14 @@ def add_to_upload(request: HttpRequest, pk: UUID, where: Query[PieceQuery]) -> U
     return show_upload(request, pk)
 
 
-@operation("DELETE", "uploads/{uuid:pk}", tag=TAG, status=204, pages=("uploads:one", "uploads:discard"))
+@operation(
+    "DELETE",
+    "uploads/{uuid:pk}",
+    tag=TAG,
+    status=204,
+    pages=("uploads:one", "uploads:discard"),
+    guards=Guard(Upload, show_upload),
+)
 def throw_away_upload(request: HttpRequest, pk: UUID) -> None:
     """Throw away what has arrived."""
     services.throw_away(upload_for(person(request), pk))

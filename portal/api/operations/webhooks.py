@@ -195,6 +195,21 @@ def show_webhook_secret(request: HttpRequest, pk: UUID) -> WebhookSecretOut:
     return WebhookSecretOut(secret=secret)
 
 
+@operation(
+    "POST",
+    "webhooks/{uuid:pk}/secret/new",
+    tag=TAG,
+    answers=WebhookSecretOut,
+    pages=("events:webhook-new-secret",),
+    guards=GUARD,
+)
+def change_webhook_secret(request: HttpRequest, pk: UUID) -> WebhookSecretOut:
+    """Have a new secret made. The one before signs as well for a day, so that the receiver can change over."""
+    webhook = webhook_for(person(request), pk)
+    secret = services.change_secret(webhook, actor=person(request), request_ip=client_ip(request))
+    return WebhookSecretOut(secret=secret)
+
+
 # --- deliveries ---------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,8 @@ _BUSY = {
     Task.LIMITING: _("Limiting a disk"),
     Task.ADDING_CARD: _("Adding a network card"),
     Task.DROPPING_CARD: _("Removing a network card"),
+    Task.COPYING: _("Being copied"),
+    Task.REBUILDING: _("Being rebuilt"),
     Task.INSERTING: _("Inserting a disc"),
     Task.EJECTING: _("Ejecting a disc"),
     Task.RESCUING: _("Starting a rescue system"),

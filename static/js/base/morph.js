@@ -1,26 +1,18 @@
 /* What a morph swap must leave alone: open menus, what is being typed or chosen, times, and places that live by themselves. */
 
 import { Idiomorph } from "idiomorph/htmx";
+import { hasOwnChoice, isTyped, settle } from "./typed.js";
 
 const MENU_STATE = new Set(["class", "aria-expanded", "style", "data-popper-placement", "data-bs-popper"]);
 
 const chosen = new WeakSet(); // selects whose choice is the person's, found out before their options are morphed one by one
-
-/** Whether the person has chosen something else in this select than the page was made with. */
-function hasOwnChoice(select) {
-  const options = [...select.options];
-  const given = options.filter((option) => option.defaultSelected);
-  return given.length > 0
-    ? options.some((option) => option.selected !== option.defaultSelected)
-    : select.selectedIndex > 0;
-}
 
 /** What a person has typed or chosen and not sent yet. */
 function isTheirs(name, node) {
   if (name === "selected") {
     return chosen.has(node.closest("select"));
   }
-  return name === "value" && node.matches("input, textarea") && node.value !== node.defaultValue;
+  return name === "value" && node.matches("input, textarea") && isTyped(node);
 }
 
 function isOpenMenuPart(node) {
@@ -57,7 +49,10 @@ Idiomorph.defaults.callbacks.beforeNodeMorphed = (old, fresh) => {
     return false;
   }
   if (old.localName === "select") {
-    chosen[hasOwnChoice(old) ? "add" : "delete"](old);
+    chosen[hasOwnChoice(old, fresh) ? "add" : "delete"](old);
+  }
+  if (old.matches("input, textarea") && old.localName === fresh.localName) {
+    settle(old, fresh);
   }
   if (old.localName === "time") {
     return old.getAttribute("datetime") !== fresh.getAttribute("datetime");

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from portal import settings as portal_settings
+from portal.accounts.models import ApiToken, User
+from portal.accounts.tokens import make_token
 from portal.machines.models import Machine
+from tests.integration.api.shell import Shell
 from tests.support.redis import redis_db, redis_url
 from tests.support.web import Web, web_processes
 
@@ -29,3 +34,12 @@ def web(process: Web, machine: Machine, redis_db: str, settings: Settings) -> We
     host = {**layer["CONFIG"]["hosts"][0], "address": redis_db}  # type: ignore[index]
     settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {**layer["CONFIG"], "hosts": [host]}}}  # type: ignore[dict-item]
     return process
+
+
+@pytest.fixture
+def shell(web: Web, alice: User, tmp_path: Path) -> Iterator[Shell]:
+    day = dt.timedelta(days=1)
+    _row, secret = make_token(alice, actor=alice, name="cli", scope=ApiToken.Scope.WRITE, lifetime=day)
+    found = Shell(tmp_path, f"http://localhost:{web.port}", secret)
+    yield found
+    found.end()

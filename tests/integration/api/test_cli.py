@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import hashlib
 import json
 import os
@@ -12,22 +11,21 @@ import socket
 import stat
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 from django.conf import settings
 
 from portal.accounts.models import ApiToken, Project, User
-from portal.accounts.tokens import make_token
 from portal.console import serial_log
 from portal.console.models import ConsoleSession
+from portal.copies import cloning
+from portal.copies.models import DiskCopy
 from portal.images.models import Image, ImageVersion
 from portal.isos.models import Iso
 from portal.jobs import services as jobs
@@ -36,72 +34,18 @@ from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
 from portal.machines import binning, cards, discs, disks, rescue
 from portal.machines.models import Attachment, Disc, Flavour, Machine, MachineLabel
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshots
 from portal.uploads.models import Upload
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
+from tests.integration.api.shell import LIMIT_S, Shell
 from tests.portal.console.screens import HEIGHT, SECRET, WIDTH, Screen, shown
 from tests.support.product import wait_for
 from tests.support.together import at_once
 from tests.support.web import Web
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ROOT = Path(__file__).resolve().parents[3]
-LIMIT_S = 120
-
-
-@dataclass
-class Shell:
-    """A person's terminal: where the command keeps its settings."""
-
-    home: Path
-    url: str
-    secret: str
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        kept = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "portal.cli", *arguments],
-            env={**kept, **environment},
-            cwd=self.home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def end(self) -> None:
-        """Whatever a test that failed has left running."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
-    def run(self, *arguments: str, typed: str = "", **environment: str) -> tuple[int, str, str]:
-        """Exit code, output, and what was said beside it."""
-        process = self.start(*arguments, **environment)
-        out, said = process.communicate(typed, timeout=LIMIT_S)
-        return process.returncode, out, said
-
-    def data(self, *arguments: str) -> Any:
-        code, out, said = self.run("-o", "json", *arguments)
-        assert code == 0, said
-        return json.loads(out)
-
-    def sign_in(self) -> None:
-        code, _out, said = self.run("login", self.url, "--name", "work", typed=f"{self.secret}\n")
-        assert (code, "Signed in to work as alice" in said) == (0, True), said
-
-
-@pytest.fixture
-def shell(web: Web, alice: User, tmp_path: Path) -> Iterator[Shell]:
-    day = dt.timedelta(days=1)
-    _row, secret = make_token(alice, actor=alice, name="cli", scope=ApiToken.Scope.WRITE, lifetime=day)
-    found = Shell(tmp_path, f"http://localhost:{web.port}", secret)
-    yield found
-    found.end()
 
 
 def test_signing_in_keeps_the_token_where_nobody_else_reads_it(shell: Shell) -> None:
@@ -169,6 +113,28 @@ def test_a_machine_rests_grows_and_comes_back_from_the_bin(shell: Shell, machine
     assert (code, "is back" in said) == (0, True), said
     assert shell.run("undelete", "beacon")[0] == 4
     assert shell.data("rm", "--purge", "--yes", "beacon")["kind"] == "machine.delete"
+
+
+def test_snapshots_are_taken_restored_and_deleted(shell: Shell, machine: Machine) -> None:
+    """What workers would do is recorded by hand."""
+    made = shell.data("snapshot", "take", "beacon", "before", "--description", "the upgrade")
+    assert (made["kind"], made["target"]["id"]) == ("snapshot.take", str(machine.pk))
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("snapshot", "take", "beacon", "before")[0] == 5
+    assert shell.data("snapshot", "take", "beacon", "--memory")["kind"] == "snapshot.take"
+    snapshots.record_taken(machine)
+    Job.objects.all().delete()
+    assert shell.run("-q", "snapshot", "ls", "beacon")[1] == "snapshot-1\nbefore\n"
+    rows = {row["name"]: row for row in shell.data("snapshot", "ls", "beacon")}
+    assert (rows["snapshot-1"]["with_memory"], rows["snapshot-1"]["parent"]) == (True, rows["before"]["id"])
+    assert shell.run("restore", "beacon", "nothing", "--yes")[0] == 4
+    assert shell.data("restore", "beacon", "before", "--take-first", "--yes")["kind"] == "snapshot.restore"
+    restoring.record_restored(machine)
+    Job.objects.all().delete()
+    assert shell.data("snapshot", "rm", "beacon", rows["before"]["id"], "--yes")["kind"] == "snapshot.delete"
+    snapshots.record_deleted(machine)
+    assert "before" not in shell.run("-q", "snapshot", "ls", "beacon")[1].splitlines()
 
 
 def test_volumes_and_cards_come_and_go(shell: Shell, machine: Machine) -> None:
@@ -495,3 +461,27 @@ def _port_of(process: subprocess.Popen[str]) -> int:
     reader.start()
     reader.join(LIMIT_S)
     return int(json.loads("".join([*told, "}"]))["port"])
+
+
+def test_a_machine_is_cloned_made_an_image_of_and_rebuilt(
+    shell: Shell, machine: Machine, image_version: ImageVersion
+) -> None:
+    shell.sign_in()
+    job = shell.data("clone", "beacon", "torch", "--full", "--keep-identity")
+    assert (job["kind"], job["target"]["name"]) == ("machine.clone", "torch")
+    copy = DiskCopy.objects.get(machine__name="torch")
+    assert (copy.base, copy.identity) == (None, "kept")
+    assert shell.run("clone", "beacon", "lamp")[0] == 5, "it is being copied"
+    cloning.release_source(copy)
+    assert shell.run("clone", "beacon", "--snapshot", "none")[0] == 4
+    assert shell.run("image", "capture", "beacon")[0] == 2
+    made = shell.data("image", "capture", "beacon", "--title", "Torch")
+    assert made["kind"] == "image.capture"
+    assert Image.objects.get(title="Torch").versions.get().copy.source == machine
+    cloning.release_source(DiskCopy.objects.get(version__image__title="Torch"))
+    code, _out, said = shell.run("rebuild", "beacon", typed="torch\n")
+    assert code == 1 and "lost" in said, said
+    code, _out, said = shell.run("rebuild", "beacon", "--image", "debian-12-server", typed="beacon\n")
+    assert code == 0, said
+    machine.refresh_from_db()
+    assert (machine.task, machine.next_version) == ("rebuilding", image_version)

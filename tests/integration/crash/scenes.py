@@ -9,12 +9,18 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
+from portal.copies import capturing, cloning, rebuilding
+from portal.copies.capturing import CaptureRequest
+from portal.copies.cloning import CloneRequest
+from portal.copies.models import DiskBase, DiskCopy
+from portal.copies.states import Identity
 from portal.hosts.models import Difference, DifferenceKind, Host
 from portal.images import services as images
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
@@ -41,6 +47,11 @@ from portal.machines.devices import Plug
 from portal.machines.models import Attachment, Disc, Flavour, Machine, NetworkCard
 from portal.machines.models import Firmware as MachineFirmware
 from portal.machines.states import PowerState, Status, Task
+from portal.snapshots import restoring
+from portal.snapshots import services as snapshots
+from portal.snapshots.models import Snapshot
+from portal.snapshots.states import Status as SnapshotStatus
+from portal.snapshots.states import Task as SnapshotTask
 from portal.uploads import services as uploads
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
@@ -71,6 +82,8 @@ class Stage:
     other: Host
     add_foreign: Callable[[], UUID]
     remove_domain: Callable[[UUID], None]
+    # Of copies. The smallest guests have no system that any tool knows: there nothing is removed from it.
+    identity = Identity.NEW
 
     def asked(self) -> Machine:
         return services.request_machine(
@@ -107,6 +120,7 @@ class Stage:
     def clear(self) -> None:
         """For the next life: what is compared below is then its own alone, and the matrix stays quick."""
         Machine.objects.all().delete()
+        DiskBase.objects.all().delete()
         Volume.objects.all().delete()
         for iso in Iso.objects.all():
             iso.path.unlink(missing_ok=True)
@@ -116,7 +130,9 @@ class Stage:
         Difference.objects.all().delete()
         for host in (self.host, self.other):
             fake = fake_of(host)
-            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.volumes, fake.isos, fake.rescues):
+            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.volumes, fake.snapshots):
+                holder.clear()
+            for holder in (fake.isos, fake.rescues):
                 holder.clear()
 
     def larger(self) -> Flavour:
@@ -142,8 +158,8 @@ def _nothing(_stage: Stage, _job: Job) -> bool:
 class Scene:
     """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
 
-    What `again` plays on is used for the next life as well. Those that are not `real` are played on hosts in memory
-    only: what they do on a host is tried on real ones by tests/integration/hypervisor, and guests take their time.
+    What `again` plays on is used for the next life as well. What is not `real` differs from another scene by what the
+    rows say only, or does on a host what tests/integration/hypervisor tries on real ones.
     """
 
     ask: Callable[[Stage], Job]
@@ -372,6 +388,50 @@ def _image_is_gone(stage: Stage, job: Job) -> bool:
     return not ImageVersion.objects.filter(pk=job.target_id).exists() and on_hosts == [False, False]
 
 
+# --- copies of disks ------------------------------------------------------------------------------------------------
+
+
+def _clone(state: Callable[[Stage], Machine], *, linked: bool, **values: Any) -> Callable[[Stage], Job]:
+    def ask(stage: Stage) -> Job:
+        wanted = CloneRequest(f"clone-{uuid4().hex[:8]}", linked=linked, **{"identity": stage.identity, **values})
+        return Job.objects.get(target_id=cloning.request_clone(state(stage), actor=stage.alice, wanted=wanted).pk)
+
+    return ask
+
+
+def _is_cloned(stage: Stage, job: Job) -> bool:
+    """It runs, with a disk that is its own or that reads from a base; and its original is as it was."""
+    clone = _machine(job)
+    copy = DiskCopy.objects.get(machine=clone)
+    disks = {info.machine: info.base for info in driver_of(stage.host).list_volumes() if info.is_disk}
+    assert disks[clone.pk] == copy.base_id
+    assert (copy.source.task, copy.source.status) == (Task.NONE, Status.READY)
+    return bool(RUNS(stage, job))
+
+
+def _is_not_cloned(stage: Stage, job: Job) -> bool:
+    source = DiskCopy.objects.get(machine=job.target_id).source
+    return has_failed(stage, job) and (source.task, source.status) == (Task.NONE, Status.READY)
+
+
+def _capture(stage: Stage) -> Job:
+    wanted = CaptureRequest(title="Of a machine", identity=stage.identity)
+    version = capturing.request_capture(stage.built(), actor=stage.alice, wanted=wanted)
+    return Job.objects.get(target_id=version.pk)
+
+
+def _rebuild(state: Callable[[Stage], Machine]) -> Callable[[Stage], Job]:
+    def ask(stage: Stage) -> Job:
+        machine = state(stage)
+        return rebuilding.request_rebuild(machine, actor=stage.alice, version=stage.version, confirmed=machine.name)
+
+    return ask
+
+
+def _is_rebuilt(stage: Stage, job: Job) -> bool:
+    return bool(RUNS(stage, job)) and _machine(job).image_version_id == stage.version.pk
+
+
 RAW_DISK = b"\0" * 510 + b"\x55\xaa" + bytes(range(256)) * 2 + b"\0" * (1024**2 - 1024)
 
 
@@ -581,6 +641,88 @@ def _volume_is(status: VolumeStatus, *sizes: int) -> Check:
     return check
 
 
+# --- snapshots ------------------------------------------------------------------------------------------------------
+
+MANY_SNAPSHOTS = 20
+
+
+def _kept(stage: Stage) -> Machine:
+    """A running machine that has few snapshots."""
+    idle = Machine.objects.filter(host=stage.host, status=Status.READY, task=Task.NONE, keeps_definition=False)
+    for machine in idle.filter(power_state__in=[PowerState.RUNNING, PowerState.SHUT_OFF], saved_at=None):
+        if Snapshot.objects.live().filter(machine=machine).count() < MANY_SNAPSHOTS:
+            if machine.power_state == PowerState.SHUT_OFF:
+                stage.work_on(services.request_start(machine, actor=stage.alice))
+            return Machine.objects.get(pk=machine.pk)
+    return stage.built()
+
+
+def _take(stage: Stage, *, with_memory: bool = False) -> Job:
+    name = f"snapshot {uuid4().hex[:8]}"
+    return snapshots.request_take(_kept(stage), actor=stage.alice, name=name, with_memory=with_memory)
+
+
+def _take_with_memory(stage: Stage) -> Job:
+    return _take(stage, with_memory=True)
+
+
+def _taken(stage: Stage, *, with_memory: bool = False) -> Snapshot:
+    machine = _kept(stage)
+    ready = Snapshot.objects.filter(machine=machine, status=SnapshotStatus.READY, with_memory=with_memory)
+    if not ready.exists():
+        name = f"snapshot {uuid4().hex[:8]}"
+        job = snapshots.request_take(machine, actor=stage.alice, name=name, with_memory=with_memory)
+        assert stage.work_on(job).status == "done", job.error_message
+    return ready.select_related("machine__project", "machine__host").order_by("created_at")[0]
+
+
+def _restore(stage: Stage) -> Job:
+    """The machine has been given a volume since, which is free again in the end. To take one first is the same work as
+    to take one, which has a scene of its own.
+    """
+    snapshot = _taken(stage)
+    if not Attachment.objects.filter(machine=snapshot.machine, volume__isnull=False).exists():
+        stage.work_on(disks.request_attach(snapshot.machine, actor=stage.alice, volume=_free(stage)))
+    return restoring.request_restore(_again(snapshot), actor=stage.alice)
+
+
+def _restore_with_memory(stage: Stage) -> Job:
+    return restoring.request_restore(_taken(stage, with_memory=True), actor=stage.alice)
+
+
+def _again(snapshot: Snapshot) -> Snapshot:
+    return Snapshot.objects.select_related("machine__project", "machine__host").get(pk=snapshot.pk)
+
+
+def _delete_snapshot(stage: Stage) -> Job:
+    return snapshots.request_delete(_taken(stage), actor=stage.alice)
+
+
+def _is_at_new_snapshot(stage: Stage, job: Job) -> bool:
+    """The newest row of the audit trail says which one."""
+    detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.SNAPSHOT_TAKE).latest("pk").detail
+    current = Snapshot.objects.get(machine=job.target_id, is_current=True)
+    return current.name == detail["name"] and bool(RUNS(stage, job))
+
+
+def _no_snapshot_is_changing(_stage: Stage, job: Job) -> bool:
+    """Whether it was done or not. That the host has what the rows say is compared for every scene."""
+    changing = Snapshot.objects.filter(machine=job.target_id).exclude(task=SnapshotTask.NONE)
+    return _machine(job).task == Task.NONE and not changing.exists()
+
+
+def _is_restored(power: PowerState) -> Check:
+    def check(stage: Stage, job: Job) -> bool:
+        detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.SNAPSHOT_RESTORE).latest("pk").detail
+        current, machine = Snapshot.objects.get(machine=job.target_id, is_current=True), _machine(job)
+        attached = Attachment.objects.filter(machine=machine, volume__isnull=False).values_list("volume_id", flat=True)
+        assert set(attached) == set(current.volumes.values_list("volume_id", flat=True))
+        assert (machine.disk_gib, machine.power_state) == (current.disk_gib, power)
+        return current.name == detail["name"] and _no_snapshot_is_changing(stage, job)
+
+    return check
+
+
 # --- discs and rescue -----------------------------------------------------------------------------------------------
 
 
@@ -671,6 +813,12 @@ def _drives_hold(number: int) -> Check:
     return check
 
 
+def _snapshot_is_gone(stage: Stage, job: Job) -> bool:
+    detail = Event.objects.filter(target_id=str(job.target_id), action=JobName.SNAPSHOT_DELETE).latest("pk").detail
+    live = Snapshot.objects.live().filter(machine=job.target_id, name=detail["name"])
+    return not live.exists() and _no_snapshot_is_changing(stage, job)
+
+
 def _no_disc_is_changing(_stage: Stage, job: Job) -> bool:
     return discs.in_change(_machine(job)) is None and _machine(job).task == Task.NONE
 
@@ -716,6 +864,11 @@ def _is_itself(stage: Stage, job: Job) -> bool:
 
 SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
+    JobName.MACHINE_CLONE: (
+        Scene(_clone(Stage.built, linked=True), _is_cloned, _is_not_cloned, "linked"),
+        Scene(_clone(Stage.off, linked=False, identity=Identity.KEPT), _is_cloned, _is_not_cloned, "full", real=False),
+    ),
+    JobName.MACHINE_REBUILD: (Scene(_rebuild(Stage.built), _is_rebuilt),),
     JobName.MACHINE_START: (
         Scene(_power(Stage.off, services.request_start), RUNS, OFF),
         Scene(_power(_hibernated, services.request_start), RUNS, OFF, "wake"),
@@ -774,10 +927,20 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     ),
     JobName.VOLUME_GROW: (Scene(_grow_volume, _volume_has_grown, _volume_is_free, again=True),),
     JobName.VOLUME_DELETE: (Scene(_delete_volume, _volume_is(VolumeStatus.DELETED, 1)),),
+    JobName.SNAPSHOT_TAKE: (
+        Scene(_take, _is_at_new_snapshot, _no_snapshot_is_changing, again=True),
+        Scene(_take_with_memory, _is_at_new_snapshot, _no_snapshot_is_changing, "memory", again=True),
+    ),
+    JobName.SNAPSHOT_RESTORE: (
+        Scene(_restore, _is_restored(PowerState.SHUT_OFF), again=True),
+        Scene(_restore_with_memory, _is_restored(PowerState.RUNNING), name="memory", again=True),
+    ),
+    JobName.SNAPSHOT_DELETE: (Scene(_delete_snapshot, _snapshot_is_gone, again=True),),
     JobName.COPY_REMOVE: (Scene(_remove_copy, _copy_is_gone),),
     JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),
     JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
+    JobName.IMAGE_CAPTURE: (Scene(_capture, _is_offered, _is_not_offered),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
     JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed, real=False),),
     JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True, real=False),),

@@ -26,6 +26,7 @@ from pytest_django.fixtures import Settings
 
 from portal.accounts.models import Membership, Project, User
 from portal.accounts.permissions import Role
+from portal.copies.states import Identity
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job
@@ -76,12 +77,16 @@ HEARD_INSIDE = {
     JobName.DISK_DETACH,
     JobName.CARD_REMOVE,
 }
+# What a clone or a rebuilt machine has in common with a new one is tried with that.
+OF_NEW_MACHINES = {step.run for step in WORKFLOWS[JobName.MACHINE_CREATE].steps}
+BEGIN_LIKE_NEW_ONES = {JobName.MACHINE_CLONE, JobName.MACHINE_REBUILD}
 STEPS = [
     (name, scene, step.name)
     for name, played in SCENES.items()
     for scene in played
     for step in WORKFLOWS[name].steps
     if name not in NOT_ON_HOSTS and scene.real
+    if name not in BEGIN_LIKE_NEW_ONES or step.run not in OF_NEW_MACHINES
 ]
 STEP_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}-{step}" for name, scene, step in STEPS]
 
@@ -91,6 +96,7 @@ class RealStage(Stage):
     """Machines are used again as long as they are whole: each takes seconds to boot."""
 
     folder: Path
+    identity = Identity.KEPT
 
     def work_on(self, job: Job) -> Job:
         return work_on(job)

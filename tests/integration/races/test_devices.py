@@ -9,39 +9,22 @@ import pytest
 from portal.accounts.models import Project, User
 from portal.errors import PortalError
 from portal.hosts.models import Host
-from portal.images.models import ImageVersion
 from portal.jobs.models import Job
 from portal.jobs.names import ACTIVE
 from portal.machines import cards, disks, services
-from portal.machines.models import Attachment, Flavour, Machine
+from portal.machines.models import Attachment, Machine
 from portal.machines.states import Status
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.support.agreement import disagreements
 from tests.support.together import at_once
-from tests.workers.support import work_on, write_image
+from tests.workers.support import work_on
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ROUNDS = range(3)
 Make = Callable[[str], Machine]
-
-
-@pytest.fixture
-def make(project: Project, alice: User, image_version: ImageVersion, flavour: Flavour, host: Host) -> Make:
-    """A machine that was really built, on its host in memory."""
-    write_image(image_version)
-
-    def build(name: str) -> Machine:
-        machine = services.request_machine(
-            project, actor=alice, image_version=image_version, flavour=flavour, name=name, login_user="alice"
-        )
-        work_on(Job.objects.get(target_id=machine.pk))
-        machine.refresh_from_db()
-        return machine
-
-    return build
 
 
 @pytest.fixture

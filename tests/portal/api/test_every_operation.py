@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from django.db.models import Model
 from django.test import Client
+from django.utils import timezone
 
 from portal.accounts.models import ApiToken, Project, SshKey, User
 from portal.api.core import Operation
@@ -24,11 +25,12 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.machines.models import Attachment, Batch, Disc, Machine, NetworkCard
 from portal.machines.states import Status
+from portal.snapshots.models import SnapshotSchedule
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
-from tests.portal.test_every_url import ALL, state
+from tests.portal.test_every_url import ALL, snapshot_of, state
 
 # Pages that programs have no use for, and why.
 NOT_FOR_PROGRAMS = {
@@ -66,6 +68,13 @@ BODIES: dict[str, Any] = {
     "grow_disk": {"size_gib": 30},
     "limit_disk": {"iops": 100},
     "change_disk": {"delete_with_machine": True},
+    "clone_machine": {"name": "torch"},
+    "capture_machine": {"title": "Torch"},
+    "rebuild_machine": {"confirm": "beacon"},
+    "take_snapshot": {"name": "before"},
+    "restore_snapshot": {},
+    "change_snapshot": {"name": "after"},
+    "set_snapshot_schedule": {"every": "day"},
     "create_upload": {"name": "half.iso", "size_bytes": 5},
     "add_iso": {"upload": str(uuid4()), "name": "installer"},
     "add_image": {"upload": str(uuid4()), "title": "mine"},
@@ -103,6 +112,22 @@ def test_each_has_a_name_of_its_own_and_says_what_it_does() -> None:
     assert all(entry["summary"] and entry["description"] for entry in entries)
 
 
+# Changes of a thing that take no If-Match, and why.
+UNGUARDED = {
+    "make_ticket": "it changes nothing of the machine",
+    "share_screen": "another link is right whichever there are",
+    "add_webhook": "as another link",
+    "add_to_upload": "the offset says what was there",
+    "watch_session": "who watches takes nothing from anybody",
+    "show_webhook_secret": "it is read, and that is written down",
+}
+
+
+def test_what_changes_a_thing_can_be_guarded_by_its_state() -> None:
+    open_to_all = {known.name for known in OF_OBJECTS if known.changes and known.guards is None}
+    assert open_to_all == set(UNGUARDED)
+
+
 @pytest.fixture
 def path(machine: Machine, image_version: ImageVersion, project: Project, alice: User) -> Callable[[Operation], str]:
     """The address of an operation about something of Alice's."""
@@ -132,12 +157,15 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     )
     disk = Attachment.objects.create(machine=machine, volume=attached)
     card = NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:03")
+    snapshot = snapshot_of(machine, alice)
+    SnapshotSchedule.objects.create(machine=machine, every="day", next_at=timezone.now(), created_by=alice)
     iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
     disc = Disc.objects.create(machine=machine, slot=0, iso=iso)
     upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
     targets: dict[str, Callable[[], Model]] = {
         "machines": lambda: machine,
         "volumes": lambda: free,
+        "snapshots": lambda: snapshot,
         "isos": lambda: iso,
         "uploads": lambda: upload,
         "bin": lambda: binned,
@@ -162,6 +190,8 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     def of(known: Operation) -> str:
         before = known.path.partition("/{")[0]
         filled = known.path.replace("{uuid:link}", str(uuid4()))
+        if known.name == "remove_snapshot_schedule":
+            filled += "?every=day"
         filled = filled.replace("{disk}", str(disk.pk)).replace("{uuid:card}", str(card.pk))
         filled = filled.replace("{uuid:disc}", str(disc.pk))
         if "{" not in known.path:

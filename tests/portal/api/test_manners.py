@@ -19,7 +19,7 @@ from pytest_django.fixtures import Settings
 from portal.accounts.models import ApiToken, User
 from portal.api.models import Answered
 from portal.audit.models import Event
-from portal.console.models import ConsoleLink
+from portal.console.models import ConsoleLink, ConsoleSession
 from portal.errors import NoCapacityError
 from portal.images.models import Image, ImageVersion
 from portal.jobs.models import Job
@@ -154,6 +154,38 @@ def test_what_a_program_has_already_is_not_sent_again(program: MakeProgram, alic
         etag = mine.get(path)["ETag"]
         again = mine.get(path, If_None_Match=etag)
         assert (again.status_code, again.content) == (304, b""), path
+
+
+def test_who_is_at_a_screen_is_guarded_too(program: MakeProgram, alice: User, machine: Machine) -> None:
+    """Two who take control at once: the second did not see that the first has it."""
+    mine = program(alice)
+    ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon", mode="control")
+    people, links = (mine.get(f"machines/{machine.pk}/screen/{what}")["ETag"] for what in ("people", "links"))
+    taken = mine.post(f"machines/{machine.pk}/screen/control/take", If_Match=people)
+    assert taken.status_code == 200, taken.content
+    late = mine.post(f"machines/{machine.pk}/screen/control/release", If_Match=people)
+    assert (late.status_code, late.json()["code"]) == (412, "changed-meanwhile")
+    assert mine.post(f"machines/{machine.pk}/screen/control/release", If_Match=taken["ETag"]).status_code == 200
+    link = mine.post(f"machines/{machine.pk}/screen/links", {"mode": "view"}).json()["id"]
+    address = f"machines/{machine.pk}/screen/links/{link}"
+    assert mine.send("DELETE", address, If_Match=links).status_code == 412
+    assert mine.send("DELETE", address, If_Match=mine.get(f"machines/{machine.pk}/screen/links")["ETag"]).content == b""
+    assert ConsoleLink.objects.get().revoked_at is not None
+
+
+def test_a_head_has_the_headers_of_what_it_is_of(program: MakeProgram, alice: User, machine: Machine) -> None:
+    mine = program(alice)
+    for path in ("projects", "machines", f"machines/{machine.pk}"):
+        whole = mine.get(path)
+        head = mine.send("HEAD", path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert (head["ETag"], head["Content-Type"]) == (whole["ETag"], whole["Content-Type"])
+        assert mine.send("HEAD", path, If_None_Match=whole["ETag"]).status_code == 304
+    assert mine.send("HEAD", f"machines/{uuid4()}").status_code == 404
+    assert Program(None).send("HEAD", "me").status_code == 401
+    refused = mine.send("HEAD", f"machines/{machine.pk}/stop")
+    assert (refused.status_code, refused["Allow"]) == (405, "POST")
+    assert mine.send("PUT", "machines")["Allow"].endswith(", HEAD")
 
 
 # --- lists --------------------------------------------------------------------------------------------------------

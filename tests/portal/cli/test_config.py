@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from portal.cli import config, vnc
+from portal.cli import config, line
 from portal.cli.config import Config, Portal
 from portal.cli.errors import NOT_SIGNED_IN, CliError
 from portal.cli.output import clean
@@ -93,7 +93,7 @@ def test_a_token_is_not_printed_by_accident() -> None:
     ],
 )
 def test_where_a_screen_is(path: str, found: str) -> None:
-    assert vnc.address(PORTALS["work"], path) == found
+    assert line.address(PORTALS["work"], path) == found
 
 
 def test_what_others_typed_is_only_shown() -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+import time_machine
 from django.utils import timezone
 
 from portal.accounts.models import Project, User
@@ -19,7 +20,7 @@ from portal.events.delivery import deliver, wait_s, wake_due
 from portal.events.kinds import Kind
 from portal.events.messages import signature
 from portal.events.models import Delivery, DeliveryStatus, Event, Webhook
-from portal.events.services import add_webhook, record, resend, set_enabled, try_webhook
+from portal.events.services import CHANGE_OVER, add_webhook, change_secret, record, resend, set_enabled, try_webhook
 from portal.lib import bus
 from portal.lib.fetcher import Fetcher
 from portal.lib.secrets import unseal
@@ -57,6 +58,42 @@ def test_the_signature_is_that_of_standard_webhooks() -> None:
         body=b'{"test": 2432232314}',
     )
     assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_two_secrets_sign_while_the_receiver_changes_over(
+    outside: Outside, webhook_at: Make, machine: Machine, alice: User
+) -> None:
+    """As Standard Webhooks have it: signatures with a space between, of which the receiver finds one of theirs."""
+    server = outside.serve(say(b"thanks"))
+    webhook = webhook_at(server)
+    first = unseal(webhook.secret)
+    second = change_secret(webhook, actor=alice)
+    third = change_secret(webhook, actor=alice)
+    happen(machine)
+    assert deliver(webhook.pk, by=outside.fetcher()) == 1
+    signed = by_these(server.asked[0])
+    assert signed(third) and signed(first) and not signed(second), "nobody was told of the second for long"
+    later_on = timezone.now() + CHANGE_OVER + dt.timedelta(minutes=1)
+    with time_machine.travel(later_on, tick=True):
+        happen(machine)
+        Delivery.objects.update(due_at=later_on)
+        assert deliver(webhook.pk, by=outside.fetcher()) == 1
+        change_secret(webhook, actor=alice)
+    signed = by_these(server.asked[1])
+    assert signed(third) and not signed(first)
+    webhook.refresh_from_db()
+    assert unseal(webhook.old_secret) == third
+    assert AuditEvent.objects.filter(action="webhook.new_secret", actor=alice).count() == 3
+
+
+def by_these(asked: Asked) -> Callable[[str], bool]:
+    """Whether one of the message's signatures is by a secret."""
+
+    def signed(secret: str) -> bool:
+        name, at = asked.headers["webhook-id"], int(asked.headers["webhook-timestamp"])
+        return signature(secret, name=name, at=at, body=asked.body) in asked.headers["webhook-signature"].split(" ")
+
+    return signed
 
 
 def test_an_event_arrives_signed(outside: Outside, webhook_at: Make, machine: Machine) -> None:

@@ -23,11 +23,13 @@ from portal.events.services import add_webhook
 from portal.images import services as images
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs import services as jobs
+from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus
 from portal.lib import live
-from portal.machines import services
+from portal.machines import disks, services
 from portal.machines.models import Flavour, Machine
 from portal.machines.states import PowerState, Status, Task
+from portal.volumes import services as volumes
 
 
 def kinds() -> list[str]:
@@ -82,6 +84,33 @@ def test_a_machine_that_is_deleted(machine: Machine) -> None:
     services.record_deleted(machine)
     services.record_deleted(machine)
     assert kinds() == ["machine.deleted"]
+
+
+def test_the_life_of_a_volume(machine: Machine, project: Project, alice: User) -> None:
+    volume = volumes.request_volume(project, actor=alice, name="data", size_gib=2, host=machine.host)
+    volumes.record_created(volume)
+    volumes.record_created(volume)
+    volumes.request_grow(volume, actor=alice, size_gib=3)
+    volumes.record_grown(volume)
+    Job.objects.all().delete()
+    disks.request_attach(machine, actor=alice, volume=volume)
+    disks.record_attached(machine)
+    disks.request_detach(machine, actor=alice, disk=str(volume.attachment.pk))
+    disks.record_detached(machine)
+    volumes.record_deleted(volume)
+    volumes.record_deleted(volume)
+    told = list(Event.objects.filter(kind__startswith="volume.").order_by("pk").values_list("kind", "data"))
+    here = {"machine": {"id": str(machine.pk), "name": "beacon"}}
+    assert told == [
+        ("volume.ready", {"size_gib": 2}),
+        ("volume.grown", {"size_gib": 3}),
+        ("volume.attached", here),
+        ("volume.detached", here),
+        ("volume.deleted", {}),
+    ]
+    lost = volumes.request_volume(project, actor=alice, name="lost", size_gib=1, host=machine.host)
+    volumes.record_create_failed(lost, message="No room.")
+    assert (last().kind, last().data, last().subject_name) == ("volume.failed", {"error": "No room."}, "lost")
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,18 @@ def test_a_webhook_is_made_with_a_secret_that_the_page_shows_when_asked(
     assert AuditEvent.objects.filter(action="webhook.secret", actor=alice).count() == 1
 
 
+def test_a_new_secret_is_shown_with_how_long_the_one_before_signs(
+    client: Client, webhook: Webhook, alice: User
+) -> None:
+    client.force_login(alice)
+    before = unseal(webhook.secret)
+    shown = client.post(reverse("events:webhook-new-secret", args=[webhook.pk]))
+    webhook.refresh_from_db()
+    assert unseal(webhook.secret) != before and unseal(webhook.secret) in shown.content.decode()
+    assert "the one before sign until" in shown.content.decode() and shown["Cache-Control"] == "no-store"
+    assert "signs as well until" in client.get(reverse("events:webhook", args=[webhook.pk])).content.decode()
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -229,3 +229,12 @@ def test_so_many_and_no_more(machine: Machine, alice: User) -> None:
         many.chosen_of(alice, [str(uuid4()) for _ in range(many.MOST + 1)])
     with pytest.raises(NotFoundError):
         many.batch_for(alice, uuid4())
+
+
+def test_requests_for_many_are_forgotten_after_a_month_and_their_jobs_stay(machine: Machine, alice: User) -> None:
+    old, new = (many.request_many([machine], word, actor=alice, request_id=uuid4()) for word in ("stop", "force-off"))
+    Batch.objects.filter(pk=old.pk).update(created_at=timezone.now() - many.KEPT - dt.timedelta(minutes=1))
+    assert many.forget_old(piece=1) == 1
+    assert Batch.objects.get() == new
+    assert BatchItem.objects.filter(batch=new).exists() and Job.objects.exists()
+    assert many.forget_old() == 0

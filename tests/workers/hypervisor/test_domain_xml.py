@@ -25,7 +25,7 @@ SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 FOLDER = Path("/pool/machines/0")
 FILES = DomainFiles(
     FOLDER / "disk.qcow2",
-    Path("/pool/images/1.qcow2"),
+    (Path("/pool/images/1.qcow2"),),
     FOLDER / "seed.iso",
     FOLDER / "serial.log",
     Path("/pool/serial/0"),
@@ -70,7 +70,7 @@ WITH_VOLUMES = replace(
     ),
 )
 TCG = traits("tcg", NetworkMode.NAT)
-ISO_FILES = replace(FILES, base=None, isos=Path("/pool/isos"))
+ISO_FILES = replace(FILES, bases=(), isos=Path("/pool/isos"))
 TO_BE_INSTALLED = replace(
     spec_for("desktop", Firmware.UEFI_SECURE, NetworkMode.NAT),
     tpm=True,
@@ -80,9 +80,9 @@ TO_BE_INSTALLED = replace(
 IN_RESCUE = replace(WITH_VOLUMES, discs=(UUID(int=0x150), None), rescue=True, firmware=Firmware.UEFI)
 RESCUE_FILES = replace(
     ISO_FILES,
-    base=FILES.base,
+    bases=FILES.bases,
     rescue=RescueFiles(
-        FOLDER / "rescue.qcow2", Path("/pool/images/2.qcow2"), FOLDER / "rescue-seed.iso", FOLDER / "rescue.nvram"
+        FOLDER / "rescue.qcow2", (Path("/pool/images/2.qcow2"),), FOLDER / "rescue-seed.iso", FOLDER / "rescue.nvram"
     ),
 )
 FURTHER = {
@@ -137,8 +137,20 @@ def test_every_disk_names_its_format_and_ends_its_chain() -> None:
     root = etree.fromstring(domain_xml(PLAIN, FILES, TCG))
     assert [driver.get("type") for driver in root.findall("devices/disk/driver")] == ["qcow2", "raw"]
     assert root.find("devices/disk/backingStore/backingStore") is not None
-    without_base = etree.fromstring(domain_xml(PLAIN, replace(FILES, base=None), TCG))
+    without_base = etree.fromstring(domain_xml(PLAIN, replace(FILES, bases=()), TCG))
     assert len(without_base.findall("devices/disk/backingStore")) == 1
+
+
+def test_every_base_that_a_linked_clone_reads_from_is_spelled_out_and_keeps_its_owner() -> None:
+    bases = tuple(Path(f"/pool/images/{number}.qcow2") for number in (3, 2, 1))
+    root = etree.fromstring(domain_xml(PLAIN, replace(FILES, bases=bases), TCG))
+    found, level = [], root.find("devices/disk/backingStore")
+    while level is not None and (source := level.find("source")) is not None:
+        formats = [element.get("type") for element in level.findall("format")]
+        found.append((source.get("file"), formats, [label.get("relabel") for label in source.findall("seclabel")]))
+        level = level.find("backingStore")
+    assert found == [(str(base), ["qcow2"], ["no"]) for base in bases]
+    assert level is not None and len(level) == 0, "the last one would be asked what it reads from"
 
 
 def test_there_are_eight_ports_to_spare() -> None:

@@ -84,7 +84,7 @@ def test_a_loader_too_large_for_its_partition_is_refused(tmp_path: Path) -> None
 
 def test_the_menu_holds_no_more_than_root_and_arguments() -> None:
     text = bootloader.menu("u-u-i-d", ("console=tty0", "quiet"))
-    assert "linux /vmlinuz root=UUID=u-u-i-d ro console=tty0 quiet\n" in text
+    assert "$kernel /vmlinuz root=UUID=u-u-i-d ro console=tty0 quiet\n" in text
 
 
 def test_leftovers_with_something_mounted_in_them_are_not_removed(

@@ -25,9 +25,32 @@ def qemu_img_lists(path: Path) -> Iterator[list[str]]:
 
 def test_every_call_of_qemu_img_says_the_format() -> None:
     calls = list(qemu_img_lists(Path(qemu_img.__file__)))
-    assert len(calls) == 6
-    assert all("-f" in words for words in calls)
+    assert len(calls) == 8
+    assert all("-f" in words for words in calls if "snapshot" not in words)
     assert all("-F" in words for words in calls if "-b" in words)
+
+
+def test_snapshots_know_no_format_option_and_are_told_the_driver_instead(tmp_path: Path) -> None:
+    """Also that no base is opened: a header that names another one leads nowhere."""
+    disk = tmp_path / "disk.qcow2"
+    base = ["-u", "-b", "/etc/hostname", "-F", "raw"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *base, disk, "1M"], check=True)
+    qemu_img.create_snapshot(disk, "one")
+    qemu_img.grow(disk, size_bytes=2 * MIB)
+    qemu_img.create_snapshot(disk, "two")
+    assert qemu_img.snapshots(disk) == {"one", "two"}
+    qemu_img.apply_snapshot(disk, "one")
+    qemu_img.delete_snapshot(disk, "one")
+    facts = qemu_img.info(disk, "qcow2")
+    assert (facts["virtual-size"], facts["backing-filename"]) == (MIB, "/etc/hostname")
+    assert qemu_img.snapshots(disk) == {"two"}
+    for what in (qemu_img.apply_snapshot, qemu_img.delete_snapshot):
+        with pytest.raises(CommandFailed):
+            what(disk, "one")
+    raw = raw_disk(tmp_path)
+    with pytest.raises(CommandFailed):
+        qemu_img.create_snapshot(raw, "one")
+    assert raw.read_bytes() == b"casement" * (MIB // 8)
 
 
 def test_qemu_img_is_run_from_one_module_only() -> None:

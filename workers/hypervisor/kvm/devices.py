@@ -40,10 +40,18 @@ Find = Callable[[ET.Element], ET.Element | None]
 
 def plugged(domain: VirDomain, volumes: Path, isos: Path) -> MachineDevices:
     root = _now(domain)
-    sources = [Path(source.get("file", "")) for source in root.iterfind("devices/disk/source")]
+    sources = _sources(root)
     macs = [str(mac.get("address")).lower() for mac in root.iterfind("devices/interface/mac")]
     in_rescue = any(source.name == "rescue.qcow2" for source in sources)
     return MachineDevices(frozenset(_uuids(sources, volumes)), frozenset(macs), discs_in(root, isos), in_rescue)
+
+
+def plugged_volumes(domain: VirDomain, volumes: Path) -> frozenset[UUID]:
+    return frozenset(_uuids(_sources(_now(domain)), volumes))
+
+
+def _sources(root: ET.Element) -> list[Path]:
+    return [Path(source.get("file", "")) for source in root.iterfind("devices/disk/source")]
 
 
 def _uuids(sources: list[Path], volumes: Path) -> Iterator[UUID]:
@@ -98,10 +106,17 @@ def set_io_limits(domain: VirDomain, path: Path, limits: IoLimits) -> None:
 
 def refuse_running_user(conn: VirConnect, path: Path) -> None:
     """`InvalidOperationError` while a running domain, ours or not, has the file."""
+    if running_user(conn, path) is not None:
+        raise InvalidOperationError("The volume is in use by a machine that runs.")
+
+
+def running_user(conn: VirConnect, path: Path) -> VirDomain | None:
+    """The running domain, ours or not, that has the file."""
     for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
         with _gone_meanwhile():
             if _by_file(path)(_now(domain)) is not None:
-                raise InvalidOperationError("The volume is in use by a machine that runs.")
+                return domain
+    return None
 
 
 # --- plugging -------------------------------------------------------------------------------------------------------
@@ -200,6 +215,11 @@ def _by_mac(mac: str) -> Find:
 def _address(card: ET.Element) -> str | None:
     mac = card.find("mac")
     return None if mac is None else str(mac.get("address")).lower()
+
+
+def targets(domain: VirDomain) -> list[str]:
+    """The names of all its disks, the seed's too, as it has them now."""
+    return _targets(_now(domain))
 
 
 def _targets(root: ET.Element) -> list[str]:

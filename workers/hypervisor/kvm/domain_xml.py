@@ -55,17 +55,20 @@ class RescueFiles:
     """Of a rescue system. Its variables are its own, so that the machine's are as they were afterwards."""
 
     disk: Path
-    base: Path
+    bases: tuple[Path, ...]
     seed: Path
     nvram: Path
 
 
 @dataclass(frozen=True, slots=True)
 class DomainFiles:
-    """The files of one machine on its host, named by the driver; and the folders where all volumes and discs are."""
+    """The files of one machine on its host, named by the driver; and the folders where all volumes and discs are.
+
+    `bases` are what its disk reads from, nearest first.
+    """
 
     disk: Path
-    base: Path | None
+    bases: tuple[Path, ...]
     seed: Path
     serial_log: Path
     serial_socket: Path | None
@@ -270,11 +273,11 @@ def _system_disks(spec: MachineSpec, files: DomainFiles, *, privileged: bool) ->
     if files.rescue:
         rescue = files.rescue
         return [
-            _disk(rescue.disk, rescue.base, DiskSpec(None), ROOT_DEVICE, privileged=privileged),
+            _disk(rescue.disk, rescue.bases, DiskSpec(None), ROOT_DEVICE, privileged=privileged),
             _seed(rescue.seed),
-            _disk(files.disk, files.base, root, _VOLUME_DEVICES[0], privileged=privileged, serial=RESCUED_SERIAL),
+            _disk(files.disk, files.bases, root, _VOLUME_DEVICES[0], privileged=privileged, serial=RESCUED_SERIAL),
         ]
-    disk = _disk(files.disk, files.base, root, ROOT_DEVICE, privileged=privileged)
+    disk = _disk(files.disk, files.bases, root, ROOT_DEVICE, privileged=privileged)
     return [disk, _seed(files.seed)] if spec.seeded else [disk]
 
 
@@ -286,7 +289,7 @@ def _turns_of(spec: MachineSpec, disk: DiskSpec) -> DiskSpec:
 
 
 def _disk(
-    path: Path, base: Path | None, disk: DiskSpec, device: str, *, privileged: bool, serial: str = ""
+    path: Path, bases: tuple[Path, ...], disk: DiskSpec, device: str, *, privileged: bool, serial: str = ""
 ) -> ET.Element:
     """A machine's disk with its whole chain spelled out.
 
@@ -299,7 +302,7 @@ def _disk(
         {"type": "file", "device": "disk"},
         _element("driver", _DISK_DRIVER),
         _element("source", {"file": str(path)}),
-        _backing_chain(base, privileged=privileged),
+        _backing_chain(bases, privileged=privileged),
         _element("target", {"dev": device, "bus": "virtio"}),
         *_limits_and_turn(disk),
         *([_text("serial", serial)] if serial else []),
@@ -351,14 +354,14 @@ def tune_of(limits: IoLimits) -> dict[str, int]:
     return {"total_bytes_sec": limits.bytes_per_s, "total_iops_sec": limits.iops}
 
 
-def _backing_chain(base: Path | None, *, privileged: bool) -> ET.Element:
-    """A base image is shared: libvirt must not give it to QEMU's user, for whom the driver made it readable already."""
-    if base is None:
+def _backing_chain(bases: tuple[Path, ...], *, privileged: bool) -> ET.Element:
+    """Bases are shared: libvirt must not give them to QEMU's user, for whom the driver made them readable already."""
+    if not bases:
         return _element("backingStore")
     keep_owner = [_element("seclabel", {"model": "dac", "relabel": "no"})] if privileged else []
-    source = _element("source", {"file": str(base)}, *keep_owner)
-    qcow2, end = _element("format", {"type": "qcow2"}), _element("backingStore")
-    return _element("backingStore", {"type": "file"}, qcow2, source, end)
+    source = _element("source", {"file": str(bases[0])}, *keep_owner)
+    qcow2, rest = _element("format", {"type": "qcow2"}), _backing_chain(bases[1:], privileged=privileged)
+    return _element("backingStore", {"type": "file"}, qcow2, source, rest)
 
 
 def _seed(path: Path) -> ET.Element:

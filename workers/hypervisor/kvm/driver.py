@@ -23,11 +23,13 @@ from workers.hypervisor.errors import (
     HypervisorError,
     InvalidOperationError,
 )
-from workers.hypervisor.kvm import agent, devices, events, isos, life, network, serial
+from workers.hypervisor.kvm import agent, copies, devices, events, identity, isos, life, network, serial
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
 from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
+from workers.hypervisor.kvm.identity import Sandbox
 from workers.hypervisor.kvm.screen import to_png
+from workers.hypervisor.kvm.snapshots import KvmSnapshots
 from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
 from workers.hypervisor.kvm.storage import Storage
 from workers.hypervisor.kvm.volumes import VolumeFolder, grow_file
@@ -86,7 +88,7 @@ _LIST_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _LIST_STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
 
 
-class KvmDriver:
+class KvmDriver(KvmSnapshots):
     """One host. Nothing is opened before the first call, so that a worker may fork after making it."""
 
     def __init__(self, config: HostConfig, *, connection: Connection | None = None) -> None:
@@ -178,12 +180,50 @@ class KvmDriver:
     def create_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
         return self._storage().create_disk(machine, image, size_bytes)
 
+    def renew_disk(self, machine: UUID, *, image: UUID, size_bytes: int) -> VolumeInfo:
+        self._refuse_running(machine, "The machine runs; its disk cannot be replaced.")
+        for snapshot in self.snapshots(machine):
+            self.delete_snapshot(machine, snapshot)
+        return self._storage().renew_disk(machine, image, size_bytes)
+
+    def copy_disk(
+        self, machine: UUID, *, source: UUID, snapshot: UUID | None, base: UUID | None, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        self._refuse_changing(source, snapshot)
+        return copies.copy_disk(
+            self._storage(), machine, source=source, snapshot=snapshot, base=base, progress=progress
+        )
+
+    def make_base(
+        self, base: UUID, *, source: UUID, snapshot: UUID | None, flat: bool, progress: Callable[[int], None]
+    ) -> VolumeInfo:
+        self._refuse_changing(source, snapshot)
+        return copies.make_base(self._storage(), base, source=source, snapshot=snapshot, flat=flat, progress=progress)
+
+    def remove_identity(self, disk: UUID, *, personal: bool) -> None:
+        self._refuse_running(disk, "The machine runs; its disk cannot be changed.")
+        accelerator = self._accelerator(self._call("describe itself", lambda conn: int(conn.getVersion())))
+        sandbox = Sandbox(self._config.pool_dir, self._qemu_ids(), software=accelerator.kind != "kvm")
+        identity.remove_identity(self._storage(), disk, sandbox, personal=personal)
+
+    def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
+        copies.get_image(self._storage(), version, destination, progress)
+
+    def _refuse_changing(self, source: UUID, snapshot: UUID | None) -> None:
+        """Of a disk that is written to there is no copy as of one moment."""
+        if snapshot is None:
+            self._refuse_running(source, "The machine runs; its disk cannot be copied without a snapshot.")
+
+    def _refuse_running(self, machine: UUID, words: str) -> None:
+        if self._call("look for the machine", lambda conn: _any_runs(conn, machine)):
+            raise InvalidOperationError(words)
+
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         self._storage().write_seed(machine, seed)
 
     def delete_storage(self, machine: UUID) -> None:
-        if self._call("look for the machine", lambda conn: _any_runs(conn, machine)):
-            raise InvalidOperationError("The machine runs; its disk cannot be removed.")
+        self._refuse_running(machine, "The machine runs; its disk cannot be removed.")
+        self.leave_volumes(machine)
         self._storage().delete_machine(machine)
 
     def list_volumes(self) -> list_of[VolumeInfo]:

@@ -120,6 +120,7 @@ class _Subscription:
         kinds = [
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle),
             (libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, self._on_agent),
+            (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._on_device_removed),
         ]
         for kind, callback in kinds:
             self._callbacks.append(self._conn.domainEventRegisterAny(None, kind, callback, None))
@@ -136,6 +137,9 @@ class _Subscription:
     def _on_agent(self, _conn: VirConnect, domain: VirDomain, state: int, _reason: int, _context: None) -> None:
         if state == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED:
             self._put(_event(EventKind.AGENT, domain))
+
+    def _on_device_removed(self, _conn: VirConnect, domain: VirDomain, _alias: str, _context: None) -> None:
+        self._put(_event(EventKind.DEVICE, domain))
 
     def _put(self, event: MachineEvent) -> None:
         try:

@@ -116,6 +116,10 @@ def _refuse_if_off(domain: VirDomain) -> None:
         raise InvalidOperationError("The machine is off.")
 
 
+def is_paused(domain: VirDomain) -> bool:
+    return _state(domain) == int(libvirt.VIR_DOMAIN_PAUSED)
+
+
 def _state(domain: VirDomain) -> int:
     state, _reason = domain.state()
     return int(state)

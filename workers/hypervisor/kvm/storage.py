@@ -1,12 +1,14 @@
 """Casement's pool on a host: base images, and a folder per machine.
 
     images/<version>.qcow2        read-only base, root's, readable by QEMU's group
+    images/<base>.base            of a base that is itself a delta: the UUID of what it is based on
     machines/<machine>/disk.qcow2 overlay of a base
     machines/<machine>/base       the base's UUID, which is believed instead of the overlay's own header
     machines/<machine>/seed.iso   NoCloud seed
     machines/<machine>/rescue*    disk, variables, base and seed of a rescue system
     isos/<iso>.iso                a disc: see `isos.py`
     machines/<machine>/serial.log what the guest printed on its serial port
+    machines/<machine>/<snapshot>.* what there is of a snapshot besides the disks: see `snapshots.py`
     serial/<machine>              the socket of its serial port, apart from the disks, for whoever may reach that alone
     volumes/<volume>.qcow2        a volume of its own: see `volumes.py`
 
@@ -48,6 +50,8 @@ ROOM_FOR_A_DISK = 64 * 1024 * 1024
 SERIAL_LOG_LIMIT = 4 * 1024 * 1024
 SOCKET_PATH_MOST_BYTES = 107  # Of sockaddr_un, without the byte that ends it.
 _FOLDER_MODE = 0o710
+# Clones of clones of clones: the portal makes independent copies long before.
+_MOST_BASES = 64
 _IMAGE_MODE = 0o440
 
 
@@ -100,7 +104,7 @@ class Storage:
         folder = self._folder(machine)
         files = DomainFiles(
             folder / "disk.qcow2",
-            self._base_of(machine),
+            self.bases_of(machine),
             folder / "seed.iso",
             folder / "serial.log",
             self._serial_socket(machine),
@@ -115,11 +119,11 @@ class Storage:
         return files
 
     def _rescue_files(self, machine: UUID) -> RescueFiles:
-        folder, base = self._folder(machine), self._base_id(machine, "rescue-base")
+        folder, base = self._folder(machine), _uuid_in(self._folder(machine) / "rescue-base")
         disk, seed = folder / "rescue.qcow2", folder / "rescue-seed.iso"
         if base is None or not disk.is_file() or not seed.is_file():
             raise VolumeNotFoundError("The machine's rescue system is not on the host.")
-        return RescueFiles(disk, self._image(base), seed, folder / "rescue.nvram")
+        return RescueFiles(disk, tuple(self.image(base) for base in self._chain(base)), seed, folder / "rescue.nvram")
 
     def _serial_socket(self, machine: UUID) -> Path | None:
         """None where the pool's path leaves no room for a socket's address. The folder is newer than some pools."""
@@ -147,20 +151,21 @@ class Storage:
     def _folder(self, machine: UUID) -> Path:
         return self._machines / str(UUID(str(machine)))
 
-    def _image(self, version: UUID) -> Path:
+    def image(self, version: UUID) -> Path:
+        """Where a base image is, or would be."""
         return self._images / f"{UUID(str(version))}.qcow2"
 
     # --- images ---------------------------------------------------------------------------------------------------
 
     def has_image(self, version: UUID) -> bool:
-        return self._image(version).is_file()
+        return self.image(version).is_file()
 
     def put_image(self, version: UUID, source: Path, progress: Callable[[int], None]) -> VolumeInfo:
         """Copied under a temporary name, checked there, renamed. A second worker with this image waits and finds it."""
         with storage_errors("take the image"):
             self.prepare()
             if not self.has_image(version):
-                with locked_part(self._images / f".{version}.part") as part:
+                with locked_part(self._part_of(version)) as part:
                     self._fill_part(version, part, source, progress)
             return self._image_info(version)
 
@@ -176,36 +181,91 @@ class Storage:
                 self._refuse_if_too_big(os.fstat(original.fileno()).st_size)
                 copy_file(original, target, progress)
             _refuse_dependent(path)
-            self._give_to_group(target.fileno())
-            os.fchmod(target.fileno(), _IMAGE_MODE)
-            os.fsync(target.fileno())
-            path.rename(self._image(version))
+            self._offer(version, path, target)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+
+    def _offer(self, version: UUID, path: Path, file: BinaryIO) -> None:
+        """What was written to `path` becomes an image, which nobody writes to again."""
+        self._give_to_group(file.fileno())
+        os.fchmod(file.fileno(), _IMAGE_MODE)
+        os.fsync(file.fileno())
+        path.rename(self.image(version))
         sync_folder(self._images)
 
+    def _part_of(self, version: UUID) -> Path:
+        return self._images / f".{UUID(str(version))}.part"
+
+    def make_base(self, version: UUID, parent: UUID | None, write: Callable[[Path], None]) -> VolumeInfo:
+        """An image that `write` fills; a delta of `parent`, whose name is written first, as that of a disk's base.
+
+        A second worker that makes the same one waits, and finds it.
+        """
+        with storage_errors("make the base"):
+            self.prepare()
+            with locked_part(self._part_of(version)) as (path, file):
+                try:
+                    if not self.has_image(version):
+                        self._note_parent(version, parent)
+                        write(path)
+                        self._offer(version, path, file)
+                except BaseException:
+                    self._parent_file(version).unlink(missing_ok=True)
+                    raise
+                finally:
+                    path.unlink(missing_ok=True)
+            return self._image_info(version)
+
+    def _parent_file(self, version: UUID) -> Path:
+        return self.image(version).with_suffix(".base")
+
+    def _note_parent(self, version: UUID, parent: UUID | None) -> None:
+        if parent is None:
+            self._parent_file(version).unlink(missing_ok=True)
+        else:
+            replace_file(self._parent_file(version), str(parent).encode())
+
+    def _parent_of(self, version: UUID) -> UUID | None:
+        return _uuid_in(self._parent_file(version))
+
     def _refuse_if_too_big(self, size: int) -> None:
+        self.refuse_without_room(size, "this image")
+
+    def refuse_without_room(self, size: int, what: str) -> None:
         if size > self.free_bytes():
-            raise StorageFullError("The host has not enough free storage for this image.")
+            raise StorageFullError(f"The host has not enough free storage for {what}.")
 
     def delete_image(self, version: UUID) -> None:
         with storage_errors("remove the image"):
             if not self.has_image(version):
+                self._parent_file(version).unlink(missing_ok=True)
                 return
-            if any(base == version for base in self._bases_in_use()):
-                raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
-            self._image(version).unlink(missing_ok=True)
+            self.refuse_if_based_on(version)
+            # A base without the name of its own base is rubbish, and is listed until it goes; the reverse is not.
+            self._parent_file(version).unlink(missing_ok=True)
+            self.image(version).unlink(missing_ok=True)
+
+    def refuse_if_based_on(self, version: UUID) -> None:
+        """InvalidOperationError while a disk or another base reads from it: it is neither removed nor written to."""
+        if any(base == version for base in self._bases_in_use()):
+            raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
 
     def _bases_in_use(self) -> Iterator[UUID]:
+        for file in self._files_that_name_bases():
+            with contextlib.suppress(OSError, ValueError):
+                if base := _uuid_in(file):
+                    yield base
+
+    def _files_that_name_bases(self) -> Iterator[Path]:
         for machine in self._machine_uuids():
-            for name in ("base", "rescue-base"):
-                with contextlib.suppress(OSError, ValueError):
-                    if base := self._base_id(machine, name):
-                        yield base
+            yield self._folder(machine) / "base"
+            yield self._folder(machine) / "rescue-base"
+        yield from self._images.glob("*.base")
 
     def _image_info(self, version: UUID) -> VolumeInfo:
-        return volume_info(self._image(version), f"images/{version}.qcow2", None)
+        info = volume_info(self.image(version), f"images/{version}.qcow2", None)
+        return replace(info, base=self._parent_of(version))
 
     # --- machines -------------------------------------------------------------------------------------------------
 
@@ -220,12 +280,12 @@ class Storage:
     def _create_new_disk(
         self, machine: UUID, disk: Path, image: UUID, size_bytes: int, *, base_name: str = "base"
     ) -> None:
-        size = max(size_bytes, read_header(self._image(image)).virtual_size)
+        size = max(size_bytes, read_header(self.image(image)).virtual_size)
         self._refuse_without_room()
         self._make_folder(disk.parent)
-        _replace(disk.parent / base_name, str(image).encode())
+        replace_file(disk.parent / base_name, str(image).encode())
         with _new_file(disk) as part:
-            _overlay(part, self._image(image), size)
+            _overlay(part, self.image(image), size)
 
     def _refuse_without_room(self) -> None:
         if self.free_bytes() < ROOM_FOR_A_DISK:
@@ -247,7 +307,7 @@ class Storage:
         with storage_errors("create the rescue system's disk"):
             if not disk.exists():
                 self._create_new_disk(machine, disk, image, 0, base_name="rescue-base")
-            _replace(disk.parent / "rescue-seed.iso", seed_iso(seed))
+            replace_file(disk.parent / "rescue-seed.iso", seed_iso(seed))
 
     def end_rescue(self, machine: UUID) -> None:
         """The disk first, and what protects its base last."""
@@ -256,21 +316,96 @@ class Storage:
             for name in ("rescue.qcow2", "rescue-seed.iso", "rescue.nvram", "rescue-base"):
                 (folder / name).unlink(missing_ok=True)
 
-    def _base_of(self, machine: UUID) -> Path | None:
-        base = self._base_id(machine)
-        return self._image(base) if base else None
+    def own_file(self, disk: UUID) -> tuple[Path, bool]:
+        """The file of a base or of a machine's root disk, and whether it is a base. Nothing reads from it besides."""
+        if self.has_image(disk):
+            self.refuse_if_based_on(disk)
+            return self.image(disk), True
+        read_header(self.disk(disk))  # VolumeNotFoundError if there is none.
+        return self.disk(disk), False
 
-    def _base_id(self, machine: UUID, name: str = "base") -> UUID | None:
-        try:
-            return UUID((self._folder(machine) / name).read_text(encoding="ascii"))
-        except FileNotFoundError:
-            return None
+    @contextlib.contextmanager
+    def lent(self, path: Path, ids: tuple[int, int] | None, *, is_image: bool) -> Iterator[None]:
+        """For a program that runs as QEMU's user to write to, where the worker may give it away. After a worker that
+        was killed the next one makes it what it has to be again.
+        """
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            descriptor, may_give = file.fileno(), ids is not None and os.geteuid() == 0
+            os.fchmod(descriptor, 0o600)
+            if ids is not None and may_give:
+                os.fchown(descriptor, *ids)
+            try:
+                yield
+            finally:
+                if may_give:
+                    os.fchown(descriptor, 0, 0)
+                if is_image:
+                    self._give_to_group(descriptor)
+                    os.fchmod(descriptor, _IMAGE_MODE)
+                os.fsync(descriptor)
+
+    def renew_disk(self, machine: UUID, image: UUID, size_bytes: int) -> VolumeInfo:
+        """The old one goes before the new one's base is named: no disk is ever read through another one's base."""
+        with storage_errors("create the disk anew"):
+            read_header(self.image(image))  # VolumeNotFoundError while there is still the old disk.
+            self._refuse_without_room()
+            self.disk(machine).unlink(missing_ok=True)
+            return self.create_disk(machine, image, size_bytes)
+
+    def fill_disk(self, machine: UUID, base: UUID | None, write: Callable[[Path], None]) -> VolumeInfo:
+        """A machine's disk that `write` fills; with `base` it reads from that image what it does not have itself."""
+        disk = self.disk(machine)
+        with storage_errors("copy the disk"):
+            self._make_folder(disk.parent)
+            with locked_part(disk.with_name(".disk.part")) as (path, file):
+                try:
+                    if not disk.exists():
+                        self._note_base(machine, base)
+                        write(path)
+                        os.fsync(file.fileno())
+                        path.rename(disk)
+                finally:
+                    path.unlink(missing_ok=True)
+            sync_folder(disk.parent)
+            return volume_info(disk, f"machines/{machine}/disk.qcow2", machine)
+
+    def _note_base(self, machine: UUID, base: UUID | None) -> None:
+        if base is None:
+            (self._folder(machine) / "base").unlink(missing_ok=True)
+        else:
+            replace_file(self._folder(machine) / "base", str(base).encode())
+
+    def bases_of(self, machine: UUID) -> tuple[Path, ...]:
+        """What its disk reads from, nearest first; the last one stands alone."""
+        return tuple(self.image(base) for base in self._chain(self.base_id(machine)))
+
+    def bases_of_image(self, version: UUID) -> tuple[Path, ...]:
+        return tuple(self.image(base) for base in self._chain(self._parent_of(version)))
+
+    def _chain(self, base: UUID | None) -> Iterator[UUID]:
+        for _ in range(_MOST_BASES):
+            if base is None:
+                return
+            yield base
+            base = self._parent_of(base)
+        raise HypervisorError("The disk is based on too many others.", code="storage-failed")
+
+    def base_id(self, machine: UUID) -> UUID | None:
+        """Of the image that its disk is based on."""
+        return _uuid_in(self._folder(machine) / "base")
 
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         folder = self._folder(machine)
         with storage_errors("write the seed"):
             self._make_folder(folder)
-            _replace(folder / "seed.iso", seed_iso(seed))
+            replace_file(folder / "seed.iso", seed_iso(seed))
+
+    def write_beside(self, machine: UUID, name: str, content: bytes) -> None:
+        """A private file in the machine's folder, whole or not at all."""
+        folder = self._folder(machine)
+        with storage_errors("write beside the disk"):
+            self._make_folder(folder)
+            replace_file(folder / name, content)
 
     def delete_machine(self, machine: UUID) -> None:
         with storage_errors("remove the machine's files"), contextlib.suppress(FileNotFoundError):
@@ -284,7 +419,8 @@ class Storage:
     def _list_images(self) -> Iterator[VolumeInfo]:
         for path in regular_files(self._images):
             if path.suffix == ".qcow2":
-                yield volume_info(path, f"images/{path.name}", None)
+                info = volume_info(path, f"images/{path.name}", None)
+                yield replace(info, base=_uuid_in(path.with_suffix(".base")))
 
     def _list_machine_files(self) -> Iterator[VolumeInfo]:
         for machine in self._machine_uuids():
@@ -292,7 +428,7 @@ class Storage:
                 # A file may go while the list is made.
                 with contextlib.suppress(FileNotFoundError, VolumeNotFoundError):
                     volume = volume_info(path, f"machines/{machine}/{path.name}", machine)
-                    yield replace(volume, base=self._base_id(machine)) if volume.is_disk else volume
+                    yield replace(volume, base=self.base_id(machine)) if volume.is_disk else volume
 
     def _machine_uuids(self) -> Iterator[UUID]:
         if not self._machines.is_dir():
@@ -308,6 +444,20 @@ class Storage:
                 log = self._folder(machine) / "serial.log"
                 if log.stat().st_size > SERIAL_LOG_LIMIT:
                     _keep_tail(log, SERIAL_LOG_LIMIT // 4)
+
+
+@contextlib.contextmanager
+def locked_part(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A temporary file, ours alone. What a killed worker left in it is cut off."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o600), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_still_at(file, path):
+                continue  # Its owner renamed or removed it while we waited.
+            file.truncate(0)
+            yield path, file
+            return
 
 
 def _refuse_missing(files: DomainFiles, spec: MachineSpec) -> None:
@@ -366,20 +516,6 @@ def regular_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-@contextlib.contextmanager
-def locked_part(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """The temporary file, ours alone. What a killed worker left in it is cut off."""
-    while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, 0o600), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_still_at(file, path):
-                continue  # Its owner renamed or removed it while we waited.
-            file.truncate(0)
-            yield path, file
-            return
-
-
 def open_regular(path: Path) -> BinaryIO:
     """Neither a link nor a device: someone else may have made the file."""
     try:
@@ -407,7 +543,7 @@ def copy_file(source: BinaryIO, target: BinaryIO, progress: Callable[[int], None
     progress(100)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write a private file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
@@ -421,6 +557,13 @@ def _replace(path: Path, content: bytes) -> None:
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _uuid_in(file: Path) -> UUID | None:
+    try:
+        return UUID(file.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return None
 
 
 def _is_still_at(file: BinaryIO, path: Path) -> bool:
@@ -442,5 +585,5 @@ def _keep_tail(log: Path, size: int) -> None:
     with os.fdopen(os.open(log, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
         file.seek(-size, os.SEEK_END)
         tail = file.read(size)
-        _replace(log.with_name("serial.old.log"), tail)
+        replace_file(log.with_name("serial.old.log"), tail)
         file.truncate(0)

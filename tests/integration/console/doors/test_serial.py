@@ -256,6 +256,8 @@ def printing(port: SerialPort) -> Iterator[None]:
         while not over.is_set() and port.has_visitor:
             port.say(b"on and on\r\n" * 100)
 
+    # A connection stands before QEMU, or its double, has taken it.
+    eventually(lambda: port.has_visitor)
     thread = threading.Thread(target=say)
     thread.start()
     try:

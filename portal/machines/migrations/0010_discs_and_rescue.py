@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
         ('hosts', '0003_volumes'),
         ('images', '0002_fetch'),
         ('isos', '0001_initial'),
-        ('machines', '0007_by_name'),
+        ('machines', '0009_copies'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
@@ -85,11 +85,11 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='machine',
             name='task',
-            field=models.CharField(blank=True, choices=[('', 'nothing'), ('building', 'building'), ('starting', 'starting'), ('stopping', 'shutting down'), ('rebooting', 'restarting'), ('resetting', 'resetting'), ('forcing_off', 'forcing off'), ('adopting', 'being taken over'), ('repairing', 'being defined again'), ('pausing', 'being paused'), ('resuming', 'going on'), ('hibernating', 'hibernating'), ('discarding', 'forgetting its saved memory'), ('resizing', 'getting another size'), ('access', 'getting a password or key'), ('binning', 'going into the bin'), ('attaching', 'attaching a disk'), ('detaching', 'detaching a disk'), ('growing', 'growing a disk'), ('limiting', 'limiting a disk'), ('adding_card', 'adding a network card'), ('drop_card', 'removing a network card'), ('inserting', 'inserting a disc'), ('ejecting', 'ejecting a disc'), ('rescuing', 'starting a rescue system'), ('unrescuing', 'coming back from rescue'), ('deleting', 'deleting')], default='', max_length=12, verbose_name='task'),
+            field=models.CharField(blank=True, choices=[('', 'nothing'), ('building', 'building'), ('starting', 'starting'), ('stopping', 'shutting down'), ('rebooting', 'restarting'), ('resetting', 'resetting'), ('forcing_off', 'forcing off'), ('adopting', 'being taken over'), ('repairing', 'being defined again'), ('pausing', 'being paused'), ('resuming', 'going on'), ('hibernating', 'hibernating'), ('discarding', 'forgetting its saved memory'), ('resizing', 'getting another size'), ('access', 'getting a password or key'), ('binning', 'going into the bin'), ('attaching', 'attaching a disk'), ('detaching', 'detaching a disk'), ('growing', 'growing a disk'), ('limiting', 'limiting a disk'), ('adding_card', 'adding a network card'), ('drop_card', 'removing a network card'), ('copying', 'being copied'), ('rebuilding', 'being rebuilt'), ('snapshotting', 'taking a snapshot'), ('restoring', 'being restored'), ('drop_snap', 'deleting a snapshot'), ('inserting', 'inserting a disc'), ('ejecting', 'ejecting a disc'), ('rescuing', 'starting a rescue system'), ('unrescuing', 'coming back from rescue'), ('deleting', 'deleting')], default='', max_length=12, verbose_name='task'),
         ),
         migrations.AddConstraint(
             model_name='machine',
-            constraint=models.CheckConstraint(condition=models.Q(('task__in', ['', 'building', 'starting', 'stopping', 'rebooting', 'resetting', 'forcing_off', 'adopting', 'repairing', 'pausing', 'resuming', 'hibernating', 'discarding', 'resizing', 'access', 'binning', 'attaching', 'detaching', 'growing', 'limiting', 'adding_card', 'drop_card', 'inserting', 'ejecting', 'rescuing', 'unrescuing', 'deleting'])), name='machine_task_known'),
+            constraint=models.CheckConstraint(condition=models.Q(('task__in', ['', 'building', 'starting', 'stopping', 'rebooting', 'resetting', 'forcing_off', 'adopting', 'repairing', 'pausing', 'resuming', 'hibernating', 'discarding', 'resizing', 'access', 'binning', 'attaching', 'detaching', 'growing', 'limiting', 'adding_card', 'drop_card', 'copying', 'rebuilding', 'snapshotting', 'restoring', 'drop_snap', 'inserting', 'ejecting', 'rescuing', 'unrescuing', 'deleting'])), name='machine_task_known'),
         ),
         migrations.AddField(
             model_name='disc',
