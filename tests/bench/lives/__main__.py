@@ -158,7 +158,7 @@ class _Stage:
     def measured(self, machine: Machine, plain: Plain) -> Iterator[Row]:
         plain.keep("restored")
         plain.start()
-        yield self._beside("attach", lambda number: self._attach(machine, number), lambda number: plain.attach(number))
+        yield self._beside("attach", lambda number: self._attach(machine, number), plain.attach)
         yield self._beside(
             "resize", lambda number: self._resize(machine, number), lambda n: plain.resize(2 - n % 2, 256)
         )

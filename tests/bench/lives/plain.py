@@ -49,8 +49,9 @@ class Plain:
         virsh("attach-disk", self.name, str(volume), target, *options)
 
     def resize(self, vcpus: int, memory_mib: int) -> None:
-        """As the portal does: processors now, memory at the next start."""
-        virsh("setvcpus", self.name, str(vcpus), "--live", "--config")
+        """As the portal does: more processors now, fewer and memory at the next start."""
+        now = int(virsh("vcpucount", self.name, "--live", "--active"))
+        virsh("setvcpus", self.name, str(vcpus), "--config", *(["--live"] if vcpus > now else []))
         virsh("setmem", self.name, f"{memory_mib}M", "--config")
 
     def snapshot(self, name: str) -> None:
