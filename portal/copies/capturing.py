@@ -72,7 +72,7 @@ def _add(
     version = images.add_captured(
         actor=actor,
         kind=ImageKind(machine.kind),
-        firmware=Firmware(machine.image_version.firmware) if machine.image_version else Firmware.BIOS,
+        firmware=_firmware_of(machine),
         has_agent=made_from is not None and made_from.has_agent,
         min_memory_mib=made_from.min_memory_mib if made_from else LEAST_MEMORY_MIB,
         image=wanted.image,
@@ -87,6 +87,12 @@ def _add(
     audit.record(actor, "image.capture", version.image, detail={"machine": machine.name}, request_ip=request_ip)
     jobs.enqueue(JobName.IMAGE_CAPTURE, version, queue=machine.host.queue, actor=actor, project=version.image.project)
     return version
+
+
+def _firmware_of(machine: Machine) -> Firmware:
+    """Of an image there are two kinds: whether keys are checked is the machine's own."""
+    own = machine.firmware or (machine.image_version.firmware if machine.image_version else Firmware.BIOS)
+    return Firmware.BIOS if own == Firmware.BIOS else Firmware.UEFI
 
 
 def _project_of(machine: Machine, wanted: CaptureRequest) -> Project | None:

@@ -121,12 +121,20 @@ def _row(source: Machine, *, actor: User, wanted: CloneRequest, request_key: UUI
         host=_reserve_beside(source, amount),
         request_key=request_key or uuid4(),
         login_user=source.login_user,
-        login_password=seal(new_password()) if wanted.identity == Identity.NEW else source.login_password,
+        login_password=seal(new_password()) if _is_told_anew(source, wanted) else source.login_password,
         ssh_key=source.ssh_key,
         mac=services.new_mac(),
+        firmware=source.firmware,
+        tpm=source.tpm,
+        iso_name=source.iso_name,
         task=Task.BUILDING,
         task_since=timezone.now(),
     )
+
+
+def _is_told_anew(source: Machine, wanted: CloneRequest) -> bool:
+    """The system inside reads the clone's seed. One that was installed from a disc reads none."""
+    return wanted.identity == Identity.NEW and not source.iso_name
 
 
 def _reserve_beside(source: Machine, amount: Amount) -> Host:
@@ -176,6 +184,7 @@ def claim_source(source: Machine) -> None:
         power_state__in=IS_KNOWN,
         missing_since=None,
         keeps_definition=False,
+        **services.NOT_IN_RESCUE,
     )
     if ready.update(task=Task.COPYING, task_since=timezone.now(), error_message="") != 1:
         raise ConflictError(_why_not(source))
@@ -190,7 +199,7 @@ def _why_not(source: Machine) -> str:
         return _("%(name)s is missing on its host.") % {"name": source.name}
     if source.power_state == PowerState.UNKNOWN and source.task == Task.NONE:
         return _("The host of %(name)s does not answer just now.") % {"name": source.name}
-    return services.why_not(source)
+    return services.why_not(source, in_rescue=True)
 
 
 def _ready_base(source: Machine, wanted: CloneRequest) -> DiskBase | None:

@@ -16,8 +16,10 @@ from portal.events.kinds import Kind
 from portal.images.models import ImageVersion, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
+from portal.lib.secrets import new_password, seal
 from portal.lib.units import format_mib
 from portal.machines import events, services
+from portal.machines.launch import login_user_for
 from portal.machines.models import Machine
 from portal.machines.states import IS_KNOWN, Task
 from portal.snapshots import services as snapshots
@@ -78,7 +80,10 @@ def why_not(machine: Machine, version: ImageVersion) -> str:
 
 
 def _want(machine: Machine, version: ImageVersion, actor: User) -> None:
-    Machine.objects.filter(pk=machine.pk, task=Task.REBUILDING).update(next_version=version)
+    values: dict[str, object] = {"next_version": version}
+    if not machine.login_user:  # It was installed from a disc, or found.
+        values |= {"login_user": login_user_for(actor), "login_password": seal(new_password())}
+    Machine.objects.filter(pk=machine.pk, task=Task.REBUILDING).update(**values)
     events.record(Kind.MACHINE_REQUESTED, machine, actor=actor, image=str(version), rebuilt=True)
 
 
@@ -90,7 +95,8 @@ def record_renewed(machine: Machine) -> None:
     """Its disk is made of the new version. One that was a clone is none any more."""
     rows = Machine.objects.filter(pk=machine.pk, task=Task.REBUILDING, next_version__isnull=False)
     now = {"image_version_id": machine.next_version_id, "kind": _kind_of(machine), "cloned_from": None}
-    if rows.update(**now):
+    # It starts as the image says, and reads its seed, whatever it was installed from before.
+    if rows.update(**now, firmware="", iso_name="", boot_disc=False):
         cloning.forget_copy(machine)
         snapshots.record_disks_gone(machine)
         services.tell(machine.pk)

@@ -179,7 +179,7 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.VOLUME_GROW: (StepName.GROW,),
     JobName.VOLUME_DELETE: (StepName.DELETE_VOLUME, StepName.RELEASE),
     JobName.SNAPSHOT_TAKE: (StepName.TAKE_SNAPSHOT,),
-    JobName.SNAPSHOT_RESTORE: (StepName.TAKE_SNAPSHOT, StepName.CUT_POWER, StepName.RESTORE_DISKS),
+    JobName.SNAPSHOT_RESTORE: (StepName.TAKE_SNAPSHOT, StepName.RESTORE_DISKS),
     JobName.SNAPSHOT_DELETE: (StepName.DELETE_SNAPSHOT,),
     JobName.COPY_REMOVE: (StepName.UNDEFINE, StepName.DELETE_STORAGE),
     JobName.IMAGE_BUILD: (StepName.BUILD, StepName.PUBLISH),

@@ -186,7 +186,7 @@ def _may_be_defined_anew(machine: Machine) -> bool:
 def _copying_actions(granted: frozenset[Permission], machine: Machine) -> set[str]:
     """What reads or replaces its disk as a whole. Of one that somebody else defined it is not known where it lies."""
     is_ready = machine.status == Status.READY and machine.task == Task.NONE and machine.power_state in IS_KNOWN
-    if not is_ready or machine.keeps_definition or machine.missing_since is not None:
+    if not is_ready or machine.keeps_definition or machine.missing_since is not None or machine.is_in_rescue:
         return set()
     rules = {
         "clone": Permission.MACHINE_CREATE in granted,

@@ -55,11 +55,12 @@ def schedules_of(machine: Machine) -> list[SnapshotSchedule]:
 class Branch:
     """A snapshot in the tree, with how deep it stands there. `on_the_way` are those that the machine came through.
 
-    `goes_on` says that others came after it: if the machine is here, it is on a way of its own.
+    `begins` a way of its own, beside the one that went on; `goes_on` if others came after it.
     """
 
     snapshot: Snapshot
     depth: int
+    begins: bool
     goes_on: bool
     on_the_way: bool
     may_be_deleted: bool
@@ -77,6 +78,10 @@ class Branch:
     @property
     def shown_here_depth(self) -> int:
         return min(self.depth + self.goes_on, MOST_STEPS)
+
+    @property
+    def steps_in(self) -> bool:
+        return self.begins and self.depth <= MOST_STEPS
 
 
 MOST_STEPS = 4
@@ -98,25 +103,26 @@ def tree_of(machine: Machine, granted: frozenset[Permission]) -> list[Branch]:
     may_delete = free and Permission.MACHINE_DELETE in granted
     may_restore = free and machine.missing_since is None and Permission.MACHINE_OPERATE in granted
 
-    def line(one: Snapshot, depth: int) -> Branch:
+    def line(one: Snapshot, depth: int, *, begins: bool) -> Branch:
         idle = one.status == SnapshotStatus.READY and one.task == Task.NONE
-        return Branch(one, depth, bool(children[one.pk]), one.pk in way, idle and may_delete, idle and may_restore)
+        goes_on, on_the_way = bool(children[one.pk]), one.pk in way
+        return Branch(one, depth, begins, goes_on, on_the_way, idle and may_delete, idle and may_restore)
 
-    return [line(one, depth) for one, depth in _walk(children, None, 0)]
+    return [line(one, depth, begins=begins) for one, depth, begins in _walk(children, None, 0)]
 
 
 def _walk(
     children: dict[UUID | None, list[Snapshot]], parent: UUID | None, depth: int
-) -> Iterator[tuple[Snapshot, int]]:
+) -> Iterator[tuple[Snapshot, int, bool]]:
     """Side branches first, one step in; the newest one goes on below, in its parent's column. Without recursion along
     a line: it may be long.
     """
     while children[parent]:
         *sides, straight = children[parent]
         for side in sides:
-            yield side, depth + 1
+            yield side, depth + 1, True
             yield from _walk(children, side.pk, depth + 1)
-        yield straight, depth
+        yield straight, depth, False
         parent = straight.pk
 
 

@@ -67,12 +67,7 @@ def _build(iso: Path, scratch: Path) -> None:
     (scratch / "boot/grub/grub.cfg").write_text(MENU, encoding="ascii")
     (scratch / "marker").write_bytes(b"casement\n")
     part = iso.with_suffix(".part")
-    modules = "--install-modules=normal iso9660 serial echo test sleep true terminal biosdisk part_gpt part_msdos fat"
-    subprocess.run(
-        ["grub-mkrescue", modules, "--fonts=", "--themes=", "--locales=", "-o", part, scratch],
-        check=True,
-        capture_output=True,
-    )
+    _run("grub-mkrescue", "--fonts=", "--themes=", "--locales=", "-o", part, scratch)
     part.rename(iso)
 
 

@@ -134,7 +134,14 @@ class HypervisorDriver(Protocol):
         `VolumeNotFoundError` if there is none.
         """
 
+    def copy_firmware(self, machine: UUID, *, source: UUID) -> None:
+        """Give a machine that was never started the variables of another one's UEFI: there it says what to start from.
+
+        Both are defined. Nothing is done where one of them has none. What a TPM holds is not copied.
+        """
+
     # --- seeds and volumes --------------------------------------------------------------------------------------
+
     def create_empty_disk(self, machine: UUID, *, size_bytes: int) -> VolumeInfo:
         """Create the machine's disk without anything on it. If there is one already it is kept as it is."""
 

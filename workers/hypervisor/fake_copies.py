@@ -92,6 +92,11 @@ class FakeCopies:
                 raise HypervisorError("No system is known on this disk.", code="unknown-system")
             host.without_identity[disk] = personal or host.without_identity.get(disk, False)
 
+    def copy_firmware(self, machine: UUID, *, source: UUID) -> None:
+        with self.host.operation("copy_firmware"):
+            self.host.owned(source)
+            self.host.owned(machine)
+
     def get_image(self, version: UUID, destination: Path, *, progress: Callable[[int], None]) -> None:
         with self.host.operation("get_image"):
             image = self.host.images.get(version)

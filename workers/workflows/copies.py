@@ -127,6 +127,17 @@ def create_disk(context: Context[Machine]) -> None:
         common.driver(context).create_disk(machine.pk, image=copy.base.pk, size_bytes=size)
 
 
+def define(context: Context[Machine]) -> None:
+    """An original that was deleted meanwhile has no firmware to copy from any more."""
+    create.define(context)
+    copy = cloning.copy_behind(context.target)
+    try:
+        common.driver(context).copy_firmware(context.target.pk, source=copy.source_id)
+    except DomainNotFoundError:
+        if copy.source.is_live:
+            raise
+
+
 CLONE: Workflow[Machine] = Workflow(
     JobName.MACHINE_CLONE,
     load=common.load,
@@ -137,7 +148,7 @@ CLONE: Workflow[Machine] = Workflow(
         Step(StepName.IDENTITY, give_identity),
         Step(StepName.DISK, create_disk, undo=create.delete_storage),
         Step(StepName.SEED, create.write_seed),
-        Step(StepName.DEFINE, create.define, undo=create.undefine),
+        Step(StepName.DEFINE, define, undo=create.undefine),
         Step(StepName.START, common.start),
         Step(StepName.BOOT, create.wait_for_boot),
         Step(StepName.ADDRESS, create.ask_address),

@@ -47,17 +47,17 @@ def take_first(context: Context[Machine]) -> None:
 
 
 def restore(context: Context[Machine]) -> None:
-    """The definition gets the volumes that the snapshot has, and then these get back what they held."""
+    """It is off, the definition gets the volumes that the snapshot has, and then these get back what they held."""
     machine, driver = context.target, common.driver(context)
     snapshot = services.in_change(machine, Task.RESTORING)
     if snapshot is None:
         return
+    power.cut_power(context)
     spec = common.spec_of(machine, secret=common.stored_secret(machine))
     coming = Attachment.objects.filter(machine=machine, volume__isnull=False).exclude(task=Plug.REMOVING)
     root = tuple(disk for disk in spec.disks if disk.volume is None)
     disks = tuple(common.disk_of(row) for row in coming.order_by("created_at", "pk"))
     machines.record_room(machine, vcpus=spec.most_vcpus, memory_mib=spec.most_memory_mib)
-    driver.force_off(machine.pk)
     driver.define(replace(spec, disks=(*root, *disks)))
     driver.restore_snapshot(machine.pk, snapshot.pk)
     if snapshot.with_memory:
@@ -104,7 +104,6 @@ WORKFLOWS: tuple[Workflow[Machine], ...] = (
         load=common.load,
         steps=(
             Step(StepName.TAKE_SNAPSHOT, take_first, undo=take_back),
-            Step(StepName.CUT_POWER, power.cut_power),
             Step(StepName.RESTORE_DISKS, restore, undo=define_before),
         ),
         on_done=restoring.record_restored,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from uuid import UUID, uuid4
 
+import libvirt
 import pytest
 
 from tests.integration.hypervisor.harness import GIB, Bench
@@ -14,7 +17,7 @@ from tests.support.microguest import ROOT_UUID
 from workers.hypervisor.errors import DomainNotFoundError, InvalidOperationError, VolumeNotFoundError
 from workers.hypervisor.kvm import agent
 from workers.hypervisor.kvm.driver import KvmDriver
-from workers.hypervisor.types import DiskSpec, MachineSpec, PowerState
+from workers.hypervisor.types import DiskSpec, Firmware, MachineSpec, PowerState
 from workers.imaging import qemu_img
 
 MIB = 1 << 20
@@ -195,8 +198,10 @@ def test_a_guest_finds_its_disk_as_it_was_and_its_processes_running(bench: Bench
     driver.take_snapshot(spec.uuid, third, memory=False)
     assert set(driver.snapshots(spec.uuid)) == {first, second, third}
     if bench.is_real:
-        paused_for = min(inside.longest_gap() for _ in range(TRIES))
-        assert paused_for < LONGEST_PAUSE_S
+        gaps: list[float] = []
+        while len(gaps) < TRIES and min(gaps, default=LONGEST_PAUSE_S) >= LONGEST_PAUSE_S:
+            gaps.append(inside.longest_gap())
+        assert min(gaps) < LONGEST_PAUSE_S, gaps
     driver.delete_snapshot(spec.uuid, third)
     assert set(driver.snapshots(spec.uuid)) == {first, second}
 
@@ -266,3 +271,30 @@ class Inside:
         driver.delete_snapshot(self._machine, snapshot)
         ticks = [float(line) for line in self.run("uniq /disk/ticks").split()]
         return max(after - before for before, after in pairwise(ticks))
+
+
+@pytest.mark.real
+def test_a_uefi_machine_has_its_firmwares_variables_of_then(real_bench: Bench) -> None:
+    spec, driver, snapshot = real_bench.started(firmware=Firmware.UEFI), real_bench.driver, uuid4()
+    try:
+        conn = libvirt.open("qemu:///system")
+        try:
+            definition = ET.fromstring(conn.lookupByUUIDString(str(spec.uuid)).XMLDesc())  # noqa: S314 - libvirt made it.
+        finally:
+            conn.close()
+        variables = Path(definition.findtext("os/nvram") or "")
+        driver.take_snapshot(spec.uuid, snapshot, memory=True)
+        assert files_of(real_bench, spec, snapshot) == {"json", "mem", "nvram"}
+        driver.force_off(spec.uuid)
+        then, owner = variables.read_bytes(), variables.stat().st_uid
+        with variables.open("r+b") as file:
+            file.write(b"another boot order")
+        driver.restore_snapshot(spec.uuid, snapshot)
+        assert driver.power_state(spec.uuid) is PowerState.RUNNING
+        driver.force_off(spec.uuid)
+        assert not variables.read_bytes().startswith(b"another")
+        assert (len(variables.read_bytes()), variables.stat().st_uid) == (len(then), owner)
+        driver.delete_snapshot(spec.uuid, snapshot)
+        assert files_of(real_bench, spec, snapshot) == set()
+    finally:
+        real_bench.clean()

@@ -132,7 +132,7 @@ def test_a_machine_from_an_iso(
     alice: User, project: Project, host: Host, flavour: Flavour, iso: Iso, drivers: Iso
 ) -> None:
     key = uuid4()
-    wanted: dict[str, Any] = {"actor": alice, "flavour": flavour, "disk_gib": 33, "name": "windows"}
+    wanted: dict[str, Any] = {"actor": alice, "flavour": flavour, "disk_gib": 23, "name": "windows"}
     machine = installing.request_install(
         project, iso=iso, drivers=drivers, firmware=Firmware.UEFI_SECURE, tpm=True, request_key=key, **wanted
     )
@@ -143,7 +143,7 @@ def test_a_machine_from_an_iso(
     assert (job.name, machine.image_version, machine.login_user) == (JobName.MACHINE_INSTALL, None, "")
     project.refresh_from_db()
     host.refresh_from_db()
-    assert (project.used_disk_gib, host.reserved_disk_gib, project.used_vcpus) == (33, 33, flavour.vcpus)
+    assert (project.used_disk_gib, host.reserved_disk_gib, project.used_vcpus) == (23, 23, flavour.vcpus)
     with pytest.raises(ConflictError):
         installing.request_install(project, iso=iso, request_key=uuid4(), **wanted)
 
@@ -337,7 +337,8 @@ def test_the_pages_say_that_it_is_in_rescue_and_how_to_get_back(
 
 
 def test_deleted_in_rescue_nothing_of_it_is_kept(machine: Machine, other_version: ImageVersion) -> None:
-    Machine.objects.update(rescue_version=other_version, rescue_password="sealed", rescued_at=timezone.now())
+    rescued = {"rescue_version": other_version, "rescue_password": "sealed", "rescued_at": timezone.now()}
+    Machine.objects.update(holds_quota=False, **rescued)
     machine.refresh_from_db()
     services.record_deleted(machine)
     machine.refresh_from_db()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from uuid import uuid4
@@ -99,7 +100,7 @@ def test_what_it_says_when_it_fails_is_understood(storage: Storage, tmp_path: Pa
 
 def test_a_host_without_it_says_so(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine, sandbox = uuid4(), Sandbox(tmp_path / "pool", None, software=True)
-    monkeypatch.setattr(identity.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(HypervisorError) as caught:
         identity.remove_identity(storage, machine, sandbox, personal=False)
     assert caught.value.code == "no-tools"

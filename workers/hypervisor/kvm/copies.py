@@ -56,11 +56,24 @@ def _copying(
                 bases=bases,
                 snapshot=None if snapshot is None else str(UUID(str(snapshot))),
                 keep_base=keep_base,
-                progress=progress,
+                progress=each_once(progress),
             )
         progress(100)
 
     return write
+
+
+def each_once(progress: Progress) -> Progress:
+    """Percents below a hundred, each once: qemu-img repeats itself."""
+    shown = -1
+
+    def report(percent: int) -> None:
+        nonlocal shown
+        if shown < percent < 100:
+            shown = percent
+            progress(percent)
+
+    return report
 
 
 def _allocated(path: Path) -> int:

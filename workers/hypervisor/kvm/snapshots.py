@@ -55,6 +55,7 @@ FREEZE_LIMIT_S = 10.0
 THAW_LIMIT_S = 5.0
 _THAWS = 6
 _TPM_FOLDER = Path("/var/lib/libvirt/swtpm")
+_STORES = Path("/var/lib/libvirt/qemu/nvram")
 _NVRAM_MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -276,6 +277,13 @@ class KvmSnapshots:
                 with storage_errors("bring the firmware's variables back"):
                     _write_over(path, _read_small(kept))
 
+    def copy_firmware(self, machine: UUID, *, source: UUID) -> None:
+        """Before its first start; libvirt takes a file that is there already."""
+        theirs, own = (self._with(one, "look at its firmware", _store_of) for one in (source, machine))
+        if theirs is not None and own is not None and theirs.is_file() and own.parent.is_dir():
+            with storage_errors("copy the firmware's variables"):
+                _write_over(own, _read_small(theirs))
+
     # --- files ------------------------------------------------------------------------------------------------
 
     def _paths(self, machine: UUID, volumes: Collection[str]) -> list_of[Path]:
@@ -383,6 +391,20 @@ def _firmware(domain: VirDomain) -> dict[str, Path]:
         # libvirt tells this place in no XML.
         places["tpm"] = _TPM_FOLDER / domain.UUIDString() / "tpm2" / "tpm2-00.permall"
     return places
+
+
+def _store_of(domain: VirDomain) -> Path | None:
+    """Where the UEFI's variables are, or will be: libvirt tells the place only of what was started, and calls it so."""
+    root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - libvirt made it.
+    system = root.find("os")
+    if system is None or system.get("firmware") != "efi":
+        return None
+    if nvram := system.findtext("nvram"):
+        return Path(nvram)
+    privileged = domain.connect().getURI().endswith("/system")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    folder = _STORES if privileged else config / "libvirt/qemu/nvram"
+    return folder / f"{domain.name()}_VARS.fd"
 
 
 def _read_small(path: Path) -> bytes:
