@@ -201,7 +201,6 @@ def _objects(estate: Estate) -> Objects:
         "isos": _isos(machines[0], estate.member),
         "uploads": list(Upload.objects.all()),
         "volumes": [*_volumes(machines[0]), *_volumes_in_bin(binned)],
-        "copies": machines[:1],
         "console": machines[:2],
         "figures": machines[:1],
         "host-figures": [estate.hosts[0]],
