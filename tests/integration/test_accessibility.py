@@ -195,6 +195,7 @@ def _objects(estate: Estate) -> Objects:
         "machines:bin-": [binned],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
+        "copies": machines[:1],
         "snapshots:machine": machines[:2],
         "snapshots": _snapshots(machines[0]),
         "isos": _isos(machines[0], estate.member),

@@ -160,7 +160,9 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
         _people_at(estate, estate.machines[0])
         webhook, batch = _webhook(estate, estate.machines[0]), _batch(estate)
         ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk, "snapshot": _snapshots(estate, volume).pk}
-        found = {page: _cost(estate, ids, *page) for page in PAGES}
+        # Each client reads all settings and looks through all static files anew: as many as there are kinds of askers.
+        clients = {(who, is_api): _client(estate, who, is_api) for who, is_api in _askers()}
+        found = {page: _cost(clients[page[0], page[1].startswith("/api/")], estate, ids, page[1]) for page in PAGES}
         transaction.set_rollback(True)
     return found
 
@@ -280,11 +282,19 @@ def _batch(estate: Estate) -> Batch:
     return batch
 
 
-def _cost(estate: Estate, ids: dict[str, UUID], who: str, path: str) -> int:
-    machine = estate.machines[0]
+def _askers() -> set[tuple[str, bool]]:
+    return {(who, path.startswith("/api/")) for who, path in PAGES}
+
+
+def _client(estate: Estate, who: str, is_api: bool) -> Client:
     user = User.objects.get(pk=getattr(estate, who).pk)
-    client = Client(headers=_token_of(user) if path.startswith("/api/") else {})
+    client = Client(headers=_token_of(user) if is_api else {})
     client.force_login(user)
+    return client
+
+
+def _cost(client: Client, estate: Estate, ids: dict[str, UUID], path: str) -> int:
+    machine = estate.machines[0]
     path = path.format(machine=machine.pk, host=machine.host_id, project=estate.projects[0].pk, **ids)
     with CaptureQueriesContext(connection) as queries:
         answer = client.get(path)

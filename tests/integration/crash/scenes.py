@@ -168,7 +168,8 @@ class Scene:
     """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
 
     What `again` plays on is used for the next life as well. What is not `real` differs from another scene by what the
-    rows say only. Of one that is long, and most of it another one's, every `stride`-th moment is enough.
+    rows say only, or does on a host what tests/integration/hypervisor tries on real ones. Of one that is long, and most of
+    it another one's, every `stride`-th moment is enough.
     """
 
     ask: Callable[[Stage], Job]
@@ -959,12 +960,12 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
     JobName.IMAGE_CAPTURE: (Scene(_capture, _is_offered, _is_not_offered, again=True, stride=3),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
-    JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed),),
-    JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True),),
-    JobName.DISC_EJECT: (Scene(_eject, _drives_hold(0), _no_disc_is_changing, again=True),),
+    JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed, real=False),),
+    JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True, real=False),),
+    JobName.DISC_EJECT: (Scene(_eject, _drives_hold(0), _no_disc_is_changing, again=True, real=False),),
     JobName.MACHINE_RESCUE: (
         Scene(_rescue, _is_in_rescue, _is_itself),
-        Scene(_rescue_by_disc, _is_in_rescue, _is_itself, "disc"),
+        Scene(_rescue_by_disc, _is_in_rescue, _is_itself, "disc", real=False),
     ),
     JobName.MACHINE_UNRESCUE: (Scene(_unrescue, lambda stage, job: RUNS(stage, job) and _is_itself(stage, job)),),
     JobName.ISO_IMPORT: (Scene(_import_iso, _iso_is(IsoStatus.READY), _iso_is(IsoStatus.FAILED)),),
