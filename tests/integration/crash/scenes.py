@@ -168,8 +168,8 @@ class Scene:
     """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
 
     What `again` plays on is used for the next life as well. What is not `real` differs from another scene by what the
-    rows say only, or does on a host what tests/integration/hypervisor tries on real ones. Of one that is long, and most of
-    it another one's, every `stride`-th moment is enough.
+    rows say only, or does on a host what tests/integration/hypervisor tries on real ones. Of one that is long, and most
+    of it another one's, every `stride`-th moment is enough.
     """
 
     ask: Callable[[Stage], Job]
