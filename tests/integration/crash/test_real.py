@@ -129,6 +129,9 @@ class RealStage(Stage):
     def built_anew(self) -> Machine:
         return super().built()
 
+    def forget_clones(self) -> None:
+        """They are machines like others."""
+
     def thin_out(self) -> None:
         """Every guest that boots takes its share of the machine; two are enough to go on with."""
         ours = Machine.objects.filter(host=self.host)
