@@ -22,6 +22,7 @@ from portal.api.models import Answered
 from portal.audit import services as audit
 from portal.audit.models import Event
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.copies.models import DiskBase, DiskCopy
 from portal.events.services import add_webhook, try_webhook
 from portal.figures.models import Series
 from portal.hosts.models import Difference, DifferenceKind, Host
@@ -78,6 +79,8 @@ def everything(machine: Machine, alice: User) -> None:
     Disc.objects.create(machine=machine, slot=0, iso=iso)
     Upload.objects.create(user=alice, name="beacon.iso", size_bytes=1)
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
+    base = DiskBase.objects.create(host=machine.host, source=machine, identity="new")
+    DiskCopy.objects.create(source=machine, machine=machine, identity="new", base=base)
     Series.objects.create(subject=machine.pk, level="hour", end=1, data=bytes(14))
 
 
