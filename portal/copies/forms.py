@@ -90,6 +90,9 @@ class CaptureForm(CopyForm):
     def __init__(self, *args: Any, user: User, machine: Machine, images: list[Image], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.images = {str(image.pk): image for image in images}
+        identity = self.fields["identity"]
+        assert isinstance(identity, forms.ChoiceField)  # noqa: S101 - for mypy
+        identity.choices = [(Identity.NEW, _("Removed")), (Identity.KEPT, Identity.KEPT.label)]
         image, owner = self.fields["image"], self.fields["owner"]
         assert isinstance(image, forms.ChoiceField) and isinstance(owner, forms.ChoiceField)  # noqa: S101 - for mypy
         image.choices = [(NEW_IMAGE, _("A new image")), *((pk, one.title) for pk, one in self.images.items())]

@@ -37,6 +37,7 @@ from portal.errors import PortalError
 from portal.images.selectors import images_of
 from portal.lib.paging import page_of, text_of
 from portal.machines.selectors import machines_counted_in
+from portal.snapshots.selectors import snapshots_counted_in
 from portal.volumes.selectors import volumes_counted_in
 
 
@@ -214,6 +215,7 @@ def _project_page(
         "abilities": ABILITY_TABLE,
         "machines": list(machines_counted_in(project)[:200]),
         "volumes": volumes_counted_in(project),
+        "snapshots": snapshots_counted_in(project),
         "images": list(images_of(project)),
         "activity": lines_of(events_in(project.pk, limit=30)),
         "can_launch": Permission.MACHINE_CREATE in granted,

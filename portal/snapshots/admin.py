@@ -1,7 +1,7 @@
 from django.contrib import admin
 
 from portal.lib.admin import ReadOnlyAdmin
-from portal.snapshots.models import Snapshot, SnapshotSchedule
+from portal.snapshots.models import Snapshot, SnapshotHold, SnapshotSchedule, SnapshotVolume
 
 
 @admin.register(Snapshot)
@@ -10,6 +10,20 @@ class SnapshotAdmin(ReadOnlyAdmin):
     list_filter = ("status", "with_memory")
     list_select_related = ("machine",)
     search_fields = ("name", "id", "machine__name")
+
+
+@admin.register(SnapshotVolume)
+class SnapshotVolumeAdmin(ReadOnlyAdmin):
+    list_display = ("snapshot", "volume", "size_gib")
+    list_select_related = ("snapshot", "volume")
+    search_fields = ("snapshot__name", "volume__name")
+
+
+@admin.register(SnapshotHold)
+class SnapshotHoldAdmin(ReadOnlyAdmin):
+    list_display = ("snapshot", "holder", "created_at")
+    list_select_related = ("snapshot",)
+    search_fields = ("snapshot__name", "holder")
 
 
 @admin.register(SnapshotSchedule)

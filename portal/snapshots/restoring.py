@@ -178,6 +178,9 @@ def _changing(machine: Machine, task: Plug) -> list[tuple[Attachment, Volume]]:
 
 
 def _settle_volumes(machine: Machine) -> None:
+    """A device that its guest had not let go of is there again, or was for the last time."""
+    for model in (Attachment, NetworkCard):
+        model._default_manager.filter(machine=machine).update(leaving_since=None)
     for attachment, volume in _changing(machine, Plug.ADDING):
         Attachment.objects.filter(pk=attachment.pk).update(task=Plug.NONE)
         volumes.record_task_ended(volume, VolumeTask.ATTACHING, status=VolumeStatus.IN_USE)

@@ -99,7 +99,7 @@ def tree_of(machine: Machine, granted: frozenset[Permission]) -> list[Branch]:
     for one in snapshots:
         children[one.parent_id if one.parent_id in known else None].append(one)
     way = _way_of(snapshots)
-    free = machine.status == Status.READY and machine.task == MachineTask.NONE and machine.power_state in IS_KNOWN
+    free = _is_free(machine)
     may_delete = free and Permission.MACHINE_DELETE in granted
     may_restore = free and machine.missing_since is None and Permission.MACHINE_OPERATE in granted
 
@@ -109,6 +109,11 @@ def tree_of(machine: Machine, granted: frozenset[Permission]) -> list[Branch]:
         return Branch(one, depth, begins, goes_on, on_the_way, idle and may_delete, idle and may_restore)
 
     return [line(one, depth, begins=begins) for one, depth, begins in _walk(children, None, 0)]
+
+
+def _is_free(machine: Machine) -> bool:
+    ready = machine.status == Status.READY and not machine.is_in_rescue
+    return ready and machine.task == MachineTask.NONE and machine.power_state in IS_KNOWN
 
 
 def _walk(
@@ -226,9 +231,8 @@ def _why_away(one: SnapshotVolume, machine: Machine) -> str:
 
 
 def may_take(user: User | AnonymousUser, machine: Machine) -> bool:
-    free = machine.status == Status.READY and machine.task == MachineTask.NONE and machine.power_state in IS_KNOWN
     still = not machine.is_hibernated and machine.missing_since is None and not machine.keeps_definition
-    return free and still and Permission.MACHINE_OPERATE in permissions_in(user, machine.project_id)
+    return _is_free(machine) and still and Permission.MACHINE_OPERATE in permissions_in(user, machine.project_id)
 
 
 @dataclass(frozen=True, slots=True)

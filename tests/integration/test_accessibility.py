@@ -36,7 +36,7 @@ from portal.isos.models import Iso
 from portal.jobs.models import Job, JobStep
 from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
-from portal.snapshots.models import Snapshot, SnapshotSchedule
+from portal.snapshots.models import Snapshot, SnapshotHold, SnapshotSchedule, SnapshotVolume
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from tests.portal.test_every_url import ALL, PUBLIC
@@ -195,6 +195,7 @@ def _objects(estate: Estate) -> Objects:
         "machines:bin-": [binned],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
+        "copies": machines[:1],
         "snapshots:machine": machines[:2],
         "snapshots": _snapshots(machines[0]),
         "isos": _isos(machines[0], estate.member),
@@ -323,6 +324,9 @@ def _snapshots(machine: Machine) -> list[Snapshot]:
     }
     for name, values in others.items():
         Snapshot.objects.create(machine=machine, name=name, parent=first, **{**size, **values})
+    volume = Volume.objects.create(project=machine.project, name="in it", host=machine.host, size_gib=4)
+    SnapshotVolume.objects.create(snapshot=first, volume=volume, size_gib=4)
+    SnapshotHold.objects.create(snapshot=first, holder=machine.pk)
     return [first]
 
 

@@ -31,8 +31,10 @@ from portal.jobs.names import JobName
 from portal.lib.admin_csp import AdminPolicyMiddleware
 from portal.lib.secrets import seal
 from portal.machines.models import Attachment, Batch, BatchItem, Disc, Flavour, Machine, MachineLabel, NetworkCard
+from portal.snapshots.models import SnapshotHold, SnapshotSchedule, SnapshotVolume
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
+from tests.portal.test_every_url import snapshot_of
 
 OURS = [model for model in apps.get_models() if model.__module__.startswith("portal.")]
 CHANGED_HERE = {"user", "host", "image", "flavour"}
@@ -67,6 +69,10 @@ def everything(machine: Machine, alice: User) -> None:
     Answered.objects.create(token=token, key="one", fingerprint="0" * 64, status=201)
     volume = Volume.objects.create(project=machine.project, name="beacon data", host=machine.host, size_gib=1)
     Attachment.objects.create(machine=machine, volume=volume)
+    snapshot = snapshot_of(machine, alice)
+    SnapshotVolume.objects.create(snapshot=snapshot, volume=volume, size_gib=1)
+    SnapshotHold.objects.create(snapshot=snapshot, holder=machine.pk)
+    SnapshotSchedule.objects.create(machine=machine, every="day", next_at=timezone.now())
     NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77")
     iso = Iso.objects.create(project=machine.project, name="beacon installer", created_by=alice)
     Disc.objects.create(machine=machine, slot=0, iso=iso)

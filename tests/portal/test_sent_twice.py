@@ -49,7 +49,7 @@ PORTAL = (
     *("accounts", "audit", "console", "events", "hosts", "images", "isos"),
     *("jobs", "machines", "snapshots", "uploads", "volumes"),
 )
-# Asking for these is itself what is done: each look is written down, each ticket is for one use.
+# Asking for these is itself what is done: each look is written down, each ticket is for one use, each secret is new.
 EACH_COUNTS = {
     "machines:secret": {"audit.Event"},
     "machines:user-data": {"audit.Event"},
@@ -59,6 +59,7 @@ EACH_COUNTS = {
     "console:link-new": {"audit.Event", "console.ConsoleLink"},
     "sessions:watch": {"audit.Event"},
     "events:webhook-secret": {"audit.Event"},
+    "events:webhook-new-secret": {"audit.Event", "events.Webhook"},
     "events:webhook-try": {"audit.Event", "events.Event", "events.Delivery"},
     "machines:disk-first": {"audit.Event", "events.Event"},
 }
@@ -319,6 +320,7 @@ REQUESTS: dict[str, Request] = {
     "events:webhook-enable": Request(_webhook, lambda _: {"enabled": "no"}),
     "events:webhook-try": Request(_webhook),
     "events:webhook-secret": Request(_webhook),
+    "events:webhook-new-secret": Request(_webhook),
     "events:webhook-delete": Request(_webhook),
     "events:delivery-resend": Request(_delivery),
     "hosts:enable": Request(lambda scene: scene.host.pk, lambda _: {"enabled": "no"}, by="operator"),

@@ -12,11 +12,13 @@ from portal.accounts.models import Project, User
 from portal.errors import ConflictError, NotFoundError, QuotaExceededError
 from portal.events.models import Event
 from portal.hosts.models import Host
+from portal.isos.models import Iso
+from portal.isos.models import Status as IsoStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus
 from portal.lib.secrets import unseal
-from portal.machines import binning, cards, disks, hibernation, resizing, services
-from portal.machines.models import Attachment, Flavour, Machine, NetworkCard
+from portal.machines import binning, cards, discs, disks, hibernation, resizing, services
+from portal.machines.models import Attachment, Disc, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
 from portal.snapshots import restoring, schedules
 from portal.snapshots import services as snapshots
@@ -29,6 +31,7 @@ from portal.volumes.states import Status as VolumeStatus
 from tests.support.agreement import disagreements
 from tests.workers.support import assert_nothing_left, work_on
 from workers import reconcile
+from workers.hosts import driver_of
 from workers.hypervisor.errors import HypervisorError, StorageFullError
 from workers.hypervisor.fake import FakeHost
 
@@ -276,6 +279,27 @@ def test_with_memory_it_runs_on_with_its_screen_cards_and_size_of_then(
     assert fresh(machine).power_state == PowerState.RUNNING
     assert fake.domains[machine.pk].starts == starts + 1
     assert disagreements() == []
+
+
+def test_with_memory_its_drives_hold_what_they_hold_now(
+    built: Built, alice: User, project: Project, host: Host
+) -> None:
+    machine = built()
+    isos = [ready_iso(alice, project, name) for name in ("then", "now")]
+    work_on(discs.request_insert(fresh(machine), actor=alice, iso=isos[0]))
+    snapshot = take(machine, alice, with_memory=True)
+    work_on(discs.request_eject(fresh(machine), actor=alice, disc=Disc.objects.get().pk))
+    work_on(discs.request_insert(fresh(machine), actor=alice, iso=isos[1], slot=1))
+    assert restore(snapshot, alice).status == JobStatus.DONE
+    assert driver_of(host).devices(machine.pk).discs == (None, isos[1].pk)
+    assert disagreements() == []
+
+
+def ready_iso(alice: User, project: Project, name: str) -> Iso:
+    iso = Iso.objects.create(project=project, name=name, created_by=alice, status=IsoStatus.READY, size_bytes=4)
+    iso.path.parent.mkdir(parents=True, exist_ok=True)
+    iso.path.write_bytes(b"disc")
+    return iso
 
 
 def test_what_is_now_is_kept_first_if_that_is_asked_for(built: Built, alice: User) -> None:

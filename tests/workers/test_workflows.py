@@ -43,7 +43,7 @@ def test_every_job_has_a_workflow_with_the_steps_that_people_see() -> None:
 def test_every_job_is_a_registered_task_and_the_reverse() -> None:
     celery.app.loader.import_default_modules()
     clock = {"jobs.send_again", "console.end_lost_sessions", "hosts.refresh", "hosts.refresh_one", "machines.purge_due"}
-    clock |= {"events.deliver", "events.wake_due", "events.prune"}
+    clock |= {"events.deliver", "events.wake_due", "events.prune", "uploads.prune"}
     clock |= {"console.read_log"}  # Asked for by whoever looks at the log.
     clock |= {"figures.sample", "figures.sample_one", "figures.forget"}
     ours = {name for name in celery.app.tasks if not name.startswith("celery.")}

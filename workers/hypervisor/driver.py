@@ -246,11 +246,12 @@ class HypervisorDriver(Protocol):
     def restore_snapshot(self, machine: UUID, snapshot: UUID) -> None:
         """Cut the machine's power, forget its saved memory, and make its disks what they were, sizes too.
 
-        Success: with memory it runs and goes on from there, with the volumes, network cards and size that it had then;
-        without it is off. Failure: it is off, and some of the disks may be what they were: call it again, or restore
-        another one. Nothing is done, but for the power, if a disk cannot be brought back: `VolumeNotFoundError` without
-        the snapshot or one of its volumes, `InvalidOperationError` while another machine runs with one. Which volumes
-        the definition has is the caller's to see to.
+        Success: with memory it runs and goes on from there, with the volumes, network cards and size that it had then,
+        and those of its discs that are still on the host; without it is off. Failure: it is off, and some of the disks
+        may be what they were: call it again, or restore another one. Nothing is done, but for the power, if a disk
+        cannot be brought back: `VolumeNotFoundError` without the snapshot or one of its volumes,
+        `InvalidOperationError` while another machine runs with one. Which volumes the definition has is the caller's
+        to see to.
         """
 
     def delete_snapshot(self, machine: UUID, snapshot: UUID) -> None:

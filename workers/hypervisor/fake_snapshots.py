@@ -79,7 +79,8 @@ class FakeSnapshots:
             for volume in kept.info.volumes:
                 self.host.volumes[volume] = _with_size(self.host.volumes[volume], kept.sizes[volume])
             if kept.live is not None:
-                domain.saved = kept.live
+                discs = tuple(iso if iso in self.host.isos else None for iso in kept.live.discs)
+                domain.saved = replace(kept.live, discs=discs)
                 self.host.set_power(machine, PowerState.RUNNING)
 
     def _refuse_unless_there(self, machine: UUID, volumes: Iterable[UUID]) -> None:

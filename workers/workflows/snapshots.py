@@ -6,6 +6,7 @@ and does nothing if it is over.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 from django.utils import timezone
@@ -17,6 +18,8 @@ from portal.machines.models import Attachment, Machine
 from portal.machines.states import PowerState
 from portal.snapshots import restoring, services
 from portal.snapshots.states import Task
+from workers.hypervisor.driver import HypervisorDriver
+from workers.hypervisor.errors import InvalidOperationError
 from workers.workflows import common, power
 from workers.workflows.base import Context, Step, Workflow
 
@@ -64,8 +67,16 @@ def restore(context: Context[Machine]) -> None:
         # It goes on with the screen's secret of then.
         machines.record_secret(machine, driver.console(machine.pk).secret)
         common.record_running(machine, driver)
+        _put_discs_as_they_are_now(machine, driver)
     else:
         machines.record_power_state(machine.pk, PowerState.SHUT_OFF, at=timezone.now())
+
+
+def _put_discs_as_they_are_now(machine: Machine, driver: HypervisorDriver) -> None:
+    """What lies in a drive is no part of a snapshot. A machine that had no drives then gets them at its next start."""
+    for slot, iso in enumerate(common.discs_of(machine)):
+        with contextlib.suppress(InvalidOperationError):
+            driver.insert_disc(machine.pk, slot, iso, force=True)
 
 
 def define_before(context: Context[Machine]) -> None:

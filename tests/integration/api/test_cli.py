@@ -117,6 +117,7 @@ def test_a_machine_rests_grows_and_comes_back_from_the_bin(shell: Shell, machine
 
 def test_snapshots_are_taken_restored_and_deleted(shell: Shell, machine: Machine) -> None:
     """What workers would do is recorded by hand."""
+    shell.sign_in()
     made = shell.data("snapshot", "take", "beacon", "before", "--description", "the upgrade")
     assert (made["kind"], made["target"]["id"]) == ("snapshot.take", str(machine.pk))
     snapshots.record_taken(machine)

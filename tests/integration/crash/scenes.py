@@ -135,6 +135,15 @@ class Stage:
             for holder in (fake.isos, fake.rescues):
                 holder.clear()
 
+    def forget_clones(self) -> None:
+        """Of earlier scenes, as if there had been none, so that what is compared stays small."""
+        for clone in Machine.objects.filter(cloned_from__isnull=False):
+            fake = fake_of(clone.host)
+            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.snapshots):
+                holder.pop(clone.pk, None)
+            services.release_resources(clone)
+            clone.delete()
+
     def larger(self) -> Flavour:
         """A size with a processor more, which a running machine takes, and more memory, which it does not."""
         size = {"vcpus": self.flavour.vcpus + 1, "memory_mib": self.flavour.memory_mib + 64}
@@ -159,7 +168,8 @@ class Scene:
     """`ask` brings about what the job needs and asks for it. `done` and `back` hold after it ended so.
 
     What `again` plays on is used for the next life as well. What is not `real` differs from another scene by what the
-    rows say only.
+    rows say only, or does on a host what tests/integration/hypervisor tries on real ones. Of one that is long, and most
+    of it another one's, every `stride`-th moment is enough.
     """
 
     ask: Callable[[Stage], Job]
@@ -168,6 +178,7 @@ class Scene:
     name: str = ""
     again: bool = False
     real: bool = True
+    stride: int = 1
 
 
 def _machine(job: Job) -> Machine:
@@ -391,10 +402,12 @@ def _image_is_gone(stage: Stage, job: Job) -> bool:
 # --- copies of disks ------------------------------------------------------------------------------------------------
 
 
-def _clone(state: Callable[[Stage], Machine], *, linked: bool, **values: Any) -> Callable[[Stage], Job]:
+def _clone(*, linked: bool, **values: Any) -> Callable[[Stage], Job]:
     def ask(stage: Stage) -> Job:
+        stage.forget_clones()
         wanted = CloneRequest(f"clone-{uuid4().hex[:8]}", linked=linked, **{"identity": stage.identity, **values})
-        return Job.objects.get(target_id=cloning.request_clone(state(stage), actor=stage.alice, wanted=wanted).pk)
+        clone = cloning.request_clone(stage.at_hand(), actor=stage.alice, wanted=wanted)
+        return Job.objects.get(target_id=clone.pk)
 
     return ask
 
@@ -416,16 +429,13 @@ def _is_not_cloned(stage: Stage, job: Job) -> bool:
 
 def _capture(stage: Stage) -> Job:
     wanted = CaptureRequest(title="Of a machine", identity=stage.identity)
-    version = capturing.request_capture(stage.built(), actor=stage.alice, wanted=wanted)
+    version = capturing.request_capture(stage.at_hand(), actor=stage.alice, wanted=wanted)
     return Job.objects.get(target_id=version.pk)
 
 
-def _rebuild(state: Callable[[Stage], Machine]) -> Callable[[Stage], Job]:
-    def ask(stage: Stage) -> Job:
-        machine = state(stage)
-        return rebuilding.request_rebuild(machine, actor=stage.alice, version=stage.version, confirmed=machine.name)
-
-    return ask
+def _rebuild(stage: Stage) -> Job:
+    machine = stage.at_hand()
+    return rebuilding.request_rebuild(machine, actor=stage.alice, version=stage.version, confirmed=machine.name)
 
 
 def _is_rebuilt(stage: Stage, job: Job) -> bool:
@@ -865,10 +875,18 @@ def _is_itself(stage: Stage, job: Job) -> bool:
 SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
     JobName.MACHINE_CLONE: (
-        Scene(_clone(Stage.built, linked=True), _is_cloned, _is_not_cloned, "linked"),
-        Scene(_clone(Stage.off, linked=False, identity=Identity.KEPT), _is_cloned, _is_not_cloned, "full", real=False),
+        Scene(_clone(linked=True), _is_cloned, _is_not_cloned, "linked", again=True, stride=3),
+        Scene(
+            _clone(linked=False, identity=Identity.KEPT),
+            _is_cloned,
+            _is_not_cloned,
+            "full",
+            again=True,
+            real=False,
+            stride=7,
+        ),
     ),
-    JobName.MACHINE_REBUILD: (Scene(_rebuild(Stage.built), _is_rebuilt),),
+    JobName.MACHINE_REBUILD: (Scene(_rebuild, _is_rebuilt, again=True, stride=3),),
     JobName.MACHINE_START: (
         Scene(_power(Stage.off, services.request_start), RUNS, OFF),
         Scene(_power(_hibernated, services.request_start), RUNS, OFF, "wake"),
@@ -940,14 +958,14 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.IMAGE_BUILD: (Scene(_build, _is_offered, _is_not_offered),),
     JobName.IMAGE_IMPORT: (Scene(_import, _is_offered, _is_not_offered),),
     JobName.IMAGE_FETCH: (Scene(_fetch, _is_offered, _is_not_offered),),
-    JobName.IMAGE_CAPTURE: (Scene(_capture, _is_offered, _is_not_offered),),
+    JobName.IMAGE_CAPTURE: (Scene(_capture, _is_offered, _is_not_offered, again=True, stride=3),),
     JobName.IMAGE_DELETE: (Scene(_delete_image, _image_is_gone),),
-    JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed),),
-    JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True),),
-    JobName.DISC_EJECT: (Scene(_eject, _drives_hold(0), _no_disc_is_changing, again=True),),
+    JobName.MACHINE_INSTALL: (Scene(_install, RUNS, has_failed, real=False),),
+    JobName.DISC_INSERT: (Scene(_insert, _drives_hold(1), _no_disc_is_changing, again=True, real=False),),
+    JobName.DISC_EJECT: (Scene(_eject, _drives_hold(0), _no_disc_is_changing, again=True, real=False),),
     JobName.MACHINE_RESCUE: (
         Scene(_rescue, _is_in_rescue, _is_itself),
-        Scene(_rescue_by_disc, _is_in_rescue, _is_itself, "disc"),
+        Scene(_rescue_by_disc, _is_in_rescue, _is_itself, "disc", real=False),
     ),
     JobName.MACHINE_UNRESCUE: (Scene(_unrescue, lambda stage, job: RUNS(stage, job) and _is_itself(stage, job)),),
     JobName.ISO_IMPORT: (Scene(_import_iso, _iso_is(IsoStatus.READY), _iso_is(IsoStatus.FAILED)),),

@@ -161,7 +161,7 @@ def play_and_die(job: Job, lives: float) -> bool:
 
 @pytest.mark.parametrize(("name", "scene"), PLAYED, ids=IDS)
 def test_killed_at_any_line_the_work_is_done_all_the_same(stage: Stage, name: JobName, scene: Scene) -> None:
-    for lives in itertools.count():
+    for lives in itertools.count(step=scene.stride):
         job = scene.ask(stage)
         died = play_and_die(job, lives)
         job = go_on(stage, job)
@@ -184,7 +184,7 @@ FALLIBLE_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}" for name, scene
 def test_killed_at_any_line_of_taking_back_nothing_is_left(stage: Stage, name: JobName, scene: Scene) -> None:
     """The last step fails for good, and the worker dies at any line, before, while or after it takes the work back."""
     last = WORKFLOWS[name].steps[-1].name
-    for lives in itertools.count():
+    for lives in itertools.count(step=scene.stride):
         job = scene.ask(stage)
         with step_replaced(name, last, lambda run: _fails(run, after=False)):
             died = play_and_die(job, lives)

@@ -59,7 +59,7 @@ from workers.imaging.facts import ImageFacts
 from workers.imaging.inspector import inspect_image
 from workers.watch import Watcher
 from workers.workflows import WORKFLOWS, images, power
-from workers.workflows.base import Context
+from workers.workflows.base import Context, Step
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
@@ -77,16 +77,25 @@ HEARD_INSIDE = {
     JobName.DISK_DETACH,
     JobName.CARD_REMOVE,
 }
-# What a clone or a rebuilt machine has in common with a new one is tried with that.
-OF_NEW_MACHINES = {step.run for step in WORKFLOWS[JobName.MACHINE_CREATE].steps}
-BEGIN_LIKE_NEW_ONES = {JobName.MACHINE_CLONE, JobName.MACHINE_REBUILD}
+# What a workflow has in common with these is tried with them.
+LIKE: dict[JobName, tuple[JobName, ...]] = {
+    JobName.MACHINE_CLONE: (JobName.MACHINE_CREATE,),
+    JobName.MACHINE_REBUILD: (JobName.MACHINE_CREATE, JobName.MACHINE_FORCE_OFF),
+    JobName.IMAGE_CAPTURE: (JobName.MACHINE_CLONE,),
+}
+
+
+def tried_elsewhere(name: JobName, step: Step[Any]) -> bool:
+    return any(step.run is other.run for like in LIKE.get(name, ()) for other in WORKFLOWS[like].steps)
+
+
 STEPS = [
     (name, scene, step.name)
     for name, played in SCENES.items()
     for scene in played
     for step in WORKFLOWS[name].steps
     if name not in NOT_ON_HOSTS and scene.real
-    if name not in BEGIN_LIKE_NEW_ONES or step.run not in OF_NEW_MACHINES
+    if not tried_elsewhere(name, step)
 ]
 STEP_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}-{step}" for name, scene, step in STEPS]
 
@@ -119,6 +128,9 @@ class RealStage(Stage):
 
     def built_anew(self) -> Machine:
         return super().built()
+
+    def forget_clones(self) -> None:
+        """They are machines like others."""
 
     def thin_out(self) -> None:
         """Every guest that boots takes its share of the machine; two are enough to go on with."""

@@ -557,7 +557,7 @@ def test_the_machine_page_takes_a_bounded_number_of_queries(
         job = jobs.enqueue(JobName.MACHINE_REBOOT, machine, queue="q", actor=alice)
         Job.objects.filter(pk=job.pk).update(status=JobStatus.DONE)
     _build(machine, alice)
-    with django_assert_max_num_queries(13):
+    with django_assert_max_num_queries(14):
         client.get(_url("detail", machine))
 
 

@@ -189,3 +189,23 @@ def test_what_people_typed_is_text(
     client.force_login(alice)
     for path in (place(machine), reverse("snapshots:restore", args=[snapshot.pk])):
         assert faults(text(client, path)) == [], path
+
+
+def test_the_projects_page_says_what_their_memory_takes(client: Client, alice: User, snapshot: Snapshot) -> None:
+    client.force_login(alice)
+    path = reverse("accounts:project", args=[snapshot.machine.project_id])
+    assert "The memory of" not in text(client, path)
+    Snapshot.objects.update(held_gib=3)
+    page = text(client, path)
+    assert "The memory of 1 snapshot" in page and "takes 3 GiB of disk" in page
+
+
+def test_a_machine_in_rescue_says_when_its_snapshots_can_be_had(
+    client: Client, alice: User, machine: Machine, snapshot: Snapshot
+) -> None:
+    Machine.objects.update(rescue_version=machine.image_version)
+    client.force_login(alice)
+    page = text(client, place(machine))
+    assert "It runs from a rescue system" in page and "Take it" not in page and "Delete this snapshot" not in page
+    answer = client.post(reverse("snapshots:machine-take", args=[machine.pk]), {"name": "x"}, headers=HTMX)
+    assert (answer.status_code, Snapshot.objects.count()) == (409, 1)

@@ -378,15 +378,22 @@ def _save_memory(domain: VirDomain, file: Path) -> None:
 
 
 def _restore_memory(conn: VirConnect, file: Path) -> None:
-    conn.restoreFlags(str(file), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+    """Its drives are empty where the disc that lay in one is not on the host any more."""
+    text = conn.saveImageGetXMLDesc(str(file), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+    root = ET.fromstring(text)  # noqa: S314 - libvirt made it.
+    for drive in root.iterfind("devices/disk[@device='cdrom']"):
+        source = drive.find("source")
+        if source is not None and not Path(source.get("file", "")).is_file():
+            drive.remove(source)
+    conn.restoreFlags(str(file), ET.tostring(root, encoding="unicode"), libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 
 def _firmware(domain: VirDomain) -> dict[str, Path]:
     """Where the host keeps what the firmware writes down, by what it is called beside the disk."""
     root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - libvirt made it.
     places = {}
-    if nvram := root.findtext("os/nvram"):
-        places["nvram"] = Path(nvram)
+    if store := _store_of(domain):
+        places["nvram"] = store
     if root.find("devices/tpm/backend[@type='emulator']") is not None:
         # libvirt tells this place in no XML.
         places["tpm"] = _TPM_FOLDER / domain.UUIDString() / "tpm2" / "tpm2-00.permall"
@@ -396,11 +403,11 @@ def _firmware(domain: VirDomain) -> dict[str, Path]:
 def _store_of(domain: VirDomain) -> Path | None:
     """Where the UEFI's variables are, or will be: libvirt tells the place only of what was started, and calls it so."""
     root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - libvirt made it.
+    if nvram := root.findtext("os/nvram"):
+        return Path(nvram)
     system = root.find("os")
     if system is None or system.get("firmware") != "efi":
         return None
-    if nvram := system.findtext("nvram"):
-        return Path(nvram)
     privileged = domain.connect().getURI().endswith("/system")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     folder = _STORES if privileged else config / "libvirt/qemu/nvram"
