@@ -92,8 +92,8 @@ def test_a_new_secret_is_shown_with_how_long_the_one_before_signs(
     shown = client.post(reverse("events:webhook-new-secret", args=[webhook.pk]))
     webhook.refresh_from_db()
     assert unseal(webhook.secret) != before and unseal(webhook.secret) in shown.content.decode()
-    assert "the one before sign until" in shown.content.decode() and shown["Cache-Control"] == "no-store"
-    assert "signs as well until" in client.get(reverse("events:webhook", args=[webhook.pk])).content.decode()
+    assert "the one before stops signing" in shown.content.decode() and shown["Cache-Control"] == "no-store"
+    assert "signs as well, and stops" in client.get(reverse("events:webhook", args=[webhook.pk])).content.decode()
 
 
 @pytest.mark.parametrize(
