@@ -16,6 +16,7 @@ AREAS: dict[str, Words] = {
     "disk": _("Disks"),
     "card": _("Network cards"),
     "volume": _("Volumes"),
+    "snapshot": _("Snapshots"),
     "console": _("Screens"),
     "image": _("Images"),
     "iso": _("ISOs"),
