@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import shutil
@@ -311,8 +312,9 @@ def _left_of(uuid: str) -> Iterator[str]:
         yield from (f"{uuid}: QEMU {pid} runs" for pid in _qemus(uuid))
         yield from (f"{uuid}: {path} is left" for path in LIVE.glob(f"*casement-{uuid[:8]}*"))
         for binding in conn.listAllNWFilterBindings():
-            if uuid in binding.XMLDesc():
-                yield f"{uuid}: a filter on {binding.portDev()} is left"
+            with contextlib.suppress(libvirt.libvirtError):  # Another machine's, which has gone since.
+                if uuid in binding.XMLDesc():
+                    yield f"{uuid}: a filter on {binding.portDev()} is left"
         if "<host " in conn.networkLookupByName(run_name()).XMLDesc():
             yield "an address is kept for a machine"
     finally:

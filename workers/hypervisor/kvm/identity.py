@@ -109,7 +109,7 @@ def remove_identity(storage: Storage, disk: UUID, sandbox: Sandbox, *, personal:
         raise no_tools("Its package guestfs-tools is not installed.")
     path, is_image = storage.own_file(disk)
     with storage_errors("change the disk"):
-        appliance = _appliance(sandbox.pool_dir)
+        appliance = _appliance(sandbox)
         with storage.lent(path, sandbox.ids, is_image=is_image), _scratch(sandbox) as scratch:
             _sysprep(path, appliance, scratch, sandbox, personal=personal)
 
@@ -121,8 +121,9 @@ def no_tools(why: str) -> HypervisorError:
 # --- the appliance ------------------------------------------------------------------------------------------------
 
 
-def _appliance(pool_dir: Path) -> Path:
-    """Its folder. Made by one worker at a time: supermin has a lock for that."""
+def _appliance(sandbox: Sandbox) -> Path:
+    """Its folder, for QEMU's user to read. Made by one worker at a time: supermin has a lock for that."""
+    pool_dir = sandbox.pool_dir
     parts = next((path for path in PARTS if path.is_dir()), None)
     if parts is None:
         raise no_tools("Its package libguestfs0 is not whole.")
@@ -137,7 +138,9 @@ def _appliance(pool_dir: Path) -> Path:
     # By this file libguestfs knows that it need not be made.
     (folder / "README.fixed").write_text("Made by Casement.\n", encoding="ascii")
     for path in (folder, *folder.iterdir()):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        if sandbox.ids is not None and os.geteuid() == 0:
+            os.chown(path, -1, sandbox.ids[1])
+        path.chmod(0o750 if path.is_dir() else 0o640)
     return folder
 
 
