@@ -98,7 +98,26 @@ STEPS = [
     if name not in NOT_ON_HOSTS and scene.real
     if not tried_elsewhere(name, step)
 ]
-STEP_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}-{step}" for name, scene, step in STEPS]
+
+
+def moments() -> Iterator[tuple[JobName, Scene, StepName, bool]]:
+    """Before a workflow's first step that is tried, and after each: with a step's work done and not yet written down.
+
+    Before a later step there is what is after the one before it, written down. On hosts in memory that is tried too.
+    """
+    begun = set[tuple[JobName, str]]()
+    for name, scene, step in STEPS:
+        if (name, scene.name) not in begun:
+            begun.add((name, scene.name))
+            yield name, scene, step, False
+        yield name, scene, step, True
+
+
+MOMENTS = [
+    pytest.param(*moment, id=f"{name}{'-' if scene.name else ''}{scene.name}-{step}-{'after' if after else 'before'}")
+    for moment in moments()
+    for name, scene, step, after in [moment]
+]
 
 
 @dataclass
@@ -334,8 +353,7 @@ def _qemus(uuid: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("name", "scene", "step"), STEPS, ids=STEP_IDS)
+@pytest.mark.parametrize(("name", "scene", "step", "after"), MOMENTS)
 def test_killed_around_a_step_the_work_is_done_all_the_same(
     stage: RealStage, name: JobName, scene: Scene, step: StepName, after: bool
 ) -> None:

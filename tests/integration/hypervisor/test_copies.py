@@ -297,7 +297,7 @@ def watched() -> Iterator[Seen]:
     seen, over = Seen(), threading.Event()
 
     def look() -> None:
-        while not over.wait(0.1):
+        while not over.wait(0.5):
             for process in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError, ValueError):
                     command = (process / "cmdline").read_bytes()
