@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 from django.conf import settings as django_settings
 from PIL import Image, ImageChops, ImageStat
-from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Request, Route, sync_playwright
 
 from portal.accounts.models import User
 from portal.console import limits
@@ -244,9 +244,15 @@ class TestInABrowser:
         wrong: list[str] = []
         tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.goto(f"{url}/machines/?view={view}", wait_until="commit")
+        # The page is whole, its scripts have run, and only then do pictures come.
+        held: list[Route] = []
+        tab.route("**/thumbnail*", lambda route: held.append(route))  # noqa: PLW0108 - a method of C has no signature to read
+        tab.goto(f"{url}/machines/?view={view}", wait_until="domcontentloaded")
         tab.wait_for_selector("img[data-thumbnail]", state="attached")
         before = tab.evaluate(BOX)
+        for route in held:
+            route.continue_()
+        tab.unroute("**/thumbnail*")
         wait_for_colour(tab, RED)
         assert tab.evaluate(BOX) == before
         screen.colour = GREEN
