@@ -123,6 +123,7 @@ def record_not_ejected(machine: Machine, *, message: str = "") -> None:
     record_task_ended(machine, Task.EJECTING, message=message)
 
 
+@transaction.atomic
 def forget(machine: Machine) -> None:
     """The machine is gone from its host, and its drives with it."""
     Disc.objects.filter(machine=machine).delete()
