@@ -195,6 +195,14 @@ def _remove_copies_leftovers(host: Host, driver: HypervisorDriver) -> None:
             raise
         except HypervisorError as error:
             logger.warning("the snapshot of a copy of %s stays for now: %s", copy.source_id, error)
+    # A base that goes may be the last that needed the one below it.
+    while _remove_unneeded_bases(host, driver):
+        pass
+
+
+def _remove_unneeded_bases(host: Host, driver: HypervisorDriver) -> int:
+    """How many went."""
+    gone = 0
     for base in cloning.unneeded_bases(host):
         try:
             driver.delete_image(base.pk)
@@ -204,6 +212,8 @@ def _remove_copies_leftovers(host: Host, driver: HypervisorDriver) -> None:
             logger.warning("base %s stays for now: %s", base.pk, error)
         else:
             cloning.record_base_gone(base)
+            gone += 1
+    return gone
 
 
 def _remove_left_snapshots(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from portal.accounts.models import User
+from portal.accounts.models import Project, User
 from portal.copies import capturing, cloning, rebuilding
 from portal.copies.capturing import CaptureRequest
 from portal.copies.cloning import CloneRequest
@@ -64,6 +64,19 @@ def test_a_running_machine_is_cloned_as_of_one_moment_and_runs_on(built: Built, 
     assert str(clone.pk) in seed.meta_data and clone.name in seed.user_data and clone.mac in seed.network_config
     assert seed.user_data != original.user_data
     assert fake.domains[clone.pk].spec.genid != fake.domains[source.pk].spec.genid
+    assert disagreements() == []
+
+
+def test_bases_that_read_from_each_other_go_together(built: Built, alice: User, fake: FakeHost, host: Host) -> None:
+    """A clone of a clone: its base reads from the first one's."""
+    first, _job = clone_of(built(), alice)
+    second, _job = clone_of(first, alice)
+    assert DiskBase.objects.get(copies__machine=second).parent == DiskBase.objects.get(copies__machine=first)
+    Project.objects.update(bin_days=0)
+    for clone in (first, second):
+        work_on(services.request_delete(Machine.objects.get(pk=clone.pk), actor=alice))
+    reconcile.reconcile_host(host.pk)
+    assert not DiskBase.objects.exists()
     assert disagreements() == []
 
 
