@@ -1,11 +1,14 @@
-"""A worker's signs of life, for /readyz and /metrics; and no logging set-up of Celery's, since Django has done it."""
+"""What follows a worker's life: its signs, for /readyz and /metrics; its children's way to open tabs.
+
+No logging set-up of Celery's, since Django has done it.
+"""
 
 import time
 from typing import Any
 
-from celery.signals import heartbeat_sent, setup_logging, worker_shutdown
+from celery.signals import heartbeat_sent, setup_logging, worker_process_init, worker_shutdown
 
-from portal.lib import pulse
+from portal.lib import live, pulse
 
 
 class _Beats:
@@ -32,9 +35,14 @@ def _leave_logging(**_values: object) -> None:
     """That there is a receiver is what keeps Celery from setting up levels and handlers of its own."""
 
 
+def _keep_loop(**_values: object) -> None:
+    live.keep_loop()
+
+
 def connect() -> None:
     """For the life of this process."""
     beats = _Beats()
     heartbeat_sent.connect(beats.on_heartbeat, weak=False)
     worker_shutdown.connect(beats.on_shutdown, weak=False)
+    worker_process_init.connect(_keep_loop, weak=False)
     setup_logging.connect(_leave_logging, weak=False)

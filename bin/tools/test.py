@@ -7,6 +7,7 @@ neither the one nor the other's place is taken by whichever lane is through firs
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,9 @@ _ALONE = ("hypervisor", "crash/test_real.py")
 TWO = ("-n", "2", "--dist", "worksteal")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
 PRINTING = Lock()
+# pytest's: a test's name, the lines of an error, where it was raised, and the list of what failed.
+SIGNS_OF_FAILURE = re.compile(r"(____* \S+ ____*$|E   |\S+\.py:\d+: |FAILED |ERROR )")
+MOST_RECALLED = 80
 
 
 @dataclass(frozen=True)
@@ -215,9 +219,19 @@ def _summary(outcomes: Sequence[Outcome]) -> int:
     print("\nStages:")
     for outcome in outcomes:
         print(f"  {_line(outcome)}")
+    _recall([outcome for outcome in outcomes if outcome.code])
     failed = [outcome.stage.name for outcome in outcomes if outcome.code]
     print(f"\nFailed: {', '.join(failed)}" if failed else "\nEverything passed.")
     return 1 if failed else 0
+
+
+def _recall(failed: Sequence[Outcome]) -> None:
+    """What went wrong once more, at the end: whoever sees only the last lines of a long output sees why."""
+    for outcome in failed:
+        lines = [line for line in outcome.output.splitlines() if SIGNS_OF_FAILURE.match(line)]
+        print(f"\n{outcome.stage.name}:")
+        for line in lines[:MOST_RECALLED] or outcome.output.splitlines()[-10:]:
+            print(f"  {line[:300]}")
 
 
 def _line(outcome: Outcome) -> str:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from django.db import models, transaction
 from django.db.models import Case, F, Q, When
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -153,11 +154,12 @@ def is_cancel_requested(job: Job) -> bool:
 def start_step(job: Job, name: StepName) -> JobStep:
     """Mark the step as running; it keeps its first start when it is run again after a wait or a crash."""
     renew_lease(job)
-    now = timezone.now()
-    JobStep.objects.filter(job=job, name=name, started_at=None).update(started_at=now)
-    JobStep.objects.filter(job=job, name=name).update(status=StepStatus.RUNNING)
+    first = Coalesce(F("started_at"), timezone.now(), output_field=models.DateTimeField())
+    JobStep.objects.filter(job=job, name=name).update(status=StepStatus.RUNNING, started_at=first)
     _tell(job)
-    return JobStep.objects.get(job=job, name=name)
+    step = JobStep.objects.get(job=job, name=name)
+    step.job = job
+    return step
 
 
 def report_step(step: JobStep, *, progress: int, detail: str = "") -> None:
@@ -182,8 +184,9 @@ def end_step(step: JobStep, status: StepStatus, *, detail: str = "") -> None:
     if detail:
         values["detail"] = detail[:200]
     JobStep.objects.filter(pk=step.pk).update(**values)
-    if status == StepStatus.DONE:
+    if status == StepStatus.DONE and step.job.crashes:
         Job.objects.filter(pk=step.job_id).update(crashes=0)
+        step.job.crashes = 0
     _tell(step.job)
 
 

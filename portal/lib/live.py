@@ -1,6 +1,8 @@
 """Tell open browser tabs that something changed. The message carries names only; the tab asks for what it may see."""
 
+import asyncio
 import logging
+import threading
 from collections.abc import Iterable
 
 import redis.exceptions
@@ -12,6 +14,20 @@ logger = logging.getLogger(__name__)
 
 OPERATORS = "operators"
 EVERYONE = "everyone"
+
+
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def keep_loop() -> None:
+    """For a process that has no loop of its own: from now on one thread sends all messages, on one connection.
+
+    Otherwise each message makes a loop and a connection to Redis for itself, which takes five times as long, and a
+    workflow sends dozens.
+    """
+    global _loop  # noqa: PLW0603 - the process's, as the layer's connections are
+    _loop = asyncio.new_event_loop()
+    threading.Thread(target=_loop.run_forever, name="live", daemon=True).start()
 
 
 def project_group(project_id: object) -> str:
@@ -38,7 +54,10 @@ def _publish(groups: list[str], topics: list[str]) -> None:
             await layer.group_send(group, {"type": "live.changed", "topics": topics})
 
     try:
-        async_to_sync(send)()
+        if _loop is not None:
+            asyncio.run_coroutine_threadsafe(send(), _loop).result()
+        else:
+            async_to_sync(send)()
     except (OSError, redis.exceptions.RedisError) as error:
         # The rows are right and tabs ask again when they reconnect, so a missing Redis must not fail the request.
         logger.warning("live update not sent: %s", error)

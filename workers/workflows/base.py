@@ -7,6 +7,8 @@ found by the step rows and not by what this process remembers, so a worker that 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -42,6 +44,9 @@ class WorkFailedError(Exception):
         self.retryable = retryable
 
 
+LEAST_S_BETWEEN = 0.2
+
+
 @dataclass(slots=True)
 class Context(Generic[T]):
     """What a step gets: the job, its target, and ways to report. `step` is the running step's row."""
@@ -50,12 +55,19 @@ class Context(Generic[T]):
     target: T
     step: JobStep | None = None
     _last_progress: int = field(default=-1)
+    _told_at: float = field(default=-math.inf)
 
     def progress(self, percent: int, detail: str = "") -> None:
-        """Report, keep the lease, and stop here if somebody asked for it. Cheap to call often."""
+        """Report, and stop here if somebody asked for it.
+
+        Cheap to call often: a percent on the heels of another is not told, since whoever works waits for the telling.
+        """
         if self.step is None or (percent == self._last_progress and not detail):
             return
-        self._last_progress = percent
+        now = time.monotonic()
+        if now < self._told_at + LEAST_S_BETWEEN and not detail:
+            return
+        self._last_progress, self._told_at = percent, now
         jobs.report_step(self.step, progress=max(0, min(percent, 100)), detail=detail)
         self.check_cancelled()
 

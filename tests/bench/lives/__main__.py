@@ -156,16 +156,25 @@ class _Stage:
     # --- the parts ----------------------------------------------------------------------------------------------------
 
     def measured(self, machine: Machine, plain: Plain) -> Iterator[Row]:
-        plain.keep("restored")
         plain.start()
         yield self._beside("attach", lambda number: self._attach(machine, number), plain.attach)
         yield self._beside(
             "resize", lambda number: self._resize(machine, number), lambda n: plain.resize(2 - n % 2, 256)
         )
-        self._until_its_agent_answers(plain)
+        # Both bring back all their disks, and neither is measured while the other's guest boots.
+        plain.stop()
+        plain.keep("restored")
+        plain.start()
+        self._snapshot(machine)
+        yield self._beside(
+            "restore",
+            lambda _n: self._restore(machine),
+            lambda _n: plain.restore("restored"),
+            before=lambda: self._until_both_answer(machine, plain),
+        )
+        self._until_both_answer(machine, plain)
+        # libvirt's kind are files in a chain: what comes after it would be something else for both.
         yield self._beside("snapshot", lambda _n: self._snapshot(machine), lambda n: plain.snapshot(f"s{n}"))
-        # The snapshots of libvirt's kind are files in a chain; what is restored is inside the first of them.
-        yield self._beside("restore", lambda _n: self._restore(machine), lambda _n: plain.restore("restored"))
         self._timed(machine, lambda: services.request_force_off(machine, actor=self.alice))
         plain.stop()
         first = self._snapshot_row(machine)
@@ -174,14 +183,15 @@ class _Stage:
             "clone-linked",
             lambda n: self._clone(machine, first, n + 1, linked=True),
             lambda n: plain.clone(n, linked=True),
-            after=lambda: self._drop_clones(machine, plain),
+            before=lambda: self._drop_clones(machine, plain),
         )
         yield self._beside(
             "clone-full",
             lambda n: self._clone(machine, None, n + 100, linked=False),
             lambda n: plain.clone(n, linked=False),
-            after=lambda: self._drop_clones(machine, plain),
+            before=lambda: self._drop_clones(machine, plain),
         )
+        self._drop_clones(machine, plain)
 
     def _beside(
         self,
@@ -189,23 +199,24 @@ class _Stage:
         ours: Seconds,
         theirs: Callable[[int], None],
         *,
-        after: Callable[[], None] = lambda: None,
+        before: Callable[[], None] = lambda: None,
     ) -> Row:
         """In turns, and each goes first as often as the other."""
         our_s, their_s = [], []
         for number in range(ROUNDS):
 
             def take_theirs(number: int = number) -> None:
+                before()
                 began = time.monotonic()
                 theirs(number)
                 their_s.append(time.monotonic() - began)
 
             if number % 2:
                 take_theirs()
+            before()
             our_s.append(ours(number))
             if not number % 2:
                 take_theirs()
-            after()
         value, peer = median(our_s), median(their_s)
         sys.stderr.write(f"{name}: ours {our_s}, plain {their_s}\n")
         more = value - peer
@@ -259,13 +270,14 @@ class _Stage:
             services.request_delete(clone, actor=self.alice)
             self._done(Job.objects.filter(target_id=clone.pk, name="machine.delete").latest("created_at"))
 
-    def _until_its_agent_answers(self, plain: Plain) -> None:
-        """As the portal's guest's does: both are asked to hold their file systems still."""
+    def _until_both_answer(self, machine: Machine, plain: Plain) -> None:
+        """Their agents, so that both have booted, and can be asked to hold their file systems still."""
         deadline = time.monotonic() + LIMIT_S
-        ping = ["virsh", "qemu-agent-command", plain.name, '{"execute":"guest-ping"}']
-        while subprocess.run(ping, capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, f"the agent of {plain.name} never answered"
-            time.sleep(0.25)
+        for name in (machine.domain_name, plain.name):
+            ping = ["virsh", "qemu-agent-command", name, '{"execute":"guest-ping"}']
+            while subprocess.run(ping, capture_output=True, check=False).returncode:
+                assert time.monotonic() < deadline, f"the agent of {name} never answered"
+                time.sleep(0.25)
 
     def clean(self) -> None:
         driver = driver_of(self.host)

@@ -59,13 +59,18 @@ class Plain:
         virsh("snapshot-create-as", self.name, name, "--disk-only", "--atomic", "--quiesce", "--no-metadata")
 
     def keep(self, name: str) -> None:
-        """What `restore` brings back: it is off."""
-        qemu_img("snapshot", "-q", "-c", name, str(self.disk))
+        """What `restore` brings back, of all its disks: it is off."""
+        for disk in self._disks():
+            qemu_img("snapshot", "-q", "-c", name, str(disk))
 
     def restore(self, name: str) -> None:
         self.stop()
-        qemu_img("snapshot", "-q", "-a", name, str(self.disk))
+        for disk in self._disks():
+            qemu_img("snapshot", "-q", "-a", name, str(disk))
         self.start()
+
+    def _disks(self) -> list[Path]:
+        return [self.disk, *sorted(self.folder.glob("volume-*.qcow2"))]
 
     def clone(self, number: int, *, linked: bool) -> None:
         """A domain of its own, started, on a copy of the disk or on an overlay of it. The original is off."""

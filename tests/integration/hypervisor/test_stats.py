@@ -140,7 +140,11 @@ def _is_past(moment: float) -> bool:
 def test_a_sampler_reads_real_qemu(
     real_bench: Bench, redis_db: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From QEMU to what a page shows. A guest that boots computes."""
+    """From QEMU to what a page shows. A guest that boots computes.
+
+    Between two readings are some seconds: on a busy host a call takes a good part of one, and a share that comes out
+    above all there is counts as not known.
+    """
     bench = real_bench
     monkeypatch.setattr(sample, "driver_of", lambda _host: bench.driver)
     at_s = live.now_s(store())
@@ -151,7 +155,7 @@ def test_a_sampler_reads_real_qemu(
         for slot in range(3):
             monkeypatch.setattr(live, "now_s", partial(_at, at_s + 10 * slot))
             began = time.monotonic()
-            wait_until(partial(_is_past, began + 1), LONG_S)
+            wait_until(partial(_is_past, began + 5), LONG_S)
             sample.sample_host(found.host_id)
         own, host = machine_figures(found, Level.LIVE).now, host_figures(found.host, Level.LIVE).now
         assert own.cpu is not None and 0 < own.cpu <= 1

@@ -127,8 +127,11 @@ def _appliance(sandbox: Sandbox) -> Path:
     parts = next((path for path in PARTS if path.is_dir()), None)
     if parts is None:
         raise no_tools("Its package libguestfs0 is not whole.")
-    folder = pool_dir / "appliance"
-    argv = ["supermin", "--build", "--if-newer", "--lock", str(pool_dir / ".appliance.lock"), "--copy-kernel"]
+    folder, lock = pool_dir / "appliance", pool_dir / ".appliance.lock"
+    with storage_errors("make the appliance"):
+        lock.touch()
+        lock.chmod(0o600)
+    argv = ["supermin", "--build", "--if-newer", "--lock", str(lock), "--copy-kernel"]
     argv += ["-f", "ext2", "--host-cpu", "x86_64", str(parts), "-o", str(folder)]
     try:
         run(argv, limits=BUILD_LIMITS, extra_env={**_kernel_chosen(), "TMPDIR": str(pool_dir)})
