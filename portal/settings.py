@@ -158,8 +158,8 @@ else:
         DATABASES["default"]["OPTIONS"]["pool"] = {
             "min_size": 1,
             "max_size": most,
-            "timeout": 5,
-            "reconnect_timeout": 5,
+            "timeout": 3,
+            "reconnect_timeout": 3,
         }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

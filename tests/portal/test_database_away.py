@@ -110,12 +110,25 @@ def test_what_people_get_while_it_is_away_and_after(server: Server) -> None:
     assert all(line.startswith("{") for line in log.splitlines()[2:]), "uvicorn's lines, too, once Django is set up"
 
 
+def test_requests_share_a_few_connections(server: Server) -> None:
+    """PostgreSQL begins each with empty caches, which every page would wait for."""
+    with _connected(server) as connection:
+        ours = "SELECT pid FROM pg_stat_activity WHERE usename = 'casement' AND pid != pg_backend_pid()"
+        seen = set()
+        for _request in range(12):
+            assert server.get("/machines/")[0] == 302
+            seen |= {pid for (pid,) in connection.execute(ours).fetchall()}
+    assert 0 < len(seen) <= 4, seen
+
+
+def _connected(server: Server) -> psycopg.Connection[tuple[object, ...]]:
+    settings = Env.db_url_config(server.database)
+    return psycopg.connect(host=settings["HOST"], user="casement", dbname=settings["NAME"], autocommit=True)
+
+
 def test_a_fault_of_ours_is_no_outage(server: Server) -> None:
     """A table that is missing is not the database's being away; people must not be told to wait for it."""
-    settings = Env.db_url_config(server.database)
-    with psycopg.connect(
-        host=settings["HOST"], user="casement", dbname=settings["NAME"], autocommit=True
-    ) as connection:
+    with _connected(server) as connection:
         connection.execute("ALTER TABLE django_session RENAME TO gone")
         try:
             assert server.get("/machines/")[0] == 500

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+from asgiref.sync import async_to_sync
+from channels.layers import InMemoryChannelLayer
 from pytest_django.fixtures import Settings
 
-from portal.lib import pulse
+from portal.lib import live, pulse
 from tests.support.product import wait_for
 from tests.support.redis import redis_db, redis_url
+from workers import signs
 
 __all__ = ["redis_db", "redis_url"]
 
@@ -58,3 +64,35 @@ def test_a_redis_that_is_away_stops_nobody(settings: Settings, tmp_path: Path) -
     settings.REDIS_URL = f"unix://{tmp_path}/none.sock"
     pulse.beat("worker|x|y")
     pulse.end("worker|x|y")
+
+
+def test_its_children_tell_tabs_from_one_loop_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop for each message would connect to Redis for each."""
+    monkeypatch.setattr(live, "_loop", None)
+    layer = InMemoryChannelLayer()
+    monkeypatch.setattr(live, "get_channel_layer", lambda: layer)
+    channel = async_to_sync(layer.new_channel)()
+    async_to_sync(layer.group_add)("operators", channel)
+    signs._keep_loop()
+    loop = live._loop
+    assert loop is not None
+    seen: list[asyncio.AbstractEventLoop] = []
+    monkeypatch.setattr(layer, "group_send", _noting(seen, layer.group_send))
+    live._publish(["operators"], ["machines"])
+    live._publish(["operators"], ["jobs"])
+    assert [async_to_sync(layer.receive)(channel)["topics"] for _each in "12"] == [["machines"], ["jobs"]]
+    assert seen == [loop, loop]
+    loop.call_soon_threadsafe(loop.stop)
+    wait_for("its loop has stopped", lambda: not loop.is_running(), seconds=30)
+    loop.close()
+
+
+Send = Callable[..., Awaitable[None]]
+
+
+def _noting(seen: list[asyncio.AbstractEventLoop], send: Send) -> Send:
+    async def noted(*args: object) -> None:
+        seen.append(asyncio.get_running_loop())
+        await send(*args)
+
+    return noted
