@@ -152,15 +152,11 @@ else:
     # A database whose machine is gone answers nothing at all: without a limit every request would wait for minutes.
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
     # A web process answers each request in a thread of its own (portal/asgi.py asks for this). Without a pool each
-    # would connect anew, and PostgreSQL begins each connection with empty caches: a page took 13 ms longer. Whoever
-    # finds all of them taken waits, and so does who finds the database away, for it to come back.
+    # would connect anew, and PostgreSQL begins each connection with empty caches: a page took 13 ms longer.
     if most := env.int("CASEMENT_DATABASE_POOL", default=0):
-        DATABASES["default"]["OPTIONS"]["pool"] = {
-            "min_size": 1,
-            "max_size": most,
-            "timeout": 3,
-            "reconnect_timeout": 3,
-        }
+        pool = {"min_size": 1, "max_size": most, "timeout": 2, "reconnect_timeout": 5}
+        DATABASES["default"]["ENGINE"] = "portal.lib.pooled"
+        DATABASES["default"]["OPTIONS"]["pool"] = pool
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default=f"unix://{CASEMENT_HOME / 'run' / 'redis.sock'}")

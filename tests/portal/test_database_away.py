@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,18 @@ def test_requests_share_a_few_connections(server: Server) -> None:
             assert server.get("/machines/")[0] == 302
             seen |= {pid for (pid,) in connection.execute(ours).fetchall()}
     assert 0 < len(seen) <= 4, seen
+
+
+def test_who_finds_all_connections_taken_waits_for_one(server: Server) -> None:
+    """Twice as many people want what is locked as there are connections, for longer than a database may be away."""
+    with _connected(server) as holder, ThreadPoolExecutor(80) as people:
+        holder.autocommit = False
+        holder.execute("LOCK TABLE django_session IN ACCESS EXCLUSIVE MODE")
+        asked = [people.submit(server.get, "/machines/") for _person in range(80)]
+        done = wait(asked, timeout=5).done
+        holder.rollback()
+        assert [one.result()[0] for one in done] == [], "nobody is told that it is away"
+        assert {one.result()[0] for one in asked} == {302}
 
 
 def _connected(server: Server) -> psycopg.Connection[tuple[object, ...]]:
