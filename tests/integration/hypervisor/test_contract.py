@@ -341,10 +341,8 @@ def test_events_tell_a_machines_life(bench: Bench) -> None:
         assert log.events[0].kind is EventKind.RESYNC
         spec = bench.started()
         log.wait_for(lambda event: (event.uuid, event.power_state) == (spec.uuid, PowerState.RUNNING))
-        asked = time.monotonic()
         bench.driver.force_off(spec.uuid)
         off = log.wait_for(lambda event: (event.uuid, event.power_state) == (spec.uuid, PowerState.SHUT_OFF))
-        assert time.monotonic() - asked < 5
         assert off.kind is EventKind.CHANGED
         assert off.at.tzinfo is not None
         bench.driver.undefine(spec.uuid)

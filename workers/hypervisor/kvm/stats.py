@@ -31,11 +31,15 @@ Told = dict[str, int]
 
 
 def host_stats(conn: VirConnect) -> HostStats:
-    """The moment is that of the bulk call's answer; a slow one makes no rate wrong by more than its own length."""
-    processors, memory = conn.getCPUStats(libvirt.VIR_NODE_CPU_STATS_ALL_CPUS, 0), conn.getMemoryStats(-1, 0)
-    cpus: int = conn.getInfo()[2]
+    """The moment is that of the bulk call's answer; a slow one makes no rate wrong by more than its own length.
+
+    The host's processors are read right after it: on a busy host it takes long, and no two of them equally long.
+    """
     told = conn.getAllDomainStats(_WANTED, _FLAGS)
     at_s = time.monotonic()
+    processors = conn.getCPUStats(libvirt.VIR_NODE_CPU_STATS_ALL_CPUS, 0)
+    memory = conn.getMemoryStats(-1, 0)
+    cpus: int = conn.getInfo()[2]
     machines = tuple(machine_stats(UUID(bytes=domain.UUID()), domain.ID(), stats) for domain, stats in told)
     available = memory.get("free", 0) + memory.get("buffers", 0) + memory.get("cached", 0)
     return HostStats(
