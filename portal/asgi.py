@@ -10,7 +10,7 @@ from channels.security.websocket import OriginValidator
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-os.environ.setdefault("CASEMENT_DATABASE_POOL", "40")
+os.environ.setdefault("CASEMENT_IN_WEB_PROCESS", "1")
 django_app = get_asgi_application()
 
 # These touch models, so they come after Django is set up.

@@ -153,7 +153,7 @@ else:
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
     # A web process answers each request in a thread of its own (portal/asgi.py asks for this). Without a pool each
     # would connect anew, and PostgreSQL begins each connection with empty caches: a page took 13 ms longer.
-    if most := env.int("CASEMENT_DATABASE_POOL", default=0):
+    if env.bool("CASEMENT_IN_WEB_PROCESS", default=False) and (most := env.int("DATABASE_POOL", default=40)):
         pool = {"min_size": 1, "max_size": most, "timeout": 2, "reconnect_timeout": 5}
         DATABASES["default"]["ENGINE"] = "portal.lib.pooled"
         DATABASES["default"]["OPTIONS"]["pool"] = pool
