@@ -35,9 +35,10 @@ _ALONE = ("hypervisor", "crash/test_real.py")
 TWO = ("-n", "2", "--dist", "worksteal")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
 PRINTING = Lock()
-# pytest's: a test's name, the lines of an error, where it was raised, and the list of what failed.
-SIGNS_OF_FAILURE = re.compile(r"(____* \S+ ____*$|E   |\S+\.py:\d+: |FAILED |ERROR )")
-MOST_RECALLED = 80
+# pytest's: the list of what failed; and of each a line with its name, the error's lines, and where it was raised.
+FAILED = re.compile(r"(FAILED|ERROR) ")
+WHY = re.compile(r"(____* \S+ ____*$|E   |(tests|portal|workers|bin)/\S+\.py:\d+: \w+$)")
+MOST_RECALLED = 40
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,10 @@ def _summary(outcomes: Sequence[Outcome]) -> int:
 def _recall(failed: Sequence[Outcome]) -> None:
     """What went wrong once more, at the end: whoever sees only the last lines of a long output sees why."""
     for outcome in failed:
-        lines = [line for line in outcome.output.splitlines() if SIGNS_OF_FAILURE.match(line)]
+        lines = outcome.output.splitlines()
+        told = [*filter(FAILED.match, lines)][:MOST_RECALLED] + [*filter(WHY.match, lines)][:MOST_RECALLED]
         print(f"\n{outcome.stage.name}:")
-        for line in lines[:MOST_RECALLED] or outcome.output.splitlines()[-10:]:
+        for line in told or lines[-10:]:
             print(f"  {line[:300]}")
 
 
