@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from portal.audit import services as audit
 from portal.images.models import ImageVersion, VersionStatus
-from portal.keeping import archive, rows
+from portal.keeping import archive, rows, schema
 from portal.keeping.archive import CHUNK, KeepingError, Writer
 
 
@@ -41,9 +41,8 @@ def _write(writer: Writer, *, with_images: bool) -> Summary:
     writer.add(archive.SETTINGS, [archive.settings_text(_settings()).encode()])
     count = 0
     with _snapshot():
-        loader = MigrationLoader(connection)
-        migrations = rows.applied(loader)
-        for label, model in rows.models_at(loader, migrations).items():
+        migrations = schema.applied(MigrationLoader(connection))
+        for label, model in rows.models_at(migrations).items():
             lines = _Counted(rows.dumped(model))
             writer.add(archive.rows_name(label), lines)
             count += lines.count - 1

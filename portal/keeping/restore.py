@@ -18,7 +18,6 @@ from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
-from django.db.migrations.loader import MigrationLoader
 
 from portal.audit import services as audit
 from portal.console.services import end_all_sessions
@@ -89,8 +88,7 @@ def _alone() -> Iterator[None]:
 
 def _check(reader: Reader) -> None:
     """Everything that can be known without touching anything."""
-    loader = MigrationLoader(None)
-    wanted = set(rows.models_at(loader, reader.manifest.migrations))
+    wanted = set(rows.models_at(reader.manifest.migrations))
     if wanted != set(reader.manifest.models):
         raise KeepingError("The backup's tables are not those of its migrations.")
     reader.settings()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
@@ -18,12 +18,13 @@ from django.core.exceptions import ValidationError
 from django.core.management.color import no_style
 from django.db import connection, transaction
 from django.db.migrations.executor import MigrationExecutor
-from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.state import ProjectState
 from django.db.models import Field, Model
 from django.db.models.sql import InsertQuery
 from django.utils.duration import duration_iso_string
 
 from portal.keeping.archive import KeepingError
+from portal.keeping.schema import Migrations, newest_of
 
 # Who was signed in at the time of a backup may have lost that right since: everyone signs in again. Figures are many
 # times all the rest, and a month of charts is nothing that anybody restores a portal for.
@@ -31,35 +32,16 @@ NOT_KEPT: Final = frozenset({"sessions.session", "figures.series"})
 BATCH: Final = 500
 
 Convert = Callable[[Any], Any]
-Migrations = Mapping[str, Iterable[str]]
 
 
-def applied(loader: MigrationLoader) -> dict[str, list[str]]:
-    """The migrations of the installed apps that the database has. KeepingError if it knows more than this Casement."""
-    found: dict[str, list[str]] = {}
-    for app, name in sorted(loader.applied_migrations or ()):
-        if app in loader.migrated_apps:
-            if (app, name) not in loader.graph.nodes:
-                raise KeepingError(f"The database is of a newer Casement: {app} {name} is not known here.")
-            found.setdefault(app, []).append(name)
-    if not found:
-        raise KeepingError("The database is empty: there is nothing to back up.")
-    return found
-
-
-def newest_of(loader: MigrationLoader, migrations: Migrations) -> list[tuple[str, str]]:
-    """Those that no other of them follows. KeepingError for one that is not known here."""
-    nodes = {(app, name) for app, names in migrations.items() for name in names}
-    if unknown := nodes - set(loader.graph.nodes):
-        app, name = min(unknown)
-        raise KeepingError(f"The backup was made by a newer Casement: {app} {name} is not known here.")
-    followed = {parent.key for node in nodes for parent in loader.graph.node_map[node].parents}
-    return sorted(nodes - followed)
-
-
-def models_at(loader: MigrationLoader, migrations: Migrations) -> dict[str, type[Model]]:
+def models_at(migrations: Migrations) -> dict[str, type[Model]]:
     """By label, the models of that state whose rows are kept; tables between two models are among them."""
-    apps = loader.project_state(newest_of(loader, migrations)).apps
+    loader, newest = newest_of(None, migrations)
+    return _kept(loader.project_state(newest))
+
+
+def _kept(state: ProjectState) -> dict[str, type[Model]]:
+    apps = state.apps
     models = [model for model in apps.get_models(include_auto_created=True) if model._meta.managed]
     return {model._meta.label_lower: model for model in models if model._meta.label_lower not in NOT_KEPT}
 
@@ -76,8 +58,8 @@ def dumped(model: type[Model]) -> Iterator[bytes]:
 def build_at(migrations: Migrations) -> dict[str, type[Model]]:
     """Make the tables of that state in an empty database; its models, whose tables are empty."""
     executor = MigrationExecutor(connection)
-    executor.migrate(newest_of(executor.loader, migrations))
-    models = models_at(MigrationLoader(connection), migrations)
+    executor.loader, newest = newest_of(connection, migrations)
+    models = _kept(executor.migrate(newest))
     with transaction.atomic():
         for model in models.values():
             model._base_manager.all().delete()  # Migrations may have put in rows, which are in the backup as well.

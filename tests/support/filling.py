@@ -15,8 +15,11 @@ _BEGINNING = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
 Row = dict[str, Any]
 
 
-def fill(wanted: Iterable[type[models.Model]]) -> None:
-    """Two rows in each table. Foreign keys lead to rows with the same number, so pairs that must be unique are."""
+def fill(wanted: Iterable[type[models.Model]], *, first: int = 0) -> None:
+    """Two rows in each table. Foreign keys lead to rows with the same number, so pairs that must be unique are.
+
+    Where a table has rows from here already, `first` is a number that is even and greater than theirs.
+    """
     left = list(wanted)
     made: dict[Any, list[models.Model]] = {}
     with transaction.atomic():
@@ -24,7 +27,7 @@ def fill(wanted: Iterable[type[models.Model]]) -> None:
             ready = [model for model in left if _parents(model).isdisjoint(set(left) - {model})]
             assert ready, f"these need each other: {left}"
             for model in ready:
-                made[model] = [_make(model, number, made) for number in range(ROWS)]
+                made[model] = [_make(model, number, made) for number in range(first, first + ROWS)]
                 left.remove(model)
 
 
@@ -47,9 +50,9 @@ def _make(model: type[models.Model], number: int, made: dict[Any, list[models.Mo
     row = model()
     for field in model._meta.local_concrete_fields:
         if isinstance(field, models.ForeignKey):
-            if number or not field.null:
+            if number % ROWS or not field.null:
                 others = made.get(field.related_model)
-                setattr(row, field.attname, others[number].pk if others else None)
+                setattr(row, field.attname, others[number % ROWS].pk if others else None)
         elif not field.primary_key or not isinstance(field, models.AutoField):
             setattr(row, field.attname, _value(field, number))
     row.save(force_insert=True)
@@ -63,7 +66,7 @@ def _value(field: models.Field[Any, Any], number: int) -> Any:  # noqa: PLR0911 
     if isinstance(field, models.UUIDField):
         return uuid5(NAMESPACE_DNS, f"{field.attname}-{number}")
     if isinstance(field, models.BooleanField):
-        return bool(number)
+        return bool(number % ROWS)
     if isinstance(field, models.IntegerField):
         return number + 1
     if isinstance(field, models.FloatField):
@@ -75,7 +78,7 @@ def _value(field: models.Field[Any, Any], number: int) -> Any:  # noqa: PLR0911 
     if isinstance(field, models.GenericIPAddressField):
         return f"192.0.2.{number + 1}"
     if isinstance(field, models.BinaryField):
-        return bytes((number, 0, 255)) * 5
+        return bytes((number % 256, 0, 255)) * 5
     if isinstance(field, models.CharField | models.TextField):
         return f"{number}-ü'\"\n{field.name}"[: field.max_length or 200]
     raise AssertionError(f"say what a {type(field).__name__} holds")

@@ -49,28 +49,40 @@ class Installation:
         environment = self.environment | {"DJANGO_SETTINGS_MODULE": "portal.settings"}
         return python(argv, environment=environment, timeout_s=120)
 
-    def make(self, *migrations: str) -> None:
-        """The settings that bin/run writes, and the tables; of an older state, where migrations are named."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        if "SECRET_KEY" not in self.more:
-            (self.home / "casement.env").write_text(f"SECRET_KEY={secrets.token_urlsafe(50)}\nTRUST_PROXY=true\n")
+    def make(self) -> None:
+        """The settings that bin/run writes, and the tables."""
+        self._write_settings()
         if self.database:
             self.manage("migrate", "-v0")
         else:
             (self.home / "db.sqlite3").write_bytes(_migrated())
-        for migration in migrations:
-            self.manage("migrate", "-v0", *migration.split("."))
+
+    def make_older(self, *migrations: str) -> None:
+        """The tables of a state in which these of its apps were the newest, and nothing that needs later ones."""
+        self._write_settings()
+        self.shell(
+            "from django.db import connection\n"
+            "from django.db.migrations.executor import MigrationExecutor\n"
+            "from tests.support.states import before, loader_of_all\n"
+            "executor = MigrationExecutor(connection)\n"
+            "executor.loader = loader_of_all(connection)\n"
+            f"executor.migrate(before(executor.loader, {migrations!r}))"
+        )
+
+    def _write_settings(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        if "SECRET_KEY" not in self.more:
+            (self.home / "casement.env").write_text(f"SECRET_KEY={secrets.token_urlsafe(50)}\nTRUST_PROXY=true\n")
 
     def fill(self) -> None:
         """Two rows in every table of the state that the database is in, and a sealed secret."""
         self.shell(
             "from django.db import connection\n"
             "from django.db.migrations.loader import MigrationLoader\n"
-            "from portal.keeping import rows\n"
+            "from portal.keeping import rows, schema\n"
             "from portal.lib.secrets import seal\n"
             "from tests.support.filling import fill\n"
-            "loader = MigrationLoader(connection)\n"
-            "models = rows.models_at(loader, rows.applied(loader))\n"
+            "models = rows.models_at(schema.applied(MigrationLoader(connection)))\n"
             "fill(models.values())\n"
             "models['machines.machine'].objects.update(login_password=seal('first-password'))"
         )

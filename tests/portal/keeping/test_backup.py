@@ -86,7 +86,7 @@ def test_what_was_going_on_then_ends(make: Make, engine: str, tmp_path: Path) ->
 
 def test_an_older_backup_is_migrated_forward(make: Make, engine: str, tmp_path: Path) -> None:
     here, there = make(engine), make(engine)
-    here.make("machines.0001", "jobs.0001")
+    here.make_older("machines.0001_initial", "jobs.0001_initial")
     here.fill()
     here.manage("backup", str(tmp_path / "old.zip"))
     there.manage("restore", str(tmp_path / "old.zip"))
