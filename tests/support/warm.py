@@ -18,10 +18,11 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _PRELOADED: Final = [
-    "tests.support.warm", "celery", "channels_redis.core", "cryptography.fernet", "django.contrib.admin",
-    "django.core.handlers.asgi", "django.core.management", "django.db.backends.postgresql.psycopg_any",
-    "django.db.backends.sqlite3.base", "django.db.migrations.loader", "django.views.generic", "psycopg", "redis",
-    "unfold", "uvicorn", "whitenoise", "yaml",
+    "tests.support.warm", "PIL.Image", "celery.app.base", "channels_redis.core", "cryptography.fernet",
+    "django.contrib.admin", "django.core.handlers.asgi", "django.core.management",
+    "django.db.backends.postgresql.psycopg_any", "django.db.backends.sqlite3.base", "django.db.migrations.loader",
+    "django.views.generic", "prometheus_client", "psycopg", "pydantic", "redis", "unfold", "urllib3.poolmanager",
+    "uvicorn", "whitenoise", "yaml",
 ]  # fmt: skip
 
 

@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-import environ
-import psycopg
 import pytest
 
-from tests.portal.keeping.installation import Installation
+from tests.portal.keeping.installation import Installation, replace_database
 from tests.support.postgres import private_postgres
 from tests.support.redis import redis_db, redis_url
 
@@ -38,14 +36,10 @@ def _installation(engine: str, home: Path, request: pytest.FixtureRequest, more:
     more = {"REDIS_URL": f"unix://{home}/none.sock", **more}
     if engine == "sqlite":
         return Installation(home, more=more)
-    url = request.getfixturevalue("postgres")
-    settings = environ.Env.db_url_config(url)
+    server = request.getfixturevalue("postgres").rpartition("/")[0]
     name = f"casement_{secrets.token_hex(6)}"
-    with psycopg.connect(
-        host=settings["HOST"], user=settings["USER"], dbname=settings["NAME"], autocommit=True
-    ) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    return Installation(home, f"{url.rpartition('/')[0]}/{name}", more)
+    replace_database(server, name)
+    return Installation(home, f"{server}/{name}", more)
 
 
 @pytest.fixture

@@ -8,15 +8,19 @@ import secrets
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import environ
+import psycopg
+
 from tests.support.warm import ROOT, python
 
-__all__ = ["ROOT", "Installation", "rows_in"]
+__all__ = ["ROOT", "Installation", "replace_database", "rows_in"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,10 @@ class Installation:
         """The settings that bin/run writes, and the tables."""
         self._write_settings()
         if self.database:
-            self.manage("migrate", "-v0")
+            server, _, name = self.database.rpartition("/")
+            replace_database(server, name, template=_migrated_postgresql(server))
         else:
-            (self.home / "db.sqlite3").write_bytes(_migrated())
+            (self.home / "db.sqlite3").write_bytes(_migrated_sqlite())
 
     def make_older(self, *migrations: str) -> None:
         """The tables of a state in which these of its apps were the newest, and nothing that needs later ones."""
@@ -106,14 +111,41 @@ class Installation:
         return rows_in(path)
 
 
+# Databases with all tables and no rows, made once: migrating takes longer than most of what is tried.
+
+
 @cache
-def _migrated() -> bytes:
-    """An SQLite database with all tables and no rows, made once: migrating takes longer than most of what is tried."""
+def _migrated_sqlite() -> bytes:
+    with _elsewhere() as there:
+        return (there.home / "db.sqlite3").read_bytes()
+
+
+@cache
+def _migrated_postgresql(server: str) -> str:
+    name = "casement_migrated"
+    replace_database(server, name)
+    with _elsewhere(f"{server}/{name}"):
+        return name
+
+
+@contextmanager
+def _elsewhere(database: str = "") -> Iterator[Installation]:
     with tempfile.TemporaryDirectory(prefix="casement-tests-") as folder:
         home = Path(folder)
         (home / "casement.env").write_text(f"SECRET_KEY={secrets.token_urlsafe(50)}\n")
-        Installation(home).manage("migrate", "-v0")
-        return (home / "db.sqlite3").read_bytes()
+        there = Installation(home, database)
+        there.manage("migrate", "-v0")
+        yield there
+
+
+def replace_database(server: str, name: str, *, template: str = "template0") -> None:
+    """An empty one, or a copy, on this server of the tests' own."""
+    settings = environ.Env.db_url_config(f"{server}/postgres")
+    with psycopg.connect(
+        host=settings["HOST"], user=settings["USER"], dbname=settings["NAME"], autocommit=True
+    ) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
 
 
 def rows_in(path: Path) -> dict[str, list[Any]]:

@@ -11,6 +11,7 @@ from portal.keeping.backup import write_backup
 
 class Command(BaseCommand):
     help = "Write the database, the settings and the secrets to FILE, while the portal runs. Keep the file safe."
+    requires_system_checks: list[str] = []  # They are about pages, which this makes none of.
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", type=Path, help="must not exist; it appears when it is whole")
