@@ -144,7 +144,7 @@ def replace_database(server: str, name: str, *, template: str = "template0") -> 
     with psycopg.connect(
         host=settings["HOST"], user=settings["USER"], dbname=settings["NAME"], autocommit=True
     ) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())  # Whoever was killed may linger.
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
 
 

@@ -13,7 +13,7 @@ import pytest
 from portal.keeping import archive
 from portal.keeping.archive import KeepingError
 from tests.portal.keeping.conftest import Make, Saved
-from tests.portal.keeping.installation import Installation
+from tests.portal.keeping.installation import Installation, replace_database
 
 KILLED = -9
 HARNESS = "tests/portal/keeping/killed.py"
@@ -84,12 +84,9 @@ def state_keeper(here: Installation, kept: Path) -> Callable[[], None]:
             shutil.copytree(kept, here.home)
 
         return put_back
-    here.manage("backup", str(kept))
-
-    def restore() -> None:
-        here.manage("restore", str(kept), "--force")
-
-    return restore
+    server, _, name = here.database.rpartition("/")
+    replace_database(server, f"{name}_kept", template=name)
+    return lambda: replace_database(server, name, template=f"{name}_kept")
 
 
 KILL_IN_COPY = """
