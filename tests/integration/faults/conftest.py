@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from tests.support.product import ROOT, wait_for
+from tools.programs import redis_server
 
 WORKER = "tests.integration.faults.slow_worker:app"
 
@@ -57,7 +58,7 @@ class Backend:
     def start_redis(self) -> None:
         """Nothing is written to disk: whoever starts it anew gets an empty one."""
         options = ("--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no")
-        self.start("redis", "redis-server", *options, "--dir", str(self.home))
+        self.start("redis", redis_server(self.home), *options, "--dir", str(self.home))
         wait_for("Redis answers", self._redis_answers, seconds=30, every=0.05)
 
     def _redis_answers(self) -> bool:
