@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 import pytest
 import redis
 from pytest_django import Settings
-
 from tools.programs import redis_server
 
 

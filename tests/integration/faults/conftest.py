@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import redis
+from tools.programs import redis_server
 
 from tests.support.product import ROOT, wait_for
-from tools.programs import redis_server
 
 WORKER = "tests.integration.faults.slow_worker:app"
 
