@@ -45,16 +45,19 @@ missing_packages() {
     done < <(listed_packages "$@")
 }
 
-# For each line the first alternative that the package lists offer.
+# For each line the first alternative that the package lists offer; the first of all if they offer none, so that apt-get
+# says what is missing. Its answer is read whole: a reader that stops early makes it fail, and the package was left out.
 choose_packages() {
-    local line name
+    local line name chosen
     for line in "$@"; do
+        chosen="${line%%|*}"
         for name in ${line//|/ }; do
-            if [[ $line != *"|"* ]] || apt-cache policy "$name" 2>/dev/null | grep -q 'Candidate: [^(]'; then
-                printf '%s\n' "$name"
+            if [[ $line == *"|"* && $(apt-cache policy "$name" 2>/dev/null) == *"Candidate: "[^\(]* ]]; then
+                chosen="$name"
                 break
             fi
         done
+        printf '%s\n' "$chosen"
     done
 }
 

@@ -47,6 +47,8 @@ HISTORY_BYTES: Final = 64 * 1024
 # Pieces that may wait to be typed. Whoever pastes more waits, in the relay.
 WAITING_PIECES: Final = 16
 KEEP_S: Final = 60
+# Stands in the list where somebody let go of the port; types nothing.
+_UNTIL_HERE: Final = b""
 ALIVE_S: Final = 15.0
 ALIVE: Final = b"\0"
 AFTER_END_S: Final = 10
@@ -138,8 +140,24 @@ class _Line:
             self._let_go()
             raise
         theirs, self._ours = socket.socketpair()
-        _in_threads(self._ours, lambda: self._guarded(lambda: self._show(history)), lambda: self._guarded(self._type))
+        _in_threads(self._ours, lambda: self._guarded(lambda: self._show(history)), self._type_and_let_go)
         return theirs
+
+    def _type_and_let_go(self) -> None:
+        """The port is let go of after the last that was typed: whoever types and leaves at once has typed."""
+        try:
+            self._guarded(self._type)
+            with contextlib.suppress(RedisError, OSError):
+                self._see_it_typed()
+        finally:
+            self._let_go()
+
+    def _see_it_typed(self) -> None:
+        """Who held the port may have gone a moment ago, and left what was typed since to whoever comes next."""
+        until = time.monotonic() + LEASE_MS / 1000
+        while self._port is None and store().llen(self._names.typed) and time.monotonic() < until:
+            self._hold_port(leaving=True)
+            time.sleep(0.02)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -156,7 +174,6 @@ class _Line:
         self._over.set()
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
-        self._let_go()
 
     def _let_go(self) -> None:
         with self._lock:
@@ -196,10 +213,10 @@ class _Line:
         self._number = number or before
         return (SKIPPED if number > before + 1 else b"") + fields.get(b"d", b"")
 
-    def _hold_port(self) -> None:
+    def _hold_port(self, *, leaving: bool = False) -> None:
         """Take the port if nobody holds it. OSError when it is not there."""
         with self._lock:
-            if self._over.is_set() or (self._port is not None and self._port.is_open):
+            if self._over.is_set() != leaving or (self._port is not None and self._port.is_open):
                 return
             token = secrets.token_hex(8)
             if store().set(self._names.holder, token, nx=True, px=LEASE_MS):
@@ -256,17 +273,16 @@ class _Port:
         return not self._over.is_set()
 
     def close(self) -> None:
-        """Let somebody else take it, who is told so at once."""
+        """Let somebody else take it, once what has been typed until now is with the guest. Returns at once."""
         if self._stop():
-            with contextlib.suppress(RedisError):
-                if store().eval(_RELEASE, 1, self._names.holder, self._token):
-                    self._publish({"left": b"1"})
+            with contextlib.suppress(RedisError), store().pipeline(transaction=False) as pipe:
+                pipe.rpush(self._names.typed, _UNTIL_HERE)
+                pipe.expire(self._names.typed, KEEP_S)
+                pipe.execute()
 
     def _stop(self) -> bool:
         was_open = not self._over.is_set()
         self._over.set()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
         return was_open
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -295,19 +311,34 @@ class _Port:
             pipe.execute()
 
     def _speak(self) -> None:
-        """What is typed, as far as the guest takes it; and the lease, which must not depend on that."""
+        """What is typed, as far as the guest takes it; and the lease, which must not depend on that.
+
+        The port is given away only when this has ended: two who take from one list would type in another order.
+        """
         waiting, renew_at = b"", 0.0
-        while not self._over.is_set():
-            if time.monotonic() >= renew_at:
-                renew_at = time.monotonic() + RENEW_S
-                if not store().eval(_RENEW, 1, self._names.holder, self._token, str(LEASE_MS)):
-                    return
-                store().expire(self._names.out, KEEP_S)
-            if waiting:
-                _none, ready, _none = select.select((), (self._socket,), (), RENEW_S)
-                waiting = waiting[self._socket.send(waiting, socket.MSG_DONTWAIT) :] if ready else waiting
-            else:
-                found = cast("tuple[bytes, bytes] | None", store().blpop([self._names.typed], timeout=WAIT_S))
-                waiting = found[1] if found else b""
-        if waiting:  # For the next holder.
-            store().lpush(self._names.typed, waiting)
+        try:
+            while True:
+                if time.monotonic() >= renew_at:
+                    renew_at = time.monotonic() + RENEW_S
+                    if not store().eval(_RENEW, 1, self._names.holder, self._token, str(LEASE_MS)):
+                        return
+                    store().expire(self._names.out, KEEP_S)
+                last = self._over.is_set()
+                if waiting:
+                    _none, ready, _none = select.select((), (self._socket,), (), RENEW_S)
+                    if last and not ready:
+                        return
+                    waiting = waiting[self._socket.send(waiting, socket.MSG_DONTWAIT) :] if ready else waiting
+                else:
+                    found = cast("tuple[bytes, bytes] | None", store().blpop([self._names.typed], timeout=WAIT_S))
+                    waiting = found[1] if found else b""
+                    if not waiting and (last or (found and self._over.is_set())):
+                        return
+        finally:
+            self._stop()  # Before the socket ends: else that would count as the guest's end.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            if waiting:  # For the next holder.
+                store().lpush(self._names.typed, waiting)
+            if store().eval(_RELEASE, 1, self._names.holder, self._token):
+                self._publish({"left": b"1"})

@@ -93,3 +93,15 @@ def test_help_installs_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: bin/run")
+
+
+def test_the_first_alternative_that_is_offered_is_chosen_however_slowly_the_lists_are_told(tmp_path: Path) -> None:
+    """Whoever stops reading at the line that counts ends the teller by a signal, and the package was left out."""
+    more = 'for number in {1..9}; do sleep 0.02; echo "  $number"; done'
+    _fake(
+        tmp_path,
+        "apt-cache",
+        f'[[ $2 == new ]] && echo "  Candidate: 1.2" || echo "  Candidate: (none)"\n{more}',
+    )
+    done = _bash('choose_packages "old|new" "gone|lost" plain', tmp_path)
+    assert done.stdout.split() == ["new", "gone", "plain"]

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import redis
 from pytest_django import Settings
+from tools.programs import redis_server
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,7 @@ def private_redis() -> Iterator[str]:
     with TemporaryDirectory(prefix="casement-redis-") as directory:
         path = Path(directory) / "redis.sock"
         options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", directory]
-        process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([redis_server(Path(directory)), *options], stdout=subprocess.DEVNULL)
         url = f"unix://{path}"
         try:
             _wait_for(url)

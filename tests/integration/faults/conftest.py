@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from tools.programs import redis_server
 
 from tests.support.product import ROOT, wait_for
 
@@ -57,7 +58,7 @@ class Backend:
     def start_redis(self) -> None:
         """Nothing is written to disk: whoever starts it anew gets an empty one."""
         options = ("--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no")
-        self.start("redis", "redis-server", *options, "--dir", str(self.home))
+        self.start("redis", redis_server(self.home), *options, "--dir", str(self.home))
         wait_for("Redis answers", self._redis_answers, seconds=30, every=0.05)
 
     def _redis_answers(self) -> bool:

@@ -106,6 +106,38 @@ def test_what_is_typed_faster_than_the_guest_takes_it_waits_in_order(
     assert bytes(port.heard) == text
 
 
+@pytest.mark.parametrize("turn", range(5))
+@pytest.mark.parametrize("has_port", [False, True])
+def test_what_is_typed_while_the_port_changes_hands_keeps_its_order(
+    port: SerialPort, attach: Callable[[], socket.socket], turn: int, has_port: bool
+) -> None:
+    """A page that is loaded anew: the old session has the port still, or has just given it away."""
+    first = attach()
+    eventually(lambda: port.has_visitor)
+    second = attach()
+    first.close()
+    if has_port:
+        eventually(lambda: port.visits == 2)
+    text = bytes(range(1, 100))
+    for number in text:
+        second.sendall(bytes([number]))
+        time.sleep(0.0001)  # So that they are several pieces, close behind each other.
+    eventually(lambda: len(port.heard) == len(text))
+    assert bytes(port.heard) == text
+    port.say(b"prompt")
+    until(second, b"prompt")
+
+
+def test_who_types_and_leaves_in_the_same_breath_has_typed(
+    port: SerialPort, attach: Callable[[], socket.socket]
+) -> None:
+    for number in range(1, 11):
+        end = attach()
+        end.sendall(bytes([number]))
+        end.close()
+    eventually(lambda: bytes(port.heard) == bytes(range(1, 11)))
+
+
 def test_the_port_of_a_machine_that_is_gone_cannot_be_opened_and_leaves_nothing(
     attach: Callable[[], socket.socket],
 ) -> None:
