@@ -93,6 +93,7 @@ def redis_server(run_dir: Path) -> str:
     server = shutil.which("redis-server", path=path)
     if server is not None:
         return server
+    run_dir.mkdir(parents=True, exist_ok=True)
     link = run_dir / "redis-server"
     link.unlink(missing_ok=True)
     link.symlink_to(shutil.which("redis-check-rdb", path=path) or "/usr/bin/redis-check-rdb")

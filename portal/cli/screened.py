@@ -62,8 +62,19 @@ class Screened:
             return self._in_text()
         if held[1] == 0x5B:  # [
             return self._in_control()
-        # ESC with something in between, as in choosing a set of characters: ends with any printable byte above it.
-        return self._whole() if byte >= 0x30 else b""
+        return self._in_between()
+
+    def _in_between(self) -> bytes:
+        """ESC with something in between, as in choosing a set of characters: ends with any printable byte above it."""
+        held, last = self._held, self._held[-1]
+        if 0x30 <= last <= 0x7E:
+            return self._whole()
+        if last == _ESC:  # Something else begins.
+            held[:] = [_ESC]
+        elif not 0x20 <= last <= 0x2F:
+            held.clear()
+            return self._first(last)
+        return b""
 
     def _second_of_utf8(self) -> bytes:
         """U+0080 to U+009F are controls, ESC and a letter in one; the rest of what this byte begins are characters."""

@@ -38,6 +38,8 @@ from portal.lib.store import store
 logger = logging.getLogger(__name__)
 
 LEASE_MS: Final = 3000
+# Whoever has left sees to it for so long that somebody takes what was typed last.
+SEE_IT_TYPED_S: Final = 20.0
 RENEW_S: Final = 1.0
 WAIT_S: Final = 1  # Redis is asked to wait for no longer; its connection gives up after 2 s.
 PIECE: Final = 4096
@@ -154,8 +156,8 @@ class _Line:
 
     def _see_it_typed(self) -> None:
         """Who held the port may have gone a moment ago, and left what was typed since to whoever comes next."""
-        until = time.monotonic() + LEASE_MS / 1000
-        while self._port is None and store().llen(self._names.typed) and time.monotonic() < until:
+        until = time.monotonic() + SEE_IT_TYPED_S
+        while not self._holds_port() and store().llen(self._names.typed) and time.monotonic() < until:
             self._hold_port(leaving=True)
             time.sleep(0.02)
 
@@ -212,6 +214,11 @@ class _Line:
         number, before = int(fields.get(b"n", 0)), self._number
         self._number = number or before
         return (SKIPPED if number > before + 1 else b"") + fields.get(b"d", b"")
+
+    def _holds_port(self) -> bool:
+        """Not any more if its lease ran out: then somebody else may, or nobody."""
+        with self._lock:
+            return self._port is not None and self._port.is_open
 
     def _hold_port(self, *, leaving: bool = False) -> None:
         """Take the port if nobody holds it. OSError when it is not there."""

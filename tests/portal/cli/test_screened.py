@@ -34,6 +34,9 @@ REACHES_BEYOND = (
     b"\x05",
     b"\x1b\x1b]0;x\x07",
     b"\x1b[1\x1b]0;x\x07",
+    b"\x1b \x1b]0;x\x07",
+    b"\x1b(\x1b[21t",
+    b"\x1b(\xc2\x9d0;x\x07",
 )
 QUESTIONS = (b"\x1b[6n", b"\x1b[c", b"\x1b[>c", b"\x1b[>q", b"\x1b[?25$p", b"\x1b[?u", b"\x1b[x", b"\xc2\x9bc")
 

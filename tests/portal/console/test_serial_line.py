@@ -47,7 +47,7 @@ def attach(alice: User, machine: Machine, socket_path: str) -> Iterator[Callable
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.01)
