@@ -158,7 +158,8 @@ class _Line:
         """Who held the port may have gone a moment ago, and left what was typed since to whoever comes next."""
         until = time.monotonic() + SEE_IT_TYPED_S
         while not self._holds_port() and store().llen(self._names.typed) and time.monotonic() < until:
-            self._hold_port(leaving=True)
+            with contextlib.suppress(OSError):  # It takes one visitor at a time, and may be taken for a moment still.
+                self._hold_port(leaving=True)
             time.sleep(0.02)
 
     def _guarded(self, work: Callable[[], None]) -> None:
