@@ -346,7 +346,12 @@ class KvmDriver(KvmSnapshots):
         both = libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT | libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
 
         def work(domain: VirDomain) -> None:
-            _if_active(domain, domain.shutdownFlags, both)
+            try:
+                _if_active(domain, domain.shutdownFlags, both)
+            except libvirt.libvirtError:
+                # It was asked before, and its guest has just ended: libvirt takes no second wish then.
+                if domain.state()[0] != libvirt.VIR_DOMAIN_SHUTDOWN:
+                    raise
 
         self._with(machine, "ask the machine to shut down", work)
 
