@@ -22,6 +22,8 @@ from portal.cli.line import closed, opened
 
 HOST: Final = "127.0.0.1"
 PIECE: Final = 64 * 1024
+LOOKS: Final = 10
+LOOK_AGAIN_S: Final = 0.05
 
 Ready = Callable[[int], list[str] | None]
 
@@ -36,7 +38,7 @@ async def _serve(client: Client, machine: Json, *, watch: bool, port: int, ready
     with_viewer = False
 
     async def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not _is_ours(writer):
+        if not await _is_ours(writer):
             writer.close()
             return
         try:
@@ -97,13 +99,26 @@ async def _down(screen: ClientConnection, writer: asyncio.StreamWriter) -> None:
         raise CliError(f"The screen was closed: {closed(screen).words}")
 
 
-def _is_ours(writer: asyncio.StreamWriter) -> bool:
-    """By the system's table of connections, which says whose each one is."""
-    host, port = writer.get_extra_info("peername")[:2]
-    wanted = f"{int.from_bytes(bytes(int(part) for part in host.split('.')), 'little'):08X}:{port:04X}"
+async def _is_ours(writer: asyncio.StreamWriter) -> bool:
+    """By the system's table of connections, which moves while it is read and may leave a row out once."""
+    ends = [_as_written(*writer.get_extra_info(end)[:2]) for end in ("peername", "sockname")]
+    for _look in range(LOOKS):
+        if owners := _owners(ends):
+            return owners == {os.getuid()}
+        await asyncio.sleep(LOOK_AGAIN_S)
+    return False
+
+
+def _owners(ends: list[str]) -> set[int]:
+    """Whose the connection with both these ends is. One port may serve connections to several places, and one that
+    lingers there is said to be root's.
+    """
     try:
-        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        rows = map(str.split, Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:])
     except OSError:
-        return True  # Not Linux.
-    owners = [int(fields[7]) for fields in map(str.split, lines) if fields[1] == wanted]
-    return owners == [os.getuid()]
+        return {os.getuid()}  # Not Linux.
+    return {int(row[7]) for row in rows if row[1:3] == ends}
+
+
+def _as_written(host: str, port: int) -> str:
+    return f"{int.from_bytes(bytes(int(part) for part in host.split('.')), 'little'):08X}:{port:04X}"

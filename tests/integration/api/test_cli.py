@@ -334,9 +334,9 @@ def screen(machine: Machine) -> Iterator[Screen]:
             yield found
 
 
-def _greeted(port: int) -> socket.socket:
+def _greeted(port: int, own_port: int = 0) -> socket.socket:
     """As a viewer does it, up to the display's name."""
-    viewer = socket.create_connection(("127.0.0.1", port), timeout=20)
+    viewer = _connected(port, own_port)
     read = partial(_exactly, viewer)
     assert read(12) == b"RFB 003.008\n"
     viewer.sendall(b"RFB 003.008\n")
@@ -347,6 +347,16 @@ def _greeted(port: int) -> socket.socket:
     head = read(24)
     assert read(int.from_bytes(head[20:24])) == b"beacon"
     return viewer
+
+
+def _connected(port: int, own_port: int = 0) -> socket.socket:
+    """From a port that other connections may have, too, as a system short of them gives them out."""
+    found = socket.socket()
+    found.settimeout(20)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind(("127.0.0.1", own_port))
+    found.connect(("127.0.0.1", port))
+    return found
 
 
 def _exactly(viewer: socket.socket, size: int) -> bytes:
@@ -372,6 +382,16 @@ def test_a_screen_is_on_a_local_port_while_the_command_runs(shell: Shell, screen
     )
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_a_viewer_may_have_a_port_that_serves_another_connection(shell: Shell, screen: Screen) -> None:
+    shell.sign_in()
+    process = shell.start("-o", "json", "vnc", "beacon")
+    port = _port_of(process)
+    with socket.create_server(("127.0.0.1", 0)) as other, _connected(other.getsockname()[1]) as first:
+        _greeted(port, first.getsockname()[1]).close()
+    assert process.wait(LIMIT_S) == 0
+    assert screen.opened == 1
 
 
 @dataclass
