@@ -83,6 +83,7 @@ INSTALLED_APPS = [
     "portal.hosts",
     "portal.uploads",
     "portal.images",
+    "portal.parents",
     "portal.isos",
     "portal.volumes",
     "portal.jobs",
@@ -90,6 +91,9 @@ INSTALLED_APPS = [
     "portal.snapshots",
     "portal.copies",
     "portal.console",
+    "portal.profiles",
+    "portal.pools",
+    "portal.deployments",
     "portal.figures",
     "portal.api",
     "portal.keeping",
@@ -108,6 +112,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "portal.lib.middleware.SignInMiddleware",  # Deny by default: a public view says so itself.
+    "portal.accounts.guests.GuestMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -129,6 +134,7 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "django.template.context_processors.i18n",
+                "portal.pools.tiles.desktops",
             ],
             # portal.lib is no app, so its tags are named here.
             "libraries": {"kit": "portal.lib.templatetags.kit"},
@@ -183,7 +189,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 LOGIN_URL = "accounts:login"
-LOGIN_REDIRECT_URL = "machines:list"
+LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "accounts:login"
 
 LANGUAGE_CODE = "en"
@@ -248,6 +254,10 @@ GUEST_SHUTDOWN_TIMEOUT_S = env.int("GUEST_SHUTDOWN_TIMEOUT_S", default=120)
 # How much memory a running guest can be given, in times of what it was made with. Above 1 a hostile guest can take that
 # without being asked, past its quota: only for guests that are trusted.
 GUEST_MEMORY_ROOM = max(env.float("GUEST_MEMORY_ROOM", default=1.0), 1.0)
+# How large the volume with a person's own files is made, when they come to a desktop of a project for the first time.
+PROFILE_GIB = env.int("PROFILE_GIB", default=5)
+if PROFILE_GIB < 1:
+    raise ImproperlyConfigured("PROFILE_GIB must be a number of GiB, 1 or more.")
 
 CONSOLE_MAX_SESSIONS_PER_USER = env.int("CONSOLE_MAX_SESSIONS_PER_USER", default=20)
 CONSOLE_MAX_SESSIONS_PER_MACHINE = env.int("CONSOLE_MAX_SESSIONS_PER_MACHINE", default=20)

@@ -17,22 +17,24 @@ from portal.images.models import ImageVersion
 from portal.machines.models import Machine
 from portal.machines.sizes import room_of
 from portal.machines.states import LIVE, Status, Task
+from portal.parents.models import Parent
 from portal.volumes.models import Volume
 from portal.volumes.states import HAS_FILE
 from portal.volumes.states import Task as VolumeTask
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import DomainNotFoundError
-from workers.hypervisor.types import MachineInfo, VolumeInfo
+from workers.hypervisor.types import MachineInfo, ParentInfo, VolumeInfo
 
 GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """All that a host has, from one bulk call each."""
+    """All that a host has, from one bulk call each. The templates of parents are none of its machines."""
 
     domains: Mapping[UUID, MachineInfo]
     volumes: Collection[VolumeInfo]
+    parents: Collection[ParentInfo] = ()
 
     @property
     def disks(self) -> dict[UUID, VolumeInfo]:
@@ -71,6 +73,7 @@ def find(host: Host, driver: HypervisorDriver, seen: Seen) -> list[Finding]:
         *_unknown(seen, set(known)),
         *_unknown_images(seen),
         *_of_volumes(host, driver, seen),
+        *_unknown_parents(seen),
     ]
 
 
@@ -135,6 +138,16 @@ def _unknown_images(seen: Seen) -> Iterator[Finding]:
     sizes = {volume.image: volume.allocation_bytes for volume in seen.volumes if volume.image is not None}
     for version in sorted(seen.images - known):
         yield Finding(DifferenceKind.IMAGE, version, "", {"disk_gib": round(sizes[version] / GIB, 1)})
+
+
+def _unknown_parents(seen: Seen) -> Iterator[Finding]:
+    """Another portal's, or of a database that was restored to an earlier day."""
+    there = {info.uuid: info for info in seen.parents}
+    known = set(Parent.objects.filter(pk__in=there).values_list("pk", flat=True))
+    for uuid in sorted(there.keys() - known):
+        info = there[uuid]
+        size = info.memory_bytes + info.state_bytes + info.disk_bytes
+        yield Finding(DifferenceKind.PARENT, uuid, "", {"disk_gib": round(size / GIB, 1)})
 
 
 def _of_volumes(host: Host, driver: HypervisorDriver, seen: Seen) -> Iterator[Finding]:

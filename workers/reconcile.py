@@ -27,6 +27,9 @@ from portal.machines import cards, discs, disks, hibernation, rescue, services
 from portal.machines.drift import record_found, record_missing
 from portal.machines.models import Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.parents import selectors as parents
+from portal.parents import services as parent_services
+from portal.profiles import services as profiles
 from portal.snapshots import restoring
 from portal.snapshots import services as snapshot_services
 from portal.snapshots.models import Snapshot
@@ -55,17 +58,20 @@ def reconcile_host(host_id: UUID) -> None:
         driver = driver_of(host)
         _record_host(host, driver)
         seen_at = timezone.now()
-        seen = drift.Seen({info.uuid: info for info in driver.list()}, driver.list_volumes())
+        domains = {info.uuid: info for info in driver.list() if not info.parent}
+        seen = drift.Seen(domains, driver.list_volumes(), driver.parents())
         _converge_power(host, driver, seen, seen_at)
         _converge_saved(host, seen, seen_at)
         _find_screens_and_addresses(host, driver)
         let_go.find_on(host, driver)
+        _find_lost_parents(host, driver, seen)
         _remove_leftovers(host, driver, seen)
         record_differences(host, drift.find(host, driver, seen))
     except HypervisorError as error:
         _host_is_away(host, error)
         return
     _end_orphan_tasks(host)
+    profiles.tend(host)
 
 
 def _record_host(host: Host, driver: HypervisorDriver) -> None:
@@ -184,6 +190,24 @@ def _remove_leftovers(host: Host, driver: HypervisorDriver, seen: drift.Seen) ->
             logger.warning("image version %s is %s: removing it from %s", version.pk, version.status, host.name)
             _try(driver.delete_image, version.pk)
     _remove_copies_leftovers(host, driver)
+    _remove_left_parents(host, driver, seen)
+
+
+def _find_lost_parents(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:
+    """The list and the rows were not read in the same moment: the host is asked once more."""
+    whole = {info.uuid for info in seen.parents if info.captured}
+    for pk in set(parents.ready_on(host)) - whole:
+        if not driver.has_parent(pk):
+            logger.warning("parent %s is not on %s any more", pk, host.name)
+            parent_services.record_lost(pk)
+
+
+def _remove_left_parents(host: Host, driver: HypervisorDriver, seen: drift.Seen) -> None:
+    """What there is of those that could not be made, or have gone."""
+    for parent in parents.left_on(info.uuid for info in seen.parents):
+        if parent.host_id == host.pk and active_job_of(parent) is None:
+            logger.warning("parent %s is %s: removing what is left on %s", parent.pk, parent.state, host.name)
+            _try(driver.delete_parent, parent.pk)
 
 
 def _remove_copies_leftovers(host: Host, driver: HypervisorDriver) -> None:

@@ -127,14 +127,29 @@ def _give_up_if_hopeless(job: Job) -> None:
 
 
 def _run_steps(workflow: Workflow[Any], context: Context[Any]) -> None:
-    done = set(JobStep.objects.filter(job=context.job, status=StepStatus.DONE).values_list("name", flat=True))
+    over = (StepStatus.DONE, StepStatus.SKIPPED)
+    done = set(JobStep.objects.filter(job=context.job, status__in=over).values_list("name", flat=True))
+    skipped: list[StepName] = []
     for step in workflow.steps:
-        if step.name not in done:
-            _run_step(workflow, context, step)
+        if step.name in done:
+            continue
+        if step.needed is not None and not step.needed(context.target):
+            skipped.append(step.name)
+            continue
+        _skip(context.job, skipped)
+        _run_step(workflow, context, step)
+    _skip(context.job, skipped)
     with transaction.atomic():  # A worker that died in between would record the outcome again, perhaps much later.
         workflow.on_done(context.target)
         jobs.finish(context.job, JobStatus.DONE)
     logger.info("job %s %s done", context.job.pk, context.job.name)
+
+
+def _skip(job: Job, names: list[StepName]) -> None:
+    """Several in a row are one write."""
+    if names:
+        jobs.skip_steps(job, names)
+        names.clear()
 
 
 def _run_step(workflow: Workflow[Any], context: Context[Any], step: Step[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from portal.console import serial_log
+from portal.console import notices, serial_log
 from portal.console.services import end_lost_sessions as end_lost
 from portal.events import delivery
 from portal.figures.services import forget
@@ -11,9 +11,11 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib import pulse
 from portal.machines import binning, many
+from portal.parents import tending
+from portal.pools import broker, inside, ticking
 from portal.snapshots import schedules
 from portal.uploads import services as uploads
-from workers import console_log, reconcile, runner, sample
+from workers import console_log, look_inside, reconcile, runner, sample
 from workers.celery import app
 
 
@@ -142,6 +144,16 @@ def card_remove(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.PROFILE_ATTACH.value)
+def profile_attach(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.PROFILE_DETACH.value)
+def profile_detach(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
 @app.task(name=JobName.VOLUME_CREATE.value)
 def volume_create(job_id: str) -> None:
     runner.run(UUID(job_id))
@@ -237,6 +249,21 @@ def iso_delete(job_id: str) -> None:
     runner.run(UUID(job_id))
 
 
+@app.task(name=JobName.PARENT_BUILD.value)
+def parent_build(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name=JobName.PARENT_DELETE.value)
+def parent_delete(job_id: str) -> None:
+    runner.run(UUID(job_id))
+
+
+@app.task(name="parents.tend")
+def tend_parents() -> None:
+    tending.tend()
+
+
 @app.task(name="uploads.prune")
 def prune_uploads() -> None:
     uploads.prune()
@@ -261,6 +288,41 @@ def keep_snapshot_schedules() -> None:
 @app.task(name="machines.forget_requests")
 def forget_requests() -> None:
     many.forget_old()
+    notices.forget_old()
+
+
+@app.task(name="pools.tend")
+def tend_pools() -> None:
+    for pool_id in ticking.pools_to_tend():
+        app.send_task(broker.TEND_TASK, args=[str(pool_id)], queue=broker.QUEUE, expires=3)
+
+
+@app.task(name=broker.TEND_TASK)
+def tend_pool(pool_id: str) -> None:
+    ticking.tend(UUID(pool_id))
+
+
+@app.task(name="pools.keep_times")
+def keep_pool_times() -> None:
+    ticking.keep_times()
+
+
+@app.task(name="pools.look_inside")
+def look_inside_desktops() -> None:
+    there = set(inside.hosts_to_ask())
+    for host in hosts():
+        if host.pk in there:
+            app.send_task("pools.look_inside_one", args=[str(host.pk)], queue=host.queue, expires=15)
+
+
+@app.task(name="pools.look_inside_one")
+def look_inside_host(host_id: str) -> None:
+    look_inside.look_on_host(UUID(host_id))
+
+
+@app.task(name="pools.check_entitlements")
+def check_pool_entitlements() -> None:
+    ticking.check_entitlements()
 
 
 @app.task(name="console.end_lost_sessions")

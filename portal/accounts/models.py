@@ -19,10 +19,16 @@ class User(AbstractUser):
     """
 
     limited_to: UUID | None = None
+    # Only guests have it, whom a link lets in until then; see guests.py.
+    guest_until = models.DateTimeField(_("guest until"), null=True, blank=True, editable=False)
 
     class Meta:
         verbose_name = _("person")
         verbose_name_plural = _("people")
+
+    @property
+    def is_guest(self) -> bool:
+        return self.guest_until is not None
 
 
 class SshKey(models.Model):

@@ -28,6 +28,14 @@ class Amount:
             disk_gib=max(self.disk_gib - other.disk_gib, 0),
         )
 
+    def times(self, count: int) -> "Amount":
+        return Amount(
+            machines=self.machines * count,
+            vcpus=self.vcpus * count,
+            memory_mib=self.memory_mib * count,
+            disk_gib=self.disk_gib * count,
+        )
+
 
 NOTHING = Amount(machines=0, vcpus=0, memory_mib=0, disk_gib=0)
 

@@ -97,7 +97,7 @@ def set_bin_days(project: Project, *, actor: User, days: int, request_ip: str | 
 def add_member(project: Project, *, actor: User, person: str, role: Role, request_ip: str | None = None) -> Membership:
     """Give someone, named by user name or e-mail address, a role in the project."""
     require(actor, project.pk, Permission.PROJECT_MANAGE)
-    user = _person(person)
+    user = person_named(person)
     try:
         with transaction.atomic():
             return _join(project, user, role, actor=actor, request_ip=request_ip)
@@ -196,10 +196,10 @@ def _limit_values(limits: Amount) -> dict[str, int]:
     return {_LIMIT_COLUMNS[name]: value for name, value in asdict(limits).items()}
 
 
-def _person(text: str) -> User:
+def person_named(text: str) -> User:
     """Whoever has this user name or this e-mail address. People who cannot sign in are not there."""
     text = text.strip()
-    people = User.objects.filter(is_active=True)
+    people = User.objects.filter(is_active=True, guest_until=None)
     exact = people.filter(username=text).first()
     if exact is not None:
         return exact

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from enum import Enum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, cast
 from uuid import UUID
 
 from ninja import Schema
@@ -275,6 +275,11 @@ class MachineOut(BaseModel):
     owner: str | None
     image: MachineImageOut | None
     cloned_from: UUID | None = Field(description="The machine whose disk its own was copied from.")
+    made_by: Literal["", "fork", "restore", "boot"] = Field(
+        description="fork: a copy of one that ran, sharing its memory; restore: a copy of one that ran; boot: started "
+        "from its image; empty: as boot, and no running copy was kept to make it from."
+    )
+    made_by_reason: str = Field(description="Why it is no fork, where a running copy was kept.")
     installed_from: str = Field(description="The ISO that it was to be installed from, if it was.")
     firmware: str = Field(description="bios, uefi or uefi_secure; empty if its image says it.")
     tpm: bool
@@ -315,6 +320,8 @@ class MachineOut(BaseModel):
             owner=machine.owner.get_username() if machine.owner else None,
             image=MachineImageOut.of(version) if version else None,
             cloned_from=machine.cloned_from_id,
+            made_by=cast(Any, machine.made_by),
+            made_by_reason=machine.made_by_reason,
             installed_from=machine.iso_name,
             firmware=machine.firmware,
             tpm=machine.tpm,

@@ -3,6 +3,7 @@
 People and projects are known here by their keys only, so that every app, accounts too, can write its rows.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth.models import AbstractUser
@@ -21,8 +22,29 @@ def record(
     request_ip: str | None = None,
 ) -> Event:
     """Add a row. `detail` holds no secret. `target.name` or its text names it for later readers."""
+    event = _event(actor, action, target, project=project, detail=detail, request_ip=request_ip)
+    event.save(force_insert=True)
+    return event
+
+
+def record_many(
+    actor: AbstractUser | None, action: str, targets: Iterable[models.Model], *, detail: dict[str, Any] | None = None
+) -> None:
+    """As `record`, of many things to which the same was done at once."""
+    Event.objects.bulk_create([_event(actor, action, target, detail=detail) for target in targets])
+
+
+def _event(
+    actor: AbstractUser | None,
+    action: str,
+    target: models.Model,
+    *,
+    project: models.Model | None = None,
+    detail: dict[str, Any] | None = None,
+    request_ip: str | None = None,
+) -> Event:
     about = project if project is not None else getattr(target, "project", None)
-    return Event.objects.create(
+    return Event(
         actor_id=actor.pk if actor else None,
         actor_name=actor.get_username() if actor else "",
         action=action,

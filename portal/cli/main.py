@@ -13,7 +13,20 @@ from typing import Any, Final, cast, get_args
 import click
 from click.shell_completion import get_completion_class
 
-from portal.cli import config, copies, devices, isos, snapshots, telling, vnc
+from portal.cli import (
+    config,
+    copies,
+    deployments,
+    desktops,
+    devices,
+    files,
+    isos,
+    parents,
+    pools,
+    snapshots,
+    telling,
+    vnc,
+)
 from portal.cli.client import Client, Json
 from portal.cli.config import Config, Portal
 from portal.cli.console_log import console_log
@@ -30,6 +43,7 @@ COLUMNS: Final = {
     "bin": ("name", "project.name", "owner", "disk_gib", "binned_at", "purge_at", "id"),
     "images": ("title", "slug", "kind", "project.name", "id"),
     "isos": isos.COLUMNS,
+    "files": files.COLUMNS,
     "projects": ("name", "role", "id"),
     "flavours": ("name", "title", "vcpus", "memory_mib", "disk_gib"),
     "jobs": ("title", "target.name", "status", "progress", "actor", "created_at", "id"),
@@ -156,8 +170,8 @@ def list_(
     project: str | None,
     everything: bool,
 ) -> None:
-    """List machines, or volumes, what is in the bin, images, ISOs, projects, flavours, jobs, hosts, keys, tokens or
-    sessions."""
+    """List machines, or volumes, what is in the bin, images, ISOs, people's files, projects, flavours, jobs, hosts,
+    keys, tokens or sessions."""
     client = context.client
     params: Json = {"q": q}
     if what in {"machines", "volumes"}:
@@ -379,8 +393,13 @@ for further in (
     *(devices.volume, devices.attach, devices.detach, devices.limit, devices.card),
     *(snapshots.snapshot, snapshots.restore),
     *copies.COMMANDS,
+    deployments.deployment,
     *(isos.iso, isos.disc, isos.rescue),
     *telling.COMMANDS,
+    *desktops.COMMANDS,
+    *pools.COMMANDS,
+    parents.parent,
+    files.files,
     webhook,
 ):
     casement.add_command(further)

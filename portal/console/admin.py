@@ -1,6 +1,6 @@
 from django.contrib import admin
 
-from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl, ScreenNotice
 from portal.lib.admin import ReadOnlyAdmin
 
 
@@ -24,6 +24,13 @@ class ScreenBanAdmin(ReadOnlyAdmin):
     list_display = ("machine", "user", "by_name", "until")
     list_select_related = ("machine", "user")
     search_fields = ("machine__name", "user__username", "by_name")
+
+
+@admin.register(ScreenNotice)
+class ScreenNoticeAdmin(ReadOnlyAdmin):
+    list_display = ("machine", "by_name", "posted_at", "text")
+    list_select_related = ("machine",)
+    search_fields = ("machine__name", "by_name", "text")
 
 
 @admin.register(ConsoleLink)

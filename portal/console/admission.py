@@ -6,11 +6,12 @@ All of it is synchronous; the web process calls it in a thread, the gateway's pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from django.db import DatabaseError
+from django.utils import timezone
 from redis.exceptions import RedisError
 
 from portal.accounts.models import User
@@ -35,6 +36,8 @@ from portal.console.services import begin_session, end_session, lower_sessions
 from portal.console.tickets import Claim, Mode
 from portal.errors import PortalError
 from portal.machines.models import Machine
+from portal.machines.querysets import GRANTED
+from portal.machines.selectors import grants_of
 from portal.machines.states import PowerState
 
 logger = logging.getLogger(__name__)
@@ -88,7 +91,13 @@ def admit(
             raise Refused(Step.LIMIT, full)
         try:
             begin_session(
-                target, number=claim.number, mode=claim.mode, request_ip=request_ip, door=door, kind=claim.kind
+                target,
+                number=claim.number,
+                mode=claim.mode,
+                request_ip=request_ip,
+                door=door,
+                kind=claim.kind,
+                browser=claim.session,
             )
             view_only = claim.mode is Mode.VIEW or not holds(claim.machine_id, claim.user_id)
         except BaseException:
@@ -116,6 +125,12 @@ def renew(sessions: Iterable[Admitted]) -> None:
     limits.renew(session.place for session in sessions)
 
 
+def note_input(numbers: Collection[UUID]) -> None:
+    """Something was typed or pointed at in these sessions since the last time."""
+    if numbers:
+        ConsoleSession.objects.filter(pk__in=numbers, ended_at=None).update(last_input_at=timezone.now())
+
+
 def standings(sessions: Sequence[Admitted]) -> dict[UUID, Standing]:
     """How each of them stands now, by its number; the same few queries for one session and for five hundred."""
     facts = _facts_of(sessions)
@@ -132,14 +147,17 @@ class _Facts:
     users: dict[str, User]
     machines: dict[UUID, Machine]
     granted: dict[tuple[int, UUID], frozenset[Permission]]
+    granted_machines: set[tuple[int, UUID]]
     grants: set[tuple[int, UUID]]
     bans: dict[tuple[int, UUID], ScreenBan]
     rows: dict[UUID, tuple[str, str]]
 
     def permissions(self, session: Admitted) -> frozenset[Permission]:
-        """By role, and by a share link where there is one."""
+        """By role, by a grant of the machine, and by a share link where there is one."""
         claim = session.claim
         by_role = self.granted.get((claim.user_id, session.target.machine.project_id), frozenset())
+        if (claim.user_id, claim.machine_id) in self.granted_machines:
+            by_role |= GRANTED
         linked = (claim.user_id, claim.machine_id) in self.grants
         return by_role | {Permission.MACHINE_CONSOLE} if linked else by_role
 
@@ -161,13 +179,16 @@ def _facts_of(sessions: Sequence[Admitted]) -> _Facts:
     live = Machine.objects.live().select_related("screen_control")
     machines = live.in_bulk({session.claim.machine_id for session in sessions})
     found = [(users.get(one.session_key), machines.get(one.claim.machine_id)) for one in sessions]
-    granted = permissions_of([(user, machine.project_id) for user, machine in found if user and machine])
+    there = [(user, machine) for user, machine in found if user and machine]
+    granted = permissions_of([(user, machine.project_id) for user, machine in there])
+    lacking = [(user, machine) for user, machine in there if not granted[user.pk, machine.project_id] >= GRANTED]
     rows = ConsoleSession.objects.filter(pk__in=[session.number for session in sessions])
     by_grant = [(one.claim.user_id, one.claim.machine_id) for one in sessions if one.target.by_grant]
     return _Facts(
         users,
         machines,
         granted,
+        grants_of(lacking),
         control_grants(by_grant),
         bans_of(people, machines),
         {pk: (mode, by) for pk, mode, by in rows.values_list("pk", "mode", "end_ordered_by")},
@@ -199,6 +220,8 @@ def _revoked(session: Admitted, facts: _Facts, mode: Mode) -> Standing | None:
         return _over(Step.REVOKED, "forbidden" if Permission.MACHINE_VIEW in granted else "not-found")
     if (claim.user_id, claim.machine_id) in facts.bans:
         return _over(Step.REVOKED, "kicked")
+    if ended_by and ended_by == facts.users[session.session_key].get_username():
+        return _over(Step.REVOKED, "taken-over")
     return _over(Step.REVOKED, "ended-by-operator") if ended_by else None
 
 

@@ -3,8 +3,11 @@
 from uuid import UUID
 
 from portal.lib import live
+from portal.machines.models import Grant
 
 
 def people_changed(machine_id: UUID, project_id: UUID) -> None:
-    """Everyone in the project and the operators look at the screen's people again."""
-    live.publish_on_commit([live.project_group(project_id), live.OPERATORS], [f"console:{machine_id}", "sessions"])
+    """Everyone in the project, whoever has the one machine by a grant, and the operators look at its people again."""
+    granted = Grant.objects.alive().filter(machine=machine_id).values_list("user_id", flat=True)
+    groups = [live.project_group(project_id), live.OPERATORS, *(live.user_group(user) for user in granted)]
+    live.publish_on_commit(groups, [f"console:{machine_id}", "sessions"])

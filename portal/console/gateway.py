@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from websockify.websocketproxy import ProxyRequestHandler, WebSocketProxy
 
 from portal.console import limits, tickets
-from portal.console.admission import Admitted, Refused, admit, depart, renew, standings
+from portal.console.admission import Admitted, Refused, admit, depart, note_input, renew, standings
 from portal.console.gateway_stream import BrowserSocket, Conversation
 from portal.console.models import ConsoleSession
 from portal.console.origins import is_ours
@@ -307,6 +307,7 @@ class Watch(threading.Thread):
         self._waker = waker
         self._over = threading.Event()
         self._renew_at = time.monotonic() + limits.RENEW_S
+        self._inputs_told = 0
 
     def stop(self) -> None:
         self._over.set()
@@ -333,6 +334,9 @@ class Watch(threading.Thread):
             if time.monotonic() >= self._renew_at:
                 self._renew_at = time.monotonic() + limits.RENEW_S
                 renew([self._admitted])
+                if self.stream.inputs != self._inputs_told:
+                    self._inputs_told = self.stream.inputs
+                    note_input([self._admitted.number])
         except (DatabaseError, RedisError):
             # Nobody can say that this person may still see this, so they may not; the page comes back by itself.
             logger.exception("console: cannot check the session any more")

@@ -15,7 +15,8 @@ class ConsoleSession(models.Model):
     The names are kept beside the links, so the row outlives person and machine.
 
     `mode` is what the tab came for; which of those who came to control does so is ScreenControl's. `asked_at` is set
-    while its person waits for control, `end_ordered_by` (a name) once an operator has ended it.
+    while its person waits for control, `end_ordered_by` (a name) once an operator has ended it, or its own person has
+    from another browser.
     """
 
     class Mode(models.TextChoices):
@@ -50,10 +51,14 @@ class ConsoleSession(models.Model):
     kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices, default=Kind.SCREEN)
     mode = models.CharField(_("mode"), max_length=10, choices=Mode.choices)
     door = models.CharField(_("door"), max_length=10, choices=Door.choices, default=Door.PORTAL)
+    # Hash of the session key of the browser: which of a person's devices it is. Signing in anew is another one.
+    browser = models.CharField(_("browser"), max_length=64, blank=True, editable=False)
     request_ip = models.GenericIPAddressField(_("from"), null=True, blank=True)
     asked_at = models.DateTimeField(_("asked for control"), null=True, blank=True)
     end_ordered_by = models.CharField(_("ended by"), max_length=150, blank=True)
     started_at = models.DateTimeField(_("started"), auto_now_add=True)
+    # As of a few seconds ago: who only watches a film types nothing, and is idle.
+    last_input_at = models.DateTimeField(_("last input"), null=True, blank=True)
     ended_at = models.DateTimeField(_("ended"), null=True, blank=True)
     bytes_up = models.PositiveBigIntegerField(_("bytes from the browser"), default=0)
     bytes_down = models.PositiveBigIntegerField(_("bytes to the browser"), default=0)
@@ -110,6 +115,25 @@ class ScreenBan(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user}: {self.machine}"
+
+
+class ScreenNotice(models.Model):
+    """A message to whoever is at the screen; a later one takes its place. See notices.py."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    machine = models.OneToOneField(
+        "machines.Machine", on_delete=models.CASCADE, related_name="screen_notice", verbose_name=_("machine")
+    )
+    text = models.TextField(_("text"), max_length=500)
+    by_name = models.CharField(_("from"), max_length=150)
+    posted_at = models.DateTimeField(_("posted"))
+
+    class Meta:
+        verbose_name = _("message on a screen")
+        verbose_name_plural = _("messages on screens")
+
+    def __str__(self) -> str:
+        return f"{self.machine}: {self.text[:40]}"
 
 
 class ConsoleLink(models.Model):

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
+from portal.accounts.guests import open_to_guests
 from portal.accounts.http import client_ip, is_live, person
 from portal.accounts.models import User
 from portal.accounts.permissions import Permission
@@ -20,6 +21,7 @@ from portal.accounts.selectors import permissions_in
 from portal.console import control, services
 from portal.console.forms import LIFETIMES, LinkForm, PersonForm, ShareForm
 from portal.console.models import ConsoleLink
+from portal.console.notices import notice_on
 from portal.console.selectors import links_on, may_control, people_on
 from portal.console.tickets import Mode
 from portal.errors import InvalidError
@@ -27,12 +29,14 @@ from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
 
+@open_to_guests
 @require_safe
 @never_cache
 def people(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _panel(request, _machine(request, pk))
 
 
+@open_to_guests
 @require_POST
 def control_take(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
@@ -40,6 +44,7 @@ def control_take(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _done(request, machine)
 
 
+@open_to_guests
 @require_POST
 def control_ask(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
@@ -47,6 +52,7 @@ def control_ask(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _done(request, machine)
 
 
+@open_to_guests
 @require_POST
 def control_give(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
@@ -54,6 +60,7 @@ def control_give(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _done(request, machine)
 
 
+@open_to_guests
 @require_POST
 def control_release(request: HttpRequest, pk: UUID) -> HttpResponse:
     machine = _machine(request, pk)
@@ -156,6 +163,7 @@ def _panel(request: HttpRequest, machine: Machine, *, new_link: str = "") -> Htt
         "modes": ConsoleLink.Mode.choices,
         "lifetimes": [(key, words) for key, (words, _time) in LIFETIMES.items()],
         "new_link": new_link,
+        "notice": notice_on(machine),
         "live": True,
     }
     return render(request, "console/_people.html" if is_live(request) else "console/people.html", context)

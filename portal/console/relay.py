@@ -67,10 +67,12 @@ class BrowserGone(Exception):
 class InputFilter(Protocol):
     """What stands between a browser and its machine: gives of what the browser says that which may go through.
 
-    `let_go` is called with what the machine must be sent when its person may not type any more.
+    `let_go` is called with what the machine must be sent when its person may not type any more. `inputs` counts what
+    was let through.
     """
 
     view_only: bool
+    inputs: int
     let_go: Callable[[bytes], object] | None
 
     def feed(self, data: bytes) -> bytes:

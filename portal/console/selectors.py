@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from portal.accounts.models import ApiToken, User
 from portal.accounts.permissions import Permission
-from portal.accounts.selectors import permissions_in, permissions_of
+from portal.accounts.selectors import permissions_of
 from portal.accounts.tokens import living_tokens, person_of
 from portal.audit.selectors import is_address
 from portal.console.errors import HostSilentError, KickedError, MachineOffError, NoSerialPortError
@@ -25,7 +25,7 @@ from portal.console.tickets import TOKEN_CREDENTIAL, Kind, Mode, credential_of
 from portal.errors import ForbiddenError, NotFoundError
 from portal.lib.secrets import unseal
 from portal.machines.models import Machine
-from portal.machines.selectors import machine_for
+from portal.machines.selectors import grants_of, machine_for, permissions_on
 from portal.machines.states import PowerState
 
 PERMISSIONS = {Mode.CONTROL: Permission.MACHINE_CONSOLE, Mode.VIEW: Permission.MACHINE_CONSOLE_VIEW}
@@ -88,7 +88,7 @@ def mode_for(user: User, machine_id: UUID, wanted: Mode) -> Mode:
 def target_for(user: User, machine_id: UUID, mode: Mode, kind: Kind = Kind.SCREEN) -> Target:
     """The screen or serial port, if the person may have it in this mode and the machine shows one."""
     machine = machine_for(user, machine_id, Permission.MACHINE_CONSOLE_VIEW)
-    by_role = PERMISSIONS[mode] in permissions_in(user, machine.project_id)
+    by_role = PERMISSIONS[mode] in permissions_on(user, machine)
     if not by_role and not control_grants([(user.pk, machine.pk)]):
         raise ForbiddenError
     if ban := bans_of([user.pk], [machine.pk]).get((user.pk, machine.pk)):
@@ -105,14 +105,14 @@ def target_for(user: User, machine_id: UUID, mode: Mode, kind: Kind = Kind.SCREE
 
 
 def may_control(user: User, machine: Machine) -> bool:
-    """By role, or by a share link for this one screen."""
-    by_role = Permission.MACHINE_CONSOLE in permissions_in(user, machine.project_id)
+    """By role or grant, or by a share link for this one screen."""
+    by_role = Permission.MACHINE_CONSOLE in permissions_on(user, machine)
     return by_role or bool(control_grants([(user.pk, machine.pk)]))
 
 
 def may_moderate(user: User, machine: Machine) -> bool:
     """Take control from others and remove people: the machine's owner, owners of its project, and operators."""
-    granted = permissions_in(user, machine.project_id)
+    granted = permissions_on(user, machine)
     return Permission.PROJECT_MANAGE in granted or (
         machine.owner_id == user.pk and Permission.MACHINE_CONSOLE in granted
     )
@@ -169,6 +169,8 @@ class People:
     moderates: bool
     banned: list[ScreenBan]
     own_ban: ScreenBan | None
+    # The viewer has this one machine by a grant: it is their desktop, and whoever looks on is named to them.
+    is_theirs: bool = False
 
     @property
     def own(self) -> Present | None:
@@ -183,8 +185,10 @@ class People:
         return [one for one in self.present if one.asked_at]
 
     @property
-    def operators_watching(self) -> list[Present]:
-        return [one for one in self.present if one.is_operator and not one.controls and one.user_id != self.me]
+    def watching(self) -> list[Present]:
+        """Whom to tell the viewer of: operators, and, on a desktop that was given to the viewer, everybody else."""
+        others = [one for one in self.present if not one.controls and one.user_id != self.me]
+        return [one for one in others if one.is_operator or self.is_theirs]
 
 
 def people_on(machine: Machine, viewer: User) -> People:
@@ -225,6 +229,7 @@ def people_on(machine: Machine, viewer: User) -> People:
         moderates,
         banned if moderates else [],
         next((ban for ban in banned if ban.user_id == viewer.pk), None),
+        is_theirs=bool(grants_of([(viewer, machine)])),
     )
 
 

@@ -82,10 +82,14 @@ class SerialInput:
     """The relay's filter for a serial line: everything may be typed, or nothing. There is no key that stays down."""
 
     view_only: bool
+    inputs: int = 0
     let_go: Callable[[bytes], object] | None = None
 
     def feed(self, data: bytes) -> bytes:
-        return b"" if self.view_only else data
+        if self.view_only:
+            return b""
+        self.inputs += 1
+        return data
 
     def set_view_only(self, view_only: bool) -> None:
         self.view_only = view_only

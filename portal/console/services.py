@@ -40,6 +40,7 @@ def begin_session(
     request_ip: str | None,
     door: str = ConsoleSession.Door.PORTAL,
     kind: Kind = Kind.SCREEN,
+    browser: str = "",
 ) -> ConsoleSession:
     """Its person controls the screen from now on if they came to and nobody else does."""
     session = ConsoleSession.objects.create(
@@ -51,6 +52,7 @@ def begin_session(
         kind=kind,
         mode=mode,
         door=door,
+        browser=browser,
         request_ip=request_ip,
     )
     record(
@@ -128,6 +130,21 @@ def order_end(session: ConsoleSession, *, actor: User, request_ip: str | None = 
         record(actor, "console.end", session.machine, detail=detail, request_ip=request_ip)
         _people_left([session.pk])
     return True
+
+
+@transaction.atomic
+def order_end_of(machine_id: UUID, person_id: int, *, by: str, but: str = "") -> int:
+    """End all sessions of a person at one machine, `but` those in one browser; `by` says what for. Returns how many
+    were open."""
+    open_rows = ConsoleSession.objects.filter(machine=machine_id, user=person_id, ended_at=None, end_ordered_by="")
+    if but:
+        open_rows = open_rows.exclude(browser=but)
+    numbers = list(open_rows.values_list("pk", flat=True))
+    if numbers:
+        _lock_screens(numbers)
+        ConsoleSession.objects.filter(pk__in=numbers, end_ordered_by="").update(end_ordered_by=by[:150])
+        _people_left(numbers)
+    return len(numbers)
 
 
 @transaction.atomic

@@ -11,6 +11,7 @@ from django.urls import get_script_prefix, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
+from portal.accounts.guests import open_to_guests
 from portal.accounts.models import User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in
@@ -24,6 +25,7 @@ from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
 
+@open_to_guests
 @require_POST
 @never_cache
 def ticket(request: HttpRequest, pk: UUID) -> JsonResponse:
@@ -63,19 +65,22 @@ def _door() -> str:
     return settings.CONSOLE_GATEWAY_URL or f"{get_script_prefix()}ws/console/"
 
 
+@open_to_guests
 @require_GET
 def screen(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself.
 
-    `?watch=1` is for those who may do more and only want to look.
+    `?watch=1` is for those who may do more and only want to look, `?take=1` for those who come to take control.
     """
     machine = machine_for(request.user, pk, Permission.MACHINE_CONSOLE_VIEW)
     may_start = Permission.MACHINE_OPERATE in permissions_in(request.user, machine.project_id)
     start_url = reverse("machines:start", args=[pk]) if may_start else ""
     mode = Mode.VIEW if request.GET.get("watch") else Mode.CONTROL
-    return render(request, "console/screen.html", {"machine": machine, "start_url": start_url, "mode": mode.value})
+    context = {"machine": machine, "start_url": start_url, "mode": mode.value, "take": bool(request.GET.get("take"))}
+    return render(request, "console/screen.html", context)
 
 
+@open_to_guests
 @require_GET
 def selftest(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The steps of the way to a screen; the page's script tries them. It is there for a machine that is off, too."""
@@ -83,6 +88,7 @@ def selftest(request: HttpRequest, pk: UUID) -> HttpResponse:
     return render(request, "console/selftest.html", {"machine": machine})
 
 
+@open_to_guests
 @require_POST
 @never_cache
 def selftest_steps(request: HttpRequest, pk: UUID) -> JsonResponse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +20,7 @@ from django.db import DatabaseError
 from redis.exceptions import RedisError
 
 from portal.console import limits
-from portal.console.admission import Admitted, Standing, renew, standings
+from portal.console.admission import Admitted, Standing, note_input, renew, standings
 from portal.console.relay import Ended, InputFilter, Step
 
 # Whoever loses a right is out within two seconds, also where the machine is so busy that the questions take one.
@@ -35,6 +35,12 @@ class _Watched:
     admitted: Admitted
     stream: InputFilter
     ended: asyncio.Future[Ended]
+    inputs_told: int = 0
+
+    def has_typed(self) -> bool:
+        """Since this was asked last."""
+        before, self.inputs_told = self.inputs_told, self.stream.inputs
+        return self.inputs_told != before
 
     def apply(self, standing: Standing) -> None:
         self.stream.set_view_only(standing.view_only)
@@ -80,13 +86,19 @@ class Watch:
             found = await database_sync_to_async(standings)(admitted)
             if time.monotonic() >= self._renew_at:
                 self._renew_at = time.monotonic() + limits.RENEW_S
-                await database_sync_to_async(renew)(admitted)
+                typed = [one.admitted.number for one in watched if one.has_typed()]
+                await database_sync_to_async(_renew)(admitted, typed)
         except (DatabaseError, RedisError):
             # Nobody can say that these people may still see this, so they may not; the pages come back by themselves.
             logger.exception("console: cannot check the sessions any more")
             found = {one.number: UNCHECKED for one in admitted}
         for one in watched:
             one.apply(found[one.admitted.number])
+
+
+def _renew(admitted: Sequence[Admitted], typed: Sequence[UUID]) -> None:
+    renew(admitted)
+    note_input(typed)
 
 
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, Watch] = WeakKeyDictionary()

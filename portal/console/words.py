@@ -20,6 +20,7 @@ _REASONS: dict[str, str | Promise] = {
     "signed-out": gettext_lazy("The person signed out or was disabled, or the password changed."),
     "forbidden": gettext_lazy("The person's role does not allow it any more."),
     "not-found": gettext_lazy("The machine was deleted, or the person left the project."),
+    "taken-over": gettext_lazy("The person took it over on another device."),
     "kicked": gettext_lazy("The person was removed from the screen."),
     "stopped": gettext_lazy("The machine was shut down."),
     "unreachable": gettext_lazy("The machine's host did not answer."),

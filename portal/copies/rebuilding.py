@@ -96,7 +96,7 @@ def record_renewed(machine: Machine) -> None:
     rows = Machine.objects.filter(pk=machine.pk, task=Task.REBUILDING, next_version__isnull=False)
     now = {"image_version_id": machine.next_version_id, "kind": _kind_of(machine), "cloned_from": None}
     # It starts as the image says, and reads its seed, whatever it was installed from before.
-    if rows.update(**now, firmware="", iso_name="", boot_disc=False):
+    if rows.update(**now, firmware="", iso_name="", boot_disc=False, **services.NOT_FORKED):
         cloning.forget_copy(machine)
         snapshots.record_disks_gone(machine)
         services.tell(machine.pk)

@@ -38,6 +38,9 @@ class Kind(TextChoices):
     ISO_READY = "iso.ready", _("An ISO is ready")
     ISO_FAILED = "iso.failed", _("An ISO could not be used")
     ISO_DELETED = "iso.deleted", _("An ISO was deleted")
+    DESKTOP_TAKEN = "desktop.taken", _("Somebody was given a desktop")
+    DESKTOP_LEFT = "desktop.left", _("Somebody's desktop session ended")
+    DESKTOP_FAILED = "desktop.failed", _("A pool's desktop could not be built")
     WEBHOOK_TEST = "webhook.test", _("A webhook was tried")
     WEBHOOK_STOPPED = "webhook.stopped", _("A webhook was switched off after failing for long")
 
@@ -54,6 +57,7 @@ AREAS = {
     "image": _("Images"),
     "snapshot": _("Snapshots"),
     "iso": _("ISOs"),
+    "desktop": _("Desktop pools"),
     "webhook": _("Webhooks"),
 }
 """What a kind begins with."""

@@ -20,6 +20,7 @@ class DifferenceKind(models.TextChoices):
     NO_VOLUME = "no_volume", _("Volume without its file")
     VOLUME = "volume", _("Volume that the portal does not know")
     IMAGE = "image", _("Base image that the portal does not know")
+    PARENT = "parent", _("Running copy that the portal does not know")
 
 
 class Host(models.Model):

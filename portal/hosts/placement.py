@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from uuid import UUID
 
 from django.db.models import Case, Exists, ExpressionWrapper, F, FloatField, Q, QuerySet, Value, When
@@ -75,14 +76,14 @@ def takers() -> QuerySet[Host]:
     return takers.filter(lately | ~Exists(takers.filter(lately)))
 
 
-def candidates_for(amount: Amount) -> list[UUID]:
-    """Keys of hosts with room, in the order in which to try them; empty if there is none.
+def candidates_for(amount: Amount, *, among: Collection[UUID] = ()) -> list[UUID]:
+    """Keys of hosts with room, in the order in which to try them; empty if there is none. Only of `among`, if given.
 
     Emptiest first, those with more work than CPUs last. Among those that are about as empty it is by lot, so that
     requests at the same moment spread.
     """
     found = (
-        takers()
+        (takers().filter(pk__in=among) if among else takers())
         .filter(has_room_for(amount))
         .annotate(free=FREE_MEMORY_MIB, is_busy=Case(When(load__gt=F("cpus"), then=1), default=0))
         .order_by("is_busy", "-free")

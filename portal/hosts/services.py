@@ -1,5 +1,6 @@
 """Writes about hosts: registering, what they report, and reserving their capacity."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from django.db import transaction
@@ -66,17 +67,53 @@ def record_unreachable(host: Host, *, message: str) -> None:
     tell(host)
 
 
-def reserve_capacity(amount: Amount) -> Host:
+def reserve_capacity(amount: Amount, *, rather: Collection[UUID] = ()) -> Host:
     """Choose a host with room for `amount` and reserve it there. NoCapacityError says what is missing.
+
+    One of `rather` is taken if any of them has room.
 
     One query finds candidates, and each try is one conditional UPDATE, so two requests at once cannot both take the
     last of a host. When others took all that was found, it is looked again: somebody got it, so that ends.
     """
+    for pk in placement.candidates_for(amount, among=rather) if rather else ():
+        if _reserve_on(pk, amount):
+            return Host.objects.get(pk=pk)
     while candidates := placement.candidates_for(amount):
         for pk in candidates:
             if _reserve_on(pk, amount):
                 return Host.objects.get(pk=pk)
     raise NoCapacityError(_why_none(amount))
+
+
+def reserve_on(host: Host, amount: Amount) -> None:
+    """Reserve it on this very host, if it takes new machines: all of it or, with NoCapacityError, nothing."""
+    if not _reserve_on(host.pk, amount):
+        raise NoCapacityError(
+            _("There is no room for this: %(free_memory)s MiB of memory and %(free_disk)s GiB of disk are free.")
+            % _free_on(host)
+        )
+    tell(host)
+
+
+# Of a batch that many come to one host, so that placing it costs a few statements.
+SHARED_BY = 4
+
+
+def reserve_many(amount: Amount, count: int, *, rather: Collection[UUID] = ()) -> list[Host]:
+    """As `reserve_capacity`, for so many alike: a host for each; some share one where it has room for them.
+
+    All of them or, with NoCapacityError, none: to be called in a transaction.
+    """
+    taken: list[UUID] = []
+    for among in (rather, ()) if rather else ((),):
+        candidates = placement.candidates_for(amount, among=among)
+        share = max(-(-count // max(len(candidates), 1)), SHARED_BY)
+        for pk in candidates:
+            number = min(share, count - len(taken))
+            if number and _reserve_on(pk, amount.times(number)):
+                taken += [pk] * number
+    hosts = Host.objects.in_bulk(set(taken))
+    return [hosts[pk] for pk in taken] + [reserve_capacity(amount, rather=rather) for _ in range(count - len(taken))]
 
 
 def reserve_more(host: Host, amount: Amount) -> None:

@@ -297,8 +297,14 @@ def request_delete_version(version: ImageVersion, *, actor: User, request_ip: st
     _may_delete(actor, version.image)
     if version.machines.exclude(status="deleted").exists() or version.rebuilding.exists():
         raise ConflictError(_("Machines are based on this version. Delete them first, or keep it."))
+    if version.deployments.exists():
+        raise ConflictError(_("Desktops of a deployment are made of this version. Delete that first, or keep it."))
     if version.rescues.exists():
         raise ConflictError(_("A machine is in rescue by this version. Bring it back first, or keep it."))
+    if version.parents.exclude(state="deleted").exists():
+        raise ConflictError(_("A running copy of this version is kept, or going. It can be deleted when that is gone."))
+    if version.pools.exists() or version.pools_to_come.exists():
+        raise ConflictError(_("A desktop pool is made from this version. Give it another one first."))
     claimed = (
         ImageVersion.objects.filter(pk=version.pk)
         .exclude(status__in=[VersionStatus.DELETING, VersionStatus.BUILDING])
@@ -361,6 +367,7 @@ def record_version_deleted(version: ImageVersion) -> None:
     image = version.image
     if version.machines.exists():
         return
+    version.parents.filter(state="deleted").delete()
     version.delete()
     if image.source != Source.RECIPE and not image.versions.exists():
         image.delete()

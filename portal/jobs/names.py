@@ -36,6 +36,8 @@ class JobName(TextChoices):
     DISK_LIMITS = "disk.limits", _("Limit disk")
     CARD_ADD = "card.add", _("Add network card")
     CARD_REMOVE = "card.remove", _("Remove network card")
+    PROFILE_ATTACH = "profile.attach", _("Bring a person's files")
+    PROFILE_DETACH = "profile.detach", _("Put a person's files away")
     VOLUME_CREATE = "volume.create", _("Create volume")
     VOLUME_GROW = "volume.grow", _("Grow volume")
     VOLUME_DELETE = "volume.delete", _("Delete volume")
@@ -55,6 +57,8 @@ class JobName(TextChoices):
     MACHINE_UNRESCUE = "machine.unrescue", _("Back from rescue")
     ISO_IMPORT = "iso.import", _("Check ISO")
     ISO_DELETE = "iso.delete", _("Delete ISO")
+    PARENT_BUILD = "parent.build", _("Make a running copy to fork from")
+    PARENT_DELETE = "parent.delete", _("Remove a running copy")
 
 
 class StepName(TextChoices):
@@ -77,6 +81,10 @@ class StepName(TextChoices):
     VOLUME = "volume", _("Create the volume")
     ATTACH = "attach", _("Attach the disk")
     DETACH = "detach", _("Wait until the guest lets it go")
+    FIND_FILES = "find_files", _("Find the person's files")
+    PREPARE_FILES = "prepare_files", _("Prepare the disk for files")
+    OPEN_FILES = "open_files", _("Open the files in the guest")
+    CLOSE_FILES = "close_files", _("Close the files in the guest")
     GROW = "grow", _("Grow the disk")
     LIMIT = "limit", _("Limit the disk")
     ADD_CARD = "add_card", _("Add the network card")
@@ -113,10 +121,19 @@ class StepName(TextChoices):
     END_RESCUE = "end_rescue", _("Remove the rescue system")
     CHECK_ISO = "check_iso", _("Look at what has arrived")
     KEEP_ISO = "keep_iso", _("Put it into the library")
+    FORK = "fork", _("Fork it from a running one")
+    FORK_IDENTITY = "fork_identity", _("Give it its own identity")
+    PARENT_IMAGE = "parent_image", _("Put the image on the host")
+    PARENT_BOOT = "parent_boot", _("Start the template")
+    PARENT_SETTLE = "parent_settle", _("Wait until it is idle")
+    PARENT_CAPTURE = "parent_capture", _("Capture it and try one fork")
+    DELETE_PARENT = "delete_parent", _("Remove it when nothing uses it")
 
 
 STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.MACHINE_CREATE: (
+        StepName.FORK,
+        StepName.FORK_IDENTITY,
         StepName.IMAGE,
         StepName.DISK,
         StepName.SEED,
@@ -175,6 +192,14 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.DISK_LIMITS: (StepName.LIMIT,),
     JobName.CARD_ADD: (StepName.ADD_CARD,),
     JobName.CARD_REMOVE: (StepName.REMOVE_CARD,),
+    JobName.PROFILE_ATTACH: (
+        StepName.FIND_FILES,
+        StepName.VOLUME,
+        StepName.ATTACH,
+        StepName.PREPARE_FILES,
+        StepName.OPEN_FILES,
+    ),
+    JobName.PROFILE_DETACH: (StepName.WAIT_WORK, StepName.CLOSE_FILES, StepName.DETACH),
     JobName.VOLUME_CREATE: (StepName.VOLUME,),
     JobName.VOLUME_GROW: (StepName.GROW,),
     JobName.VOLUME_DELETE: (StepName.DELETE_VOLUME, StepName.RELEASE),
@@ -201,6 +226,13 @@ STEPS: dict[JobName, tuple[StepName, ...]] = {
     JobName.MACHINE_UNRESCUE: (StepName.CUT_POWER, StepName.DEFINE, StepName.END_RESCUE, StepName.START),
     JobName.ISO_IMPORT: (StepName.CHECK_ISO, StepName.KEEP_ISO),
     JobName.ISO_DELETE: (StepName.DELETE_FILES,),
+    JobName.PARENT_BUILD: (
+        StepName.PARENT_IMAGE,
+        StepName.PARENT_BOOT,
+        StepName.PARENT_SETTLE,
+        StepName.PARENT_CAPTURE,
+    ),
+    JobName.PARENT_DELETE: (StepName.WAIT_WORK, StepName.DELETE_PARENT),
 }
 
 
@@ -216,6 +248,7 @@ LIMIT_S: dict[JobName, float] = {
     JobName.MACHINE_INSTALL: 90 * _MINUTE_S,
     JobName.DISC_INSERT: 60 * _MINUTE_S,
     JobName.ISO_IMPORT: 60 * _MINUTE_S,
+    JobName.PARENT_BUILD: 120 * _MINUTE_S,
 }
 """How long after its start a job counts as stuck, in seconds. The steps have closer limits of their own."""
 
@@ -242,4 +275,5 @@ class StepStatus(TextChoices):
     RUNNING = "running", _("Running")
     DONE = "done", _("Done")
     FAILED = "failed", _("Failed")
+    SKIPPED = "skipped", _("Not needed")
     UNDONE = "undone", _("Taken back")

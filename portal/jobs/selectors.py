@@ -73,6 +73,13 @@ def current_step(job: Job) -> JobStep | None:
     return next(iter(running or [step for step in steps if step.status == StepStatus.PENDING]), None)
 
 
+def steps_shown(job: Job) -> list[JobStep]:
+    """In order, without those that turned out not to be needed. The job's steps are fetched already."""
+    return sorted(
+        (step for step in job.steps.all() if step.status != StepStatus.SKIPPED), key=lambda step: step.position
+    )
+
+
 def overall_progress(job: Job) -> int:
     """0 to 100 over all steps of a job."""
     steps = list(job.steps.all())

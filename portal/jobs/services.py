@@ -1,6 +1,7 @@
 """Writes about jobs: enqueueing, the lease, steps, and the end. Each is one conditional UPDATE."""
 
 import datetime as dt
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from django.db import models, transaction
@@ -35,7 +36,32 @@ def enqueue(
     name: JobName, target: models.Model, *, queue: str, actor: User | None, project: Project | None = None
 ) -> Job:
     """Create the job with its steps, and wake a worker once the transaction has committed."""
-    job = Job.objects.create(
+    job = _job(name, target, queue=queue, actor=actor, project=project)
+    job.save(force_insert=True)
+    JobStep.objects.bulk_create(_steps(job))
+    _record(job, JobStatus.QUEUED)
+    wake(job)
+    _tell(job)
+    return job
+
+
+@transaction.atomic
+def enqueue_many(name: JobName, targets: Sequence[tuple[models.Model, str]], *, project: Project) -> list[Job]:
+    """As `enqueue`, the clock's: a job for each target, which comes with its queue. All targets are of one project."""
+    made = [_job(name, target, queue=queue, actor=None, project=project) for target, queue in targets]
+    Job.objects.bulk_create(made)
+    JobStep.objects.bulk_create([step for job in made for step in _steps(job)])
+    events.record_many(Kind.JOB_QUEUED, [(job, _told(job)) for job in made], project=project.pk)
+    topics = ["jobs"]
+    for job in made:
+        wake(job)
+        topics += [f"job:{job.pk}", f"{job.target_type}:{job.target_id}"]
+    live.publish_on_commit([live.OPERATORS, live.project_group(project.pk)], topics)
+    return made
+
+
+def _job(name: JobName, target: models.Model, *, queue: str, actor: User | None, project: Project | None) -> Job:
+    return Job(
         name=name,
         target_type=target._meta.model_name or "",
         target_id=target.pk,
@@ -44,13 +70,10 @@ def enqueue(
         actor=actor,
         project=project if project is not None else getattr(target, "project", None),
     )
-    JobStep.objects.bulk_create(
-        JobStep(job=job, position=position, name=step) for position, step in enumerate(STEPS[name])
-    )
-    _record(job, JobStatus.QUEUED)
-    wake(job)
-    _tell(job)
-    return job
+
+
+def _steps(job: Job) -> list[JobStep]:
+    return [JobStep(job=job, position=position, name=step) for position, step in enumerate(STEPS[JobName(job.name)])]
 
 
 def wake(job: Job, *, after_s: float = 0) -> None:
@@ -162,6 +185,12 @@ def start_step(job: Job, name: StepName) -> JobStep:
     return step
 
 
+def skip_steps(job: Job, names: Collection[StepName]) -> None:
+    """These are not needed. Only who holds the job says so; whoever starts or ends the next step tells of it."""
+    steps = JobStep.objects.filter(job=job, job__lease_owner=job.lease_owner, name__in=names)
+    steps.filter(status=StepStatus.PENDING).update(status=StepStatus.SKIPPED, progress=100)
+
+
 def report_step(step: JobStep, *, progress: int, detail: str = "") -> None:
     changed = (
         JobStep.objects.filter(pk=step.pk)
@@ -245,10 +274,14 @@ _KINDS = {
 
 def _record(job: Job, status: JobStatus) -> None:
     """The event of a job that came to be or ended."""
-    data = {"name": job.name, "target": {"type": job.target_type, "id": str(job.target_id), "name": job.target_name}}
+    data = _told(job)
     if status == JobStatus.FAILED:
         data |= {"error": {"code": job.error_code, "message": job.error_message}}
     events.record(_KINDS[status], job, project=job.project_id, actor=job.actor, data=data)
+
+
+def _told(job: Job) -> dict[str, object]:
+    return {"name": job.name, "target": {"type": job.target_type, "id": str(job.target_id), "name": job.target_name}}
 
 
 def _tell(job: Job) -> None:

@@ -22,6 +22,7 @@ from portal.jobs.selectors import (
     job_for,
     lines_of,
     may_cancel,
+    steps_shown,
     taken_seconds,
     usual_seconds_of_steps,
 )
@@ -78,7 +79,6 @@ def job_cancel(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 
 def _lines(job: Job) -> list[StepLine]:
-    steps = sorted(job.steps.all(), key=lambda step: step.position)
     usual = usual_seconds_of_steps(JobName(job.name)) if job.is_active else {}
     to_come = (StepStatus.PENDING, StepStatus.RUNNING)
-    return [StepLine(step, usual.get(step.name) if step.status in to_come else None) for step in steps]
+    return [StepLine(step, usual.get(step.name) if step.status in to_come else None) for step in steps_shown(job)]

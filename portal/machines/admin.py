@@ -1,7 +1,17 @@
 from django.contrib import admin
 
 from portal.lib.admin import LookedAtInline, ModelAdmin, ReadOnlyAdmin
-from portal.machines.models import Attachment, Batch, BatchItem, Disc, Flavour, Machine, MachineLabel, NetworkCard
+from portal.machines.models import (
+    Attachment,
+    Batch,
+    BatchItem,
+    Disc,
+    Flavour,
+    Grant,
+    Machine,
+    MachineLabel,
+    NetworkCard,
+)
 
 
 @admin.register(Flavour)
@@ -42,6 +52,13 @@ class MachineAdmin(ReadOnlyAdmin):
     search_fields = ("name", "id", "project__name", "owner__username", "mac")
     # Sealed or not, what opens a guest is shown nowhere but on the machine's own page, where looking leaves a trace.
     exclude = ("login_password", "next_password", "console_secret", "user_data", "rescue_password")
+
+
+@admin.register(Grant)
+class GrantAdmin(ReadOnlyAdmin):
+    list_display = ("machine", "user", "until", "created_at")
+    list_select_related = ("machine", "user")
+    search_fields = ("machine__name", "user__username")
 
 
 @admin.register(MachineLabel)

@@ -115,7 +115,7 @@ def _put_away(machine: Machine) -> dict[str, object]:
 
 def binned_for(user: User) -> QuerySet[Machine]:
     """What lies in the bins of the person's projects, what goes next first."""
-    rows = Machine.objects.visible_to(user).filter(status=Status.BINNED)
+    rows = Machine.objects.with_permission(user, Permission.MACHINE_VIEW).filter(status=Status.BINNED)
     return rows.select_related("project", "owner", "flavour", "image_version__image").order_by("purge_at", "name")
 
 

@@ -43,8 +43,14 @@ class DiskLine:
         return str(Plug(task).label) if task else ""
 
     @property
+    def is_personal(self) -> bool:
+        return self.volume is not None and self.volume.personal
+
+    @property
     def may_be_changed(self) -> bool:
-        """The root disk of a machine that somebody else defined is theirs."""
+        """The root disk of a machine that somebody else defined is theirs, and a person's files are that person's."""
+        if self.is_personal:
+            return False
         return self.volume is not None or not (self.attachment and self.attachment.machine.keeps_definition)
 
 
@@ -63,8 +69,8 @@ def disk_lines(machine: Machine) -> list[DiskLine]:
 
 
 def volume_lines(machine: Machine) -> list[DiskLine]:
-    """Without the root disk: what can outlive the machine."""
-    return [line for line in disk_lines(machine) if line.volume is not None]
+    """Without the root disk: what can outlive the machine. A person's own files always do."""
+    return [line for line in disk_lines(machine) if line.volume is not None and not line.is_personal]
 
 
 def further_cards(machine: Machine) -> list[NetworkCard]:

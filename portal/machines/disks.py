@@ -17,11 +17,11 @@ from portal.errors import ConflictError, InvalidError, NotFoundError
 from portal.events.kinds import Kind
 from portal.jobs.models import Job
 from portal.jobs.names import JobName
-from portal.machines import events, plugging
+from portal.machines import events, plugging, services
 from portal.machines.devices import Plug
 from portal.machines.models import Attachment, Machine
 from portal.machines.services import record_task_ended
-from portal.machines.states import Task
+from portal.machines.states import KEPT, Status, Task
 from portal.volumes import events as volume_events
 from portal.volumes import services as volumes
 from portal.volumes.models import Volume
@@ -47,7 +47,7 @@ def request_attach(
     request_ip: str | None = None,
 ) -> Job:
     """Have a free volume of the machine's project and host attached, at once if the machine runs."""
-    if volume.project_id != machine.project_id:
+    if volume.project_id != machine.project_id or volume.personal:
         raise NotFoundError
     if volume.host_id != machine.host_id:
         raise ConflictError(_("This volume lies on another host than the machine, so it cannot be attached to it."))
@@ -103,6 +103,7 @@ def request_detach(machine: Machine, *, actor: User, disk: str, request_ip: str 
     attachment = _attachment(machine, disk)
     if attachment.volume is None:
         raise InvalidError(_("The root disk belongs to the machine and cannot be detached."))
+    _refuse_personal(attachment)
     if not plugging.claim(machine, Task.DETACHING, actor=actor):
         return plugging.again(machine, JobName.DISK_DETACH, same=attachment.task == Plug.REMOVING)
     volumes.claim_or_refuse(attachment.volume, VolumeTask.DETACHING, CAN_DETACH)
@@ -115,6 +116,7 @@ def request_detach(machine: Machine, *, actor: User, disk: str, request_ip: str 
 def request_grow(machine: Machine, *, actor: User, disk: str, size_gib: int, request_ip: str | None = None) -> Job:
     """Have a disk made larger, while the machine runs or not. The guest sees it at once."""
     attachment = _attachment(machine, disk)
+    _refuse_personal(attachment)
     if not plugging.claim(machine, Task.GROWING, actor=actor):
         return plugging.again(machine, JobName.DISK_GROW, same=attachment.wanted_gib == size_gib)
     now = _size_of(machine, attachment)
@@ -137,6 +139,7 @@ def request_limits(
     if not (0 <= iops <= MOST_IOPS and 0 <= mib_per_s <= MOST_MIB_PER_S):
         raise InvalidError(_("A limit is a whole number that is not below zero, and not beyond what disks can do."))
     attachment, limits = _attachment(machine, disk), {"iops": iops, "bytes_per_s": mib_per_s * MIB}
+    _refuse_personal(attachment)
     if not plugging.claim(machine, Task.LIMITING, actor=actor):
         now = {"iops": attachment.iops, "bytes_per_s": attachment.bytes_per_s}
         same = attachment.task == Plug.LIMITING and limits == now
@@ -159,6 +162,7 @@ def set_first_at_start(machine: Machine, *, actor: User, disk: str, request_ip: 
     if machine.keeps_definition:
         raise ConflictError(_("The machine was defined by somebody else: only they can change what it starts from."))
     first = _attachment(machine, disk)
+    _refuse_personal(first)
     root = _attachment(machine, ROOT)
     Attachment.objects.filter(machine=machine).exclude(boot=0).update(boot=0)
     if first.volume is not None:
@@ -176,12 +180,52 @@ def set_kept(machine: Machine, *, actor: User, disk: str, keep: bool, request_ip
     attachment = _attachment(machine, disk)
     if attachment.volume is None:
         raise InvalidError(_("The root disk is deleted with its machine."))
+    _refuse_personal(attachment)
     changed = Attachment.objects.filter(pk=attachment.pk, delete_with_machine=keep)
     if changed.update(delete_with_machine=not keep):
         detail = {"volume": attachment.volume.name, "keep": keep}
         audit.record(actor, "disk.kept", machine, detail=detail, request_ip=request_ip)
         events.record_changed(machine, ["kept_disks"], actor=actor)
         events.machine_changed(machine)
+
+
+# --- what the portal does by itself -------------------------------------------------------------------------------
+
+
+def begin_attach(machine: Machine, volume: Volume) -> bool:
+    """Inside the caller's transaction: the machine becomes busy with getting this volume, which the caller has claimed
+    or made. False if it is in no state for that now.
+    """
+    idle = Machine.objects.filter(pk=machine.pk, status=Status.READY, task=Task.NONE, missing_since=None, saved_at=None)
+    idle = idle.filter(**services.NOT_IN_RESCUE)
+    if idle.update(task=Task.ATTACHING, task_since=timezone.now()) != 1:
+        return False
+    Attachment.objects.create(machine=machine, volume=volume, task=Plug.ADDING)
+    events.machine_changed(machine)
+    return True
+
+
+@transaction.atomic
+def begin_detach(machine: Machine, volume: Volume) -> bool:
+    """The machine, on or off, lost or in the bin, becomes busy with letting this volume go. Again and again the same.
+
+    True also if it does not have it, and beside a job that deletes the machine: that waits for other work, and has the
+    machine's task. False while the machine is busy with something else, or hibernated: its memory knows the volume.
+    """
+    attachment = Attachment.objects.filter(machine=machine, volume=volume).first()
+    if attachment is None or attachment.task == Plug.REMOVING:
+        return True
+    kept = Machine.objects.filter(pk=machine.pk, status__in=KEPT)
+    idle = kept.filter(task=Task.NONE, saved_at=None)
+    others = kept.exclude(task__in=[Task.DELETING, Task.BINNING])
+    if idle.update(task=Task.DETACHING, task_since=timezone.now()) != 1 and others.exists():
+        return False
+    if not volumes.claim(volume, VolumeTask.DETACHING, CAN_DETACH):
+        transaction.set_rollback(True)
+        return False
+    _begin(attachment, Plug.REMOVING)
+    events.machine_changed(machine)
+    return True
 
 
 # --- what workers found out ---------------------------------------------------------------------------------------
@@ -323,6 +367,11 @@ def _attachment(machine: Machine, disk: str) -> Attachment:
     if found is None:
         raise NotFoundError
     return found
+
+
+def _refuse_personal(attachment: Attachment) -> None:
+    if attachment.volume is not None and attachment.volume.personal:
+        raise ConflictError(_("These are somebody's own files: they come and go with that person."))
 
 
 def _is_adding(machine: Machine, **which: object) -> bool:

@@ -18,6 +18,21 @@ def machine_changed(machine: Machine) -> None:
     )
 
 
+def machines_changed(machines: Collection[Machine]) -> None:
+    """As `machine_changed`, in one message for many of one project."""
+    if machines:
+        project_id = next(iter(machines)).project_id
+        topics = [f"machine:{machine.pk}" for machine in machines]
+        groups = [live.project_group(project_id), live.OPERATORS]
+        live.publish_on_commit(groups, [*topics, "machines", f"project:{project_id}"])
+
+
+def record_many(kind: Kind, machines: Collection[Machine], data: dict[str, Any]) -> None:
+    if machines:
+        project_id = next(iter(machines)).project_id
+        services.record_many(kind, [(machine, data) for machine in machines], project=project_id)
+
+
 def record(kind: Kind, machine: Machine, *, actor: User | None = None, **data: Any) -> None:
     services.record(kind, machine, project=machine.project_id, actor=actor, data=data)
 

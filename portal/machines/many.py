@@ -49,6 +49,9 @@ ACTIONS: dict[str, Action] = {
 }
 CHOICES: list[tuple[str, str | Promise]] = [(word, action.words) for word, action in ACTIONS.items()]
 
+# What apps above this one ask of many, by actions of their own.
+WORDS: dict[str, str | Promise] = dict(CHOICES) | {"rebuild": gettext_lazy("Reset from the image")}
+
 
 def chosen_of(user: User | AnonymousUser, ids: Collection[str]) -> list[Machine]:
     """The machines of these ids that the person sees, by name; others are not there. InvalidError if there are none."""
@@ -70,10 +73,19 @@ def _uuid(text: str) -> UUID | None:
 
 
 def request_many(
-    machines: Collection[Machine], word: str, *, actor: User, request_id: UUID, request_ip: str | None = None
+    machines: Collection[Machine],
+    word: str,
+    *,
+    actor: User,
+    request_id: UUID,
+    request_ip: str | None = None,
+    action: Action | None = None,
 ) -> Batch:
-    """Ask each of the machines for it. A refusal of one stops no other. The same `request_id` is the same request."""
-    action = ACTIONS.get(word)
+    """Ask each of the machines for it. A refusal of one stops no other. The same `request_id` is the same request.
+
+    `action` does it in another way than a machine's own button, or is one of WORDS that machines alone have not.
+    """
+    action = action or ACTIONS.get(word)
     if action is None:
         raise InvalidError(_("Choose what to do."))
     try:

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from portal.accounts.quota import Amount
 from portal.images.models import Kind
-from portal.machines.querysets import MachineQuerySet
+from portal.machines.querysets import GrantQuerySet, MachineQuerySet
 from portal.machines.states import HAS_SCREEN, LIVE, PowerState, Status, Task
 
 
@@ -44,6 +44,15 @@ class Firmware(models.TextChoices):
     BIOS = "bios", _("BIOS")
     UEFI = "uefi", _("UEFI")
     UEFI_SECURE = "uefi_secure", _("UEFI with Secure Boot")
+
+
+class MadeBy(models.TextChoices):
+    """How a machine came to run first. Nothing is said of one for which no running copy was ever kept."""
+
+    NOTHING = "", _("not told")
+    FORK = "fork", _("Forked from a running one")
+    RESTORE = "restore", _("Restored from a running one")
+    BOOT = "boot", _("Booted from its image")
 
 
 class Machine(models.Model):
@@ -80,6 +89,21 @@ class Machine(models.Model):
         related_name="rebuilding",
         verbose_name=_("image version to come"),
     )
+    # Whose memory it began with, and whose disk its own reads from. `forked_at` is when it was let begin.
+    parent = models.ForeignKey(
+        "parents.Parent",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="machines",
+        editable=False,
+        verbose_name=_("forked from"),
+    )
+    made_by = models.CharField(
+        _("made by"), max_length=10, choices=MadeBy.choices, default=MadeBy.NOTHING, blank=True, editable=False
+    )
+    made_by_reason = models.TextField(_("why so"), blank=True, editable=False)
+    forked_at = models.DateTimeField(_("forked"), null=True, blank=True, editable=False)
     cloned_from = models.ForeignKey(
         "self", on_delete=models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("cloned from")
     )
@@ -184,6 +208,7 @@ class Machine(models.Model):
             models.CheckConstraint(condition=Q(status__in=Status.values), name="machine_status_known"),
             models.CheckConstraint(condition=Q(task__in=Task.values), name="machine_task_known"),
             models.CheckConstraint(condition=Q(power_state__in=PowerState.values), name="machine_power_known"),
+            models.CheckConstraint(condition=Q(made_by__in=MadeBy.values), name="machine_made_by_known"),
         ]
         indexes = [
             models.Index(fields=["project", "status", "-created_at"], name="machine_project_status"),
@@ -250,6 +275,31 @@ class Machine(models.Model):
     @property
     def has_screen(self) -> bool:
         return self.power_state in HAS_SCREEN and bool(self.console_socket)
+
+
+class Grant(models.Model):
+    """Lets a person see one machine and work on its screen, whether or not they are in its project; nothing else.
+
+    Without an `until` it lasts until it is deleted. Open screens of who has lost it end within two seconds.
+    """
+
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="grants", verbose_name=_("machine"))
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="machine_grants", verbose_name=_("person")
+    )
+    until = models.DateTimeField(_("until"), null=True, blank=True)
+    created_at = models.DateTimeField(_("given"), auto_now_add=True)
+
+    objects = GrantQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("grant of a machine")
+        verbose_name_plural = _("grants of machines")
+        ordering = ["pk"]
+        constraints = [models.UniqueConstraint(fields=["machine", "user"], name="one_grant_per_person_and_machine")]
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.machine}"
 
 
 class MachineLabel(models.Model):

@@ -1,6 +1,6 @@
 """Reads about machines. Fetching and authorising are one call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,13 +9,14 @@ from django.db.models import Count, Q, QuerySet
 
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import ROLE_PERMISSIONS, Permission
-from portal.accounts.selectors import permissions_in, require, roles_of
+from portal.accounts.selectors import permissions_in, roles_of
 from portal.errors import ForbiddenError, NotFoundError
 from portal.hosts.models import Host
 from portal.jobs.models import Job, JobStep
 from portal.jobs.selectors import active_jobs_of, current_step, overall_progress
 from portal.lib.secrets import unseal
-from portal.machines.models import Flavour, Machine, MachineLabel
+from portal.machines.models import Flavour, Grant, Machine, MachineLabel
+from portal.machines.querysets import GRANTED
 from portal.machines.states import (
     CAN_CHANGE_DEVICES,
     CAN_FORCE_OFF,
@@ -54,9 +55,39 @@ def machine_for(
     machine = Machine.objects.visible_to(user).live().select_related(*_RELATED_TO_ONE).filter(pk=pk).first()
     if machine is None:
         raise NotFoundError
-    if permission != Permission.MACHINE_VIEW:  # Who sees it holds that one.
-        require(user, machine.project_id, permission)
+    # Who sees it holds that one.
+    if permission != Permission.MACHINE_VIEW and permission not in permissions_on(user, machine):
+        raise ForbiddenError
     return machine
+
+
+def permissions_on(user: User | AnonymousUser, machine: Machine) -> frozenset[Permission]:
+    """Everything that `user` may do with this machine: by role in its project, and by a grant."""
+    by_role = permissions_in(user, machine.project_id)
+    return by_role if by_role >= GRANTED else by_role | granted_on([(user, machine)]).get(machine.pk, frozenset())
+
+
+def granted_on(pairs: Collection[tuple[User | AnonymousUser, Machine]]) -> dict[UUID, frozenset[Permission]]:
+    """What one person's grants let them do, by the id of the machine; one query, or none."""
+    found = grants_of((user, machine) for user, machine in pairs if isinstance(user, User))
+    return {machine_id: GRANTED for _user, machine_id in found}
+
+
+def grants_of(pairs: Iterable[tuple[User, Machine]]) -> set[tuple[int, UUID]]:
+    """Which of these people (ids) have a grant of which of these machines that is alive; one query, or none.
+
+    A token that is limited to one project brings its person no machine of another.
+    """
+    wanted = {
+        (user.pk, machine.pk)
+        for user, machine in pairs
+        if user.is_active and user.limited_to in {None, machine.project_id}
+    }
+    if not wanted:
+        return set()
+    people, machines = {user for user, _machine in wanted}, {machine for _user, machine in wanted}
+    grants = Grant.objects.alive().filter(user__in=people, machine__in=machines)
+    return set(grants.values_list("user_id", "machine_id")) & wanted
 
 
 def machines_for(
@@ -69,7 +100,9 @@ def machines_for(
     label: str = "",
 ) -> QuerySet[Machine]:
     """Rows for the list page, newest first; one query. Filters that mean nothing are ignored."""
-    machines = Machine.objects.visible_to(user).live().select_related(*_RELATED).prefetch_related("labels")
+    # What somebody was only granted is found where that is handed out: this is the list of their projects' machines.
+    machines = Machine.objects.with_permission(user, Permission.MACHINE_VIEW).live()
+    machines = machines.select_related(*_RELATED).prefetch_related("labels")
     if search:
         # People are looked up once, rather than joined to each of the machines.
         owners = User.objects.filter(username__icontains=search)
@@ -120,12 +153,14 @@ def rows_for(user: User | AnonymousUser, machines: Iterable[Machine]) -> list[Ro
     """Rows for machines that `user` sees; the number of queries does not depend on how many they are."""
     listed = list(machines)
     roles = {} if user.is_staff else roles_of(user)
-    everything = frozenset(Permission)
+    everything, nothing = frozenset(Permission), frozenset[Permission]()
     jobs = active_jobs_of("machine", [machine.pk for machine in listed])
     rows = []
+    strange = [(user, machine) for machine in listed if not user.is_staff and machine.project_id not in roles]
+    by_grant = granted_on(strange)
     for machine in listed:
         role = roles.get(machine.project_id)
-        granted = everything if user.is_staff else ROLE_PERMISSIONS[role] if role else frozenset()
+        granted = everything if user.is_staff else ROLE_PERMISSIONS[role] if role else by_grant.get(machine.pk, nothing)
         rows.append(Row(machine, _actions(granted, machine), jobs.get(machine.pk)))
     return rows
 
@@ -151,7 +186,7 @@ def allowed_actions(user: User | AnonymousUser, machine: Machine) -> frozenset[s
     """Words of buttons to show, such as start, stop, reboot, force-off, hibernate, resize, devices (disks and network
     cards may be changed), delete, console, secret.
     """
-    return _actions(permissions_in(user, machine.project_id), machine)
+    return _actions(permissions_on(user, machine), machine)
 
 
 def _actions(granted: frozenset[Permission], machine: Machine) -> frozenset[str]:

@@ -3,7 +3,8 @@ workers found out is recorded by the `record_*` half. None of them ever calls a 
 
 import datetime as dt
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -45,6 +46,7 @@ from portal.machines.states import (
     Task,
 )
 from portal.machines.validators import clean_ssh_key, validate_login_user, validate_machine_name
+from portal.parents import selectors as parents
 
 # --- what people ask for ------------------------------------------------------------------------------------------
 
@@ -64,12 +66,40 @@ def request_machine(
 ) -> Machine:
     """Reserve quota and a host, and have the machine built. The same `request_key` gives the same machine again."""
     require(actor, project.pk, Permission.MACHINE_CREATE)
+    return make_machine(
+        project,
+        actor=actor,
+        image_version=image_version,
+        flavour=flavour,
+        name=name,
+        login_user=login_user,
+        ssh_key=ssh_key,
+        user_data=user_data,
+        request_key=request_key,
+        request_ip=request_ip,
+    )
+
+
+def make_machine(
+    project: Project,
+    *,
+    actor: User | None,
+    image_version: ImageVersion,
+    flavour: Flavour,
+    name: str,
+    login_user: str,
+    ssh_key: str = "",
+    user_data: str = "",
+    request_key: UUID | None = None,
+    request_ip: str | None = None,
+) -> Machine:
+    """As `request_machine`, for whoever was asked about permission already; without an actor it is nobody's yet."""
     earlier = machine_of_request(project, request_key)
     if earlier is not None:
         return earlier
     key = _checked(name=name, login_user=login_user, ssh_key=ssh_key)
     extra = userdata.checked(user_data, login_user=login_user)
-    _check_image(image_version, project, flavour)
+    check_fits(image_version, project, flavour)
     try:
         with transaction.atomic():
             return _create(
@@ -95,7 +125,7 @@ def request_machine(
 def _create(
     project: Project,
     *,
-    actor: User,
+    actor: User | None,
     image_version: ImageVersion,
     flavour: Flavour,
     name: str,
@@ -106,27 +136,22 @@ def _create(
     request_ip: str | None,
 ) -> Machine:
     quota.reserve(project.pk, flavour.amount)
-    machine = Machine.objects.create(
-        project=project,
+    machine = _new(
+        project,
         owner=actor,
-        name=name,
-        kind=image_version.image.kind,
         image_version=image_version,
         flavour=flavour,
-        vcpus=flavour.vcpus,
-        memory_mib=flavour.memory_mib,
-        disk_gib=flavour.disk_gib,
-        host=hosts.reserve_capacity(flavour.amount),
+        host=hosts.reserve_capacity(flavour.amount, rather=_where_it_can_be_forked(image_version, flavour, user_data)),
         request_key=request_key or uuid4(),
+        name=name,
         login_user=login_user,
-        login_password=seal(new_password()),
         ssh_key=ssh_key,
         user_data=seal(user_data),
         mac=new_mac(),
-        task=Task.BUILDING,
-        task_since=timezone.now(),
     )
-    _remember_key(actor, ssh_key)
+    machine.save(force_insert=True)
+    if actor is not None:
+        _remember_key(actor, ssh_key)
     audit.record(
         actor,
         "machine.requested",
@@ -138,6 +163,74 @@ def _create(
     jobs.enqueue(JobName.MACHINE_CREATE, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
     return machine
+
+
+@transaction.atomic
+def make_many(
+    project: Project, wanted: Sequence[tuple[str, str]], *, image_version: ImageVersion, flavour: Flavour
+) -> list[Machine]:
+    """Machines of nobody's that are all alike, each with its name and its user inside; a few statements for all.
+
+    All of them or, with a PortalError or an IntegrityError (a name that is taken), none.
+    """
+    for name, login_user in wanted:
+        _checked(name=name, login_user=login_user, ssh_key="")
+    check_fits(image_version, project, flavour)
+    quota.reserve(project.pk, flavour.amount.times(len(wanted)))
+    rather = _where_it_can_be_forked(image_version, flavour, "")
+    placed = hosts.reserve_many(flavour.amount, len(wanted), rather=rather)
+    macs = _new_macs(len(wanted))
+    machines = [
+        _new(
+            project,
+            owner=None,
+            image_version=image_version,
+            flavour=flavour,
+            host=host,
+            name=name,
+            login_user=login_user,
+            mac=mac,
+        )
+        for (name, login_user), host, mac in zip(wanted, placed, macs, strict=True)
+    ]
+    Machine.objects.bulk_create(machines)
+    told = {"image": str(image_version), "flavour": flavour.name}
+    audit.record_many(None, "machine.requested", machines, detail=told)
+    events.record_many(Kind.MACHINE_REQUESTED, machines, told)
+    jobs.enqueue_many(JobName.MACHINE_CREATE, [(one, one.host.queue) for one in machines], project=project)
+    events.machines_changed(machines)
+    return machines
+
+
+def _new(
+    project: Project,
+    *,
+    owner: User | None,
+    image_version: ImageVersion,
+    flavour: Flavour,
+    **values: Any,
+) -> Machine:
+    return Machine(
+        project=project,
+        owner=owner,
+        kind=image_version.image.kind,
+        image_version=image_version,
+        flavour=flavour,
+        vcpus=flavour.vcpus,
+        memory_mib=flavour.memory_mib,
+        disk_gib=flavour.disk_gib,
+        login_password=seal(new_password()),
+        task=Task.BUILDING,
+        task_since=timezone.now(),
+        **values,
+    )
+
+
+def _where_it_can_be_forked(version: ImageVersion, flavour: Flavour, user_data: str) -> list[UUID]:
+    """Hosts on which it would be there in a moment; a cloud-config of one's own is for a first start."""
+    if user_data:
+        return []
+    return parents.hosts_with(version, parents.Size(flavour.vcpus, flavour.memory_mib, flavour.disk_gib))
 
 
 def request_start(machine: Machine, *, actor: User, request_ip: str | None = None) -> Job:
@@ -271,13 +364,31 @@ def delete_for_good(
     for job in Job.objects.filter(target_type="machine", target_id=machine.pk, status__in=ACTIVE):
         jobs.request_cancel(job)
     if delete_volumes is not None:
-        volumes = Attachment.objects.filter(machine=machine, volume__isnull=False)
+        volumes = Attachment.objects.filter(machine=machine, volume__isnull=False, volume__personal=False)
         volumes.update(delete_with_machine=False)  # Apart: “is one of none” as a value would make no UPDATE at all.
         volumes.filter(volume__in=delete_volumes).update(delete_with_machine=True)
     audit.record(actor, JobName.MACHINE_DELETE.value, machine, request_ip=request_ip)
     job = jobs.enqueue(JobName.MACHINE_DELETE, machine, queue=machine.host.queue, actor=actor)
     events.machine_changed(machine)
     return job
+
+
+@transaction.atomic
+def delete_many(project: Project, machines: Collection[Machine]) -> list[Machine]:
+    """As `delete_for_good`, the clock's, of machines of one project; a few statements for all. Those that it was done
+    to: one that is protected, or being deleted already, is not among them.
+    """
+    free = Machine.objects.filter(status__in=KEPT, protected=False).exclude(task=Task.DELETING)
+    keys = [machine.pk for machine in machines]
+    claimed = set(free.filter(pk__in=keys).select_for_update().values_list("pk", flat=True))
+    free.filter(pk__in=claimed).update(task=Task.DELETING, task_since=timezone.now())
+    under_way = Job.objects.filter(target_type="machine", target_id__in=claimed, status__in=ACTIVE)
+    under_way.update(cancel_requested=True)
+    gone = [machine for machine in machines if machine.pk in claimed]
+    audit.record_many(None, JobName.MACHINE_DELETE.value, gone)
+    jobs.enqueue_many(JobName.MACHINE_DELETE, [(one, one.host.queue) for one in gone], project=project)
+    events.machines_changed(gone)
+    return gone
 
 
 def refuse_protected(machine: Machine) -> None:
@@ -304,7 +415,9 @@ def request_retry(machine: Machine, *, actor: User, request_ip: str | None = Non
                 return under_way
             raise ConflictError(why_not(machine))
         quota.reserve(machine.project_id, machine.amount)
-        host = hosts.reserve_capacity(machine.amount)
+        version, flavour = machine.image_version, machine.flavour
+        rather = _where_it_can_be_forked(version, flavour, machine.user_data) if version and flavour else ()
+        host = hosts.reserve_capacity(machine.amount, rather=rather)
         Machine.objects.filter(pk=machine.pk).update(host=host)
         audit.record(actor, "machine.retried", machine, request_ip=request_ip)
         machine.refresh_from_db()
@@ -323,6 +436,11 @@ def job_that_builds(machine: Machine) -> JobName:
 
 def record_building(machine: Machine) -> None:
     _update(machine, Machine.objects.filter(status=Status.REQUESTED), status=Status.BUILDING)
+
+
+def record_made(machine: Machine, **how: object) -> None:
+    """How it came to run, and from what; see `portal.machines.forking`."""
+    _update(machine, Machine.objects.filter(task=Task.BUILDING), **how)
 
 
 def record_secret(machine: Machine, secret: str) -> None:
@@ -418,6 +536,7 @@ def record_build_failed(machine: Machine, *, message: str) -> None:
         addresses=[],
         error_message=message,
         missing_since=None,
+        **NOT_FORKED,
     ):
         events.record(Kind.MACHINE_BUILD_FAILED, machine, error=message)
     release_resources(machine)
@@ -445,6 +564,9 @@ RESCUE_OVER: dict[str, object] = {
     "rescue_password": "",
     "rescued_at": None,
 }
+
+# The columns of a machine whose disk reads from no parent's, and that was not made from one.
+NOT_FORKED: dict[str, object] = {"parent": None, "made_by": "", "made_by_reason": "", "forked_at": None}
 
 Change = Callable[[Machine], dict[str, object]]
 
@@ -529,6 +651,7 @@ def record_deleted(machine: Machine) -> None:
         addresses=[],
         missing_since=None,
         deleted_at=timezone.now(),
+        parent=None,
         **RESCUE_OVER,
     ):
         events.record(Kind.MACHINE_DELETED, machine)
@@ -543,9 +666,24 @@ def new_mac() -> str:
     The range has sixteen million: of fifty thousand machines every three-hundredth new one would meet an old one.
     """
     while True:
-        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+        mac = _random_mac()
         if not Machine.objects.filter(mac=mac).exists() and not NetworkCard.objects.filter(mac=mac).exists():
             return mac
+
+
+def _new_macs(count: int) -> list[str]:
+    """As `new_mac`, so many that differ."""
+    macs: set[str] = set()
+    while len(macs) < count:
+        wanted = {_random_mac() for _ in range(count - len(macs))}
+        used = set(Machine.objects.filter(mac__in=wanted).values_list("mac", flat=True))
+        used |= set(NetworkCard.objects.filter(mac__in=wanted).values_list("mac", flat=True))
+        macs |= wanted - used
+    return list(macs)
+
+
+def _random_mac() -> str:
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 
 def suggest_name(project: Project, *, kind: str) -> str:
@@ -591,7 +729,8 @@ def _checked(*, name: str, login_user: str, ssh_key: str) -> str:
         raise InvalidError(error.messages[0], field="ssh_key") from error
 
 
-def _check_image(version: ImageVersion, project: Project, flavour: Flavour) -> None:
+def check_fits(version: ImageVersion, project: Project, flavour: Flavour) -> None:
+    """That machines of the project can be made from this version in this size; else a PortalError says why not."""
     image = version.image
     if image.project_id not in (None, project.pk) or version.status == VersionStatus.DELETING:
         raise NotFoundError

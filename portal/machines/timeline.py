@@ -12,7 +12,7 @@ from portal.audit.selectors import events_of
 from portal.audit.words import words_for
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName
-from portal.jobs.selectors import jobs_of
+from portal.jobs.selectors import jobs_of, steps_shown
 from portal.machines.models import Machine
 
 # The job tells of these already, with more than their audit rows know.
@@ -58,7 +58,7 @@ def _gathered(entries: list[Entry]) -> list[Entry]:
 
 def _of_job(job: Job) -> Entry:
     who = job.actor.get_username() if job.actor else ""
-    return Entry(job.created_at, job.get_name_display(), who, job=job, steps=tuple(job.steps.all()))
+    return Entry(job.created_at, job.get_name_display(), who, job=job, steps=tuple(steps_shown(job)))
 
 
 def _of_event(event: Event) -> Entry:

@@ -33,7 +33,7 @@ from portal.errors import NotFoundError, PortalError
 from portal.images.models import Image, Kind
 from portal.jobs.models import Job, JobStep
 from portal.jobs.names import JobName, StepStatus
-from portal.jobs.selectors import active_job_of, overall_progress, usual_seconds_of_steps
+from portal.jobs.selectors import active_job_of, overall_progress, steps_shown, usual_seconds_of_steps
 from portal.lib.paging import page_of, text_of
 from portal.machines import binning, launch, many, services
 from portal.machines.device_selectors import (
@@ -334,10 +334,9 @@ def _stage_key(machine: Machine, stage: str) -> str:
 
 def _step_lines(job: Job) -> list[StepLine]:
     usual = usual_seconds_of_steps(JobName(job.name))
-    steps = sorted(job.steps.all(), key=lambda step: step.position)
     return [
         StepLine(step, usual.get(step.name) if step.status in {StepStatus.PENDING, StepStatus.RUNNING} else None)
-        for step in steps
+        for step in steps_shown(job)
     ]
 
 

@@ -49,7 +49,7 @@ def many_result(request: HttpRequest, pk: UUID) -> HttpResponse:
     topics = " ".join(f"machine:{line.machine.pk} job:{line.job.pk}" for line in lines if line.job)
     context = {
         "batch": batch,
-        "words": many.ACTIONS[batch.action].words,
+        "words": many.WORDS[batch.action],
         "lines": lines,
         "topics": topics,
         "counts": _counts(lines),

@@ -121,6 +121,14 @@ def _image(name: str, detail: Detail) -> tuple[str, str]:
     )
 
 
+def _parent(name: str, detail: Detail) -> tuple[str, str]:
+    return (
+        _("A running copy of %(size)s GiB is not one of the portal's") % {"size": detail.get("disk_gib", "?")},
+        _("It is left alone: machines of another portal may be forked from it. Its files are in parents/%(name)s.")
+        % {"name": name},
+    )
+
+
 def _no_volume(name: str, _detail: Detail) -> tuple[str, str]:
     return (
         _("The file of the volume %(name)s is not on this host") % {"name": name},
@@ -150,6 +158,7 @@ _WORDS: dict[DifferenceKind, Callable[[str, Detail], tuple[str, str]]] = {
     DifferenceKind.FOREIGN: _foreign,
     DifferenceKind.STRAY: _stray,
     DifferenceKind.IMAGE: _image,
+    DifferenceKind.PARENT: _parent,
     DifferenceKind.NO_VOLUME: _no_volume,
     DifferenceKind.VOLUME: _volume,
 }

@@ -151,6 +151,12 @@ def add(
     of this name; QuotaExceededError or NoCapacityError without room for its memory.
     """
     machine = Machine.objects.select_related("project", "host").get(pk=machine_id)
+    if Attachment.objects.filter(machine=machine, volume__personal=True).exists():
+        # They belong to a person and not to this machine: they must not go back in time with it.
+        raise ConflictError(
+            _("%(name)s has a person's own files. A snapshot can be taken or restored when they have left.")
+            % {"name": machine.name}
+        )
     if Snapshot.objects.live().filter(machine=machine).count() >= MOST_SNAPSHOTS:
         raise ConflictError(_("A machine has at most %(most)s snapshots. Delete one first.") % {"most": MOST_SNAPSHOTS})
     held = -(-machine.memory_mib // 1024) if with_memory else 0

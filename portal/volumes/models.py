@@ -36,6 +36,8 @@ class Volume(models.Model):
     wanted_gib = models.PositiveIntegerField(_("grows to (GiB)"), null=True, blank=True, editable=False)
     format = models.CharField(_("format"), max_length=10, choices=Format.choices, default=Format.QCOW2)
     holds_quota = models.BooleanField(_("counts against the quota"), default=True, editable=False)
+    # One person's own files: only they are shown it, and only the portal attaches, detaches and deletes it.
+    personal = models.BooleanField(_("somebody's own"), default=False, editable=False)
     # What makes a request unique, so that a double click or a retry makes one volume.
     request_key = models.UUIDField(_("request key"), unique=True, default=uuid.uuid4, editable=False)
     status = models.CharField(_("status"), max_length=12, choices=Status.choices, default=Status.CREATING)

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 class VolumeQuerySet(models.QuerySet["Volume"]):
     def visible_to(self, user: User | AnonymousUser) -> VolumeQuerySet:
-        """Who sees a project's machines sees its volumes."""
+        """Who sees a project's machines sees its volumes, but for what is one person's own."""
         if not user.is_active:
             return self.none()
         if user.is_staff:
             return self
-        return self.filter(project__in=Project.objects.with_permission(user, Permission.MACHINE_VIEW))
+        seen = Project.objects.with_permission(user, Permission.MACHINE_VIEW)
+        return self.filter(project__in=seen, personal=False)
 
     def live(self) -> VolumeQuerySet:
         """Not deleted."""

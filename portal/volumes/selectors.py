@@ -41,7 +41,8 @@ def volumes_for(
 
 def free_volumes(project: Project) -> QuerySet[Volume]:
     """Which of them a machine can have depends on the host: it reaches only those in its own host's pool."""
-    return Volume.objects.filter(project=project, status__in=CAN_ATTACH, task=Task.NONE).order_by("name")
+    free = Volume.objects.filter(project=project, status__in=CAN_ATTACH, task=Task.NONE, personal=False)
+    return free.order_by("name")
 
 
 @dataclass(frozen=True, slots=True)

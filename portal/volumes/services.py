@@ -75,16 +75,27 @@ def create(
     require(actor, project.pk, Permission.MACHINE_CREATE)
     name = clean_name(name)
     check_size(size_gib)
+    return _add(
+        project, name=name, size_gib=size_gib, host=host, task=task, created_by=actor, request_key=key or uuid4()
+    )
+
+
+def create_personal(project: Project, *, name: str, size_gib: int, host: Host, task: Task) -> Volume:
+    """The row of somebody's own one, which the portal makes for them wherever they may work. As `create` otherwise."""
+    return _add(
+        project, name=clean_name(name), size_gib=size_gib, host=host, task=task, personal=True, request_key=uuid4()
+    )
+
+
+def _add(project: Project, *, size_gib: int, host: Host | None, task: Task, **values: object) -> Volume:
     quota.reserve(project.pk, disk_amount(size_gib))
     volume = Volume.objects.create(
         project=project,
-        name=name,
         size_gib=size_gib,
         host=_reserve_on(host, size_gib),
-        created_by=actor,
-        request_key=key or uuid4(),
         task=task,
         task_since=timezone.now(),
+        **values,
     )
     events.volume_changed(volume)
     return volume
@@ -117,8 +128,15 @@ def request_grow(volume: Volume, *, actor: User, size_gib: int, request_ip: str 
 
 @transaction.atomic
 def request_delete(volume: Volume, *, actor: User, request_ip: str | None = None) -> Job:
-    """Have a volume removed that no machine has. What is on it is lost."""
+    """Have a volume removed that no machine has. What is on it is lost. Not for somebody's own files."""
     require(actor, volume.project_id, Permission.MACHINE_DELETE)
+    if volume.personal:
+        raise ConflictError(_("These are somebody's own files. They are deleted on the page of people's files."))
+    return delete(volume, actor=actor, request_ip=request_ip)
+
+
+def delete(volume: Volume, *, actor: User | None, request_ip: str | None = None) -> Job:
+    """As `request_delete`, for whoever has asked about permission already. Inside the caller's transaction."""
     if not claim(volume, Task.DELETING, CAN_DELETE):
         under_way = active_job_of(volume)
         if under_way is not None and under_way.name == JobName.VOLUME_DELETE:

@@ -84,6 +84,7 @@ def volume_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _detail(request: HttpRequest, volume: Volume, *, form: GrowForm | None = None, status: int = 200) -> HttpResponse:
     granted = permissions_in(request.user, volume.project_id)
     idle = volume.task == Task.NONE
+    can_be_deleted = volume.status in CAN_DELETE and not volume.personal
     context = {
         "volume": volume,
         "job": active_job_of(volume),
@@ -91,7 +92,7 @@ def _detail(request: HttpRequest, volume: Volume, *, form: GrowForm | None = Non
         "quota": [line for line in quota_lines(volume.project) if line.label == _("Disk")],
         "grow_form": form or GrowForm(initial={"size_gib": volume.size_gib + 1}),
         "may_grow": idle and volume.status in CAN_ATTACH and Permission.MACHINE_OPERATE in granted,
-        "may_delete": idle and volume.status in CAN_DELETE and Permission.MACHINE_DELETE in granted,
+        "may_delete": idle and can_be_deleted and Permission.MACHINE_DELETE in granted,
     }
     template = "volumes/_detail.html" if is_live(request) else "volumes/detail.html"
     return render(request, template, context, status=status)

@@ -12,6 +12,7 @@ import { renewLoads } from "./base/loads.js";
 import { renewThumbnails } from "./base/thumbnails.js";
 import { keepTimesRight, showTimes } from "./base/times.js";
 import { keepToasts } from "./base/toasts.js";
+import { leaveWhenClosed } from "./base/waiting.js";
 
 function signIn() {
   const { loginUrl } = document.body.dataset;
@@ -48,6 +49,7 @@ renewThumbnails();
 followPicks();
 renewFigures();
 renewLoads();
+leaveWhenClosed();
 document.addEventListener("htmx:afterSwap", () => showTimes());
 document.addEventListener("htmx:oobAfterSwap", () => showTimes());
 if (document.body.dataset.liveUrl) {

@@ -1,5 +1,6 @@
 /* Brings every screen on the page to life: `<div data-console data-ticket-url=…>`, see templates/console/_console.html. */
 
+import { wireDesk } from "./console/desk.js";
 import { wirePeople } from "./console/people.js";
 import { Session } from "./console/session.js";
 import { wireToolbar } from "./console/toolbar.js";
@@ -12,6 +13,7 @@ function startConsole(root) {
   const session = new Session(view);
   wireToolbar(root, session, view);
   wirePeople(root);
+  wireDesk(root, session);
   window.addEventListener("pagehide", () => session.stop());
   // A page that comes back from the browser's memory has a dead line.
   window.addEventListener("pageshow", (event) => event.persisted && session.start());

@@ -20,13 +20,13 @@ from tests.support.postgres import private_postgres
 from tests.support.redis import private_redis
 
 
-def run(part: str = "all") -> list[Row]:
-    """`part` is one of those that tests/bench/scale/__main__.py knows."""
+def run(part: str = "all", *, module: str = "tests.bench.scale") -> list[Row]:
+    """`part` is one of those that the module's `__main__` knows."""
     names = os.environ.get("BENCH_DATABASES", "sqlite,postgresql").split(",")
-    return [row for name in names for row in _measured_on(name, part)]
+    return [row for name in names for row in _measured_on(name, part, module)]
 
 
-def _measured_on(name: str, part: str) -> list[Row]:
+def _measured_on(name: str, part: str, module: str) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="casement-scale-") as folder, contextlib.ExitStack() as stack:
         home = Path(folder)
         url = stack.enter_context(private_postgres()) if name == "postgresql" else f"sqlite:///{home / 'db.sqlite3'}"
@@ -39,7 +39,7 @@ def _measured_on(name: str, part: str) -> list[Row]:
         }
         out = home / "rows.json"
         # What it says on the way is for whoever watches; a measurement that fails fails the benchmark.
-        argv = [sys.executable, "-m", "tests.bench.scale", str(out), part]
+        argv = [sys.executable, "-m", module, str(out), part]
         subprocess.run(argv, env={**os.environ, **environment}, check=True)
         return list(_read(out))
 

@@ -25,6 +25,7 @@ from portal.accounts.models import ApiToken, Membership, SshKey, User
 from portal.api.models import Answered
 from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
 from portal.copies.models import DiskBase, DiskCopy
+from portal.deployments.models import Seat
 from portal.events.kinds import Kind as EventKind
 from portal.events.models import Delivery, Webhook
 from portal.events.services import add_webhook, record, try_webhook
@@ -36,13 +37,16 @@ from portal.isos.models import Iso
 from portal.jobs.models import Job, JobStep
 from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.pools.models import Desktop, Place, Pool, SpareHours
+from portal.pools.models import Session as DesktopSession
 from portal.snapshots.models import Snapshot, SnapshotHold, SnapshotSchedule, SnapshotVolume
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
-from tests.portal.test_every_url import ALL, PUBLIC
+from tests.portal.test_every_url import ALL, PUBLIC, seat_on
 from tests.support import axe
 from tests.support.axe import Finding
 from tests.support.estate import Estate, build_estate
+from tests.support.pool_rows import pool_of
 from tests.support.product import CHROMIUM_FLAGS
 from tests.support.redis import redis_db, redis_url
 from tests.support.web import CSRF, cookie_of, web_processes
@@ -69,6 +73,9 @@ ASKED: dict[str, list[str]] = {
     "audit:list": ["?q=nothing-is-called-so"],
     "volumes:list": ["?q=nothing-is-called-so"],
     "isos:list": ["?q=nothing-is-called-so"],
+    "pools:list": ["?q=nothing-is-called-so"],
+    "deployments:list": ["?q=nothing-is-called-so"],
+    "deployments:detail": ["?q=nobody-is-called-so"],
 }
 # What Django's admin brings and we cannot change, by rule and page. The box that filters a person's groups is made by
 # Django's SelectFilter2.js, which gives its icon's <span> a label.
@@ -85,6 +92,8 @@ FORMS = [
     "volumes:new",
     "isos:upload",
     "machines:new-iso",
+    "pools:new",
+    "deployments:new",
 ]
 
 
@@ -191,7 +200,17 @@ def _objects(estate: Estate) -> Objects:
     _dress(machines[0])
     _figures_of(machines[0].pk, estate.hosts[0].pk)
     binned = _binned(machines[0])
+    pools, sessions = _pools(machines[0], estate.member)
+    seats = _seats(machines, estate.member)
     return {
+        "desktops:session": sessions,
+        "desktops": pools,
+        "pools:session": sessions,
+        "pools:desktop": [sessions[0].desktop],
+        "pools": pools,
+        "deployments:seat": seats,
+        "deployments:own": seats[1:2],
+        "deployments": [seats[0].deployment],
         "machines:bin-": [binned],
         "machines:many-": [_batch(machines, estate)],
         "machines": machines,
@@ -215,6 +234,52 @@ def _objects(estate: Estate) -> Objects:
         "accounts:member": [membership],
         "accounts": [estate.projects[0]],
     }
+
+
+def _pools(machine: Machine, member: User) -> tuple[list[Pool], list[DesktopSession]]:
+    """One with everything in it, one that has trouble, and one whose line the member is in; a session that runs, one
+    that is asked whether somebody is there, and one that has ended."""
+    now = timezone.now()
+    full = pool_of(machine, desktops=5, entitled=(member,), idle_warn_s=60, idle_disconnect_s=600, limit_s=300)
+    Pool.objects.filter(pk=full.pk).update(message="The lab closes at six.", desktops_per_person=3)
+    states = ["taken", "taken", "failed", "recycling", "building"]
+    for desktop, state in zip(Desktop.objects.filter(pool=full), states, strict=True):
+        error = "The host is full." if state == "failed" else ""
+        Desktop.objects.filter(pk=desktop.pk).update(state=state, error=error, retry_at=now if error else None)
+    times = dict.fromkeys(("asked_at", "started_at", "on_screen_at", "last_active_at"), now)
+    ends: list[dict[str, Any]] = [{}, {"warned_at": now}, {"state": "ended", "ended_at": now, "end_reason": "idle"}]
+    sessions = [
+        DesktopSession.objects.create(
+            pool=full, desktop=desktop, machine=desktop.machine, person=member, slot=slot, **times, **values
+        )
+        for slot, (desktop, values) in enumerate(zip(Desktop.objects.filter(pool=full)[:3], ends, strict=True))
+    ]
+    SpareHours.objects.create(pool=full, weekday=0, from_minute=420, to_minute=1080, spare=5)
+    for number, values in enumerate(
+        [{"problem": "No host has room.", "build_after": now}, {"maintenance": True, "message": "Back at noon."}]
+    ):
+        pool_of(machine, name=f"other-{number}", title=f"Other {number}", desktops=0, entitled=(member,), **values)
+    Place.objects.create(pool=Pool.objects.get(name="other-0"), person=member, asked_at=now, seen_at=now)
+    return list(Pool.objects.order_by("created_at")), sessions
+
+
+def _seats(machines: list[Machine], member: User) -> list[Seat]:
+    """A desktop in each state: people with an account, with a link, with none that works, without a desktop."""
+    seats = [seat_on(machines[0])]
+    for number, machine in enumerate(machines[1:], 2):
+        seats.append(
+            Seat.objects.create(
+                deployment=seats[0].deployment,
+                number=number,
+                label=f"Mia {number}",
+                machine=machine,
+                person=member if number == 2 else None,
+                token_hash=uuid4().hex if number == 3 else None,
+                link_expires_at=timezone.now() + dt.timedelta(days=1 if number == 3 else -1) if number < 5 else None,
+            )
+        )
+    Seat.objects.create(deployment=seats[0].deployment, number=99, label="Noah", refusal="There is no room.")
+    return seats
 
 
 def _webhook(estate: Estate, machine: Machine) -> tuple[Webhook, Delivery]:
@@ -368,8 +433,8 @@ def _paths(name: str, parameters: frozenset[str], objects: Objects) -> Iterator[
         return
     about = next((found for begin, found in objects.items() if name.startswith(begin)), None)
     assert about, f"say what {name} is about"
-    for one in about if name.endswith(":detail") else about[:1]:
-        yield reverse(name, kwargs=dict.fromkeys(parameters, one.pk))
+    for one in about if name.endswith((":detail", ":enter", ":session", ":session-desk")) else about[:1]:
+        yield reverse(name, kwargs={word: getattr(one, "name" if word == "pool" else "pk") for word in parameters})
 
 
 def _admin_paths() -> Iterator[str]:

@@ -21,21 +21,36 @@ from portal.accounts.tokens import make_token
 from portal.api.models import Answered
 from portal.audit import services as audit
 from portal.audit.models import Event
-from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl, ScreenNotice
 from portal.copies.models import DiskBase, DiskCopy
 from portal.events.services import add_webhook, try_webhook
 from portal.figures.models import Series
 from portal.hosts.models import Difference, DifferenceKind, Host
+from portal.images.models import ImageVersion
 from portal.isos.models import Iso
 from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.lib.admin_csp import AdminPolicyMiddleware
 from portal.lib.secrets import seal
-from portal.machines.models import Attachment, Batch, BatchItem, Disc, Flavour, Machine, MachineLabel, NetworkCard
+from portal.machines.models import (
+    Attachment,
+    Batch,
+    BatchItem,
+    Disc,
+    Flavour,
+    Grant,
+    Machine,
+    MachineLabel,
+    NetworkCard,
+)
+from portal.parents.models import Parent, ParentWish
+from portal.pools.models import Desktop, Entitlement, Place, Pool, SpareHours
+from portal.pools.models import Session as DesktopSession
+from portal.profiles.models import Profile
 from portal.snapshots.models import SnapshotHold, SnapshotSchedule, SnapshotVolume
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
-from tests.portal.test_every_url import snapshot_of
+from tests.portal.test_every_url import seat_on, snapshot_of
 
 OURS = [model for model in apps.get_models() if model.__module__.startswith("portal.")]
 CHANGED_HERE = {"user", "host", "image", "flavour"}
@@ -44,6 +59,11 @@ ADDED_HERE = {"user", "host", "flavour"}
 
 def page(model: type[Model], view: str, *args: object) -> str:
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{view}", args=args)
+
+
+def version_of(machine: Machine) -> ImageVersion:
+    assert machine.image_version is not None
+    return machine.image_version
 
 
 @pytest.fixture
@@ -70,6 +90,7 @@ def everything(machine: Machine, alice: User) -> None:
     Answered.objects.create(token=token, key="one", fingerprint="0" * 64, status=201)
     volume = Volume.objects.create(project=machine.project, name="beacon data", host=machine.host, size_gib=1)
     Attachment.objects.create(machine=machine, volume=volume)
+    Profile.objects.create(person=alice, project=machine.project, volume=volume, machine=machine, state="in_use")
     snapshot = snapshot_of(machine, alice)
     SnapshotVolume.objects.create(snapshot=snapshot, volume=volume, size_gib=1)
     SnapshotHold.objects.create(snapshot=snapshot, holder=machine.pk)
@@ -77,10 +98,28 @@ def everything(machine: Machine, alice: User) -> None:
     NetworkCard.objects.create(machine=machine, mac="52:54:00:00:00:77")
     iso = Iso.objects.create(project=machine.project, name="beacon installer", created_by=alice)
     Disc.objects.create(machine=machine, slot=0, iso=iso)
+    size = {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
+    Parent.objects.create(image_version=version_of(machine), host=machine.host, **size)
+    ParentWish.objects.create(image=version_of(machine).image, **size)
     Upload.objects.create(user=alice, name="beacon.iso", size_bytes=1)
     Difference.objects.create(host=Host.objects.get(), kind=DifferenceKind.FOREIGN, object_id=uuid4(), name="beacon")
     base = DiskBase.objects.create(host=machine.host, source=machine, identity="new")
     DiskCopy.objects.create(source=machine, machine=machine, identity="new", base=base)
+    Grant.objects.create(machine=machine, user=alice)
+    version, flavour = machine.image_version, machine.flavour
+    assert version is not None and flavour is not None
+    now = timezone.now()
+    pool = Pool.objects.create(
+        name="beacon", title="Beacon", project=machine.project, image_version=version, flavour=flavour
+    )
+    SpareHours.objects.create(pool=pool, weekday=0, from_minute=480, to_minute=1080, spare=5)
+    Entitlement.objects.create(pool=pool, user=alice)
+    desktop = Desktop.objects.create(pool=pool, number=1, machine=machine, image_version=version, state_since=now)
+    times = {"asked_at": now, "started_at": now, "last_active_at": now}
+    DesktopSession.objects.create(pool=pool, desktop=desktop, machine=machine, person=alice, **times)
+    Place.objects.create(pool=pool, person=alice, asked_at=now, seen_at=now)
+    ScreenNotice.objects.create(machine=machine, text="We go on.", by_name="alice", posted_at=timezone.now())
+    seat_on(machine)
     Series.objects.create(subject=machine.pk, level="hour", end=1, data=bytes(14))
 
 

@@ -11,7 +11,8 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from portal.accounts.models import Project, User
 from portal.api.operations import OPERATIONS
 from portal.audit.models import Event
-from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl, ScreenNotice
+from portal.deployments.models import Deployment, Seat
 from portal.events.models import Delivery, Webhook
 from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Host
@@ -23,15 +24,21 @@ from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.machines.models import Attachment, Batch, Disc, Machine, MachineLabel, NetworkCard
 from portal.machines.states import Status
+from portal.pools import broker
+from portal.pools.models import Desktop, Entitlement, Place, Pool, Session, SpareHours
+from portal.profiles.models import Profile
 from portal.snapshots.models import Snapshot, SnapshotSchedule
 from portal.snapshots.states import Status as SnapshotStatus
 from portal.snapshots.states import Task as SnapshotTask
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
+from tests.support.pool_rows import pool_of
 
 # For people who have not signed in, and the admin, which has its own tests of the same kind.
 PUBLIC = {"accounts:login", "jsi18n", "api:openapi"}
+# What stands in the address is itself what lets in; tests/portal/deployments/test_links.py tries it.
+BY_SECRET = {"deployments:shared"}
 # Programs come with tokens; tests/portal/api/test_every_operation.py tries them in the same way.
 FOR_PROGRAMS = {f"api:{known.name}" for known in OPERATIONS} | {"api:nowhere"}
 # For balancers and Prometheus; tests/portal/keeping/test_health.py says to whom they tell what.
@@ -51,7 +58,7 @@ def _walk(resolver: URLResolver, namespace: str) -> Iterator[tuple[str, frozense
     for pattern in resolver.url_patterns:
         if isinstance(pattern, URLPattern):
             name = f"{namespace}:{pattern.name}" if namespace else pattern.name
-            if name and name not in PUBLIC | FOR_MACHINES | FOR_PROGRAMS:
+            if name and name not in PUBLIC | BY_SECRET | FOR_MACHINES | FOR_PROGRAMS:
                 yield name, frozenset(pattern.pattern.converters)
         elif pattern.app_name != "admin":
             yield from _walk(pattern, pattern.namespace or namespace)
@@ -60,7 +67,7 @@ def _walk(resolver: URLResolver, namespace: str) -> Iterator[tuple[str, frozense
 ALL = sorted(addresses())
 OF_OBJECTS = [name for name, parameters in ALL if parameters]
 OPERATORS_ONLY = [
-    name for name, parameters in ALL if not parameters and name.split(":")[0] in ("hosts", "audit", "sessions")
+    name for name, parameters in ALL if not parameters and name.split(":")[0] in ("hosts", "audit", "sessions", "pools")
 ]
 
 
@@ -73,6 +80,7 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
     volume = Volume.objects.create(
         project=project, name="data", host=machine.host, size_gib=1, status=VolumeStatus.AVAILABLE, created_by=alice
     )
+    profile = Profile.objects.create(person=alice, project=project)
     session = ConsoleSession.objects.create(user=alice, user_name="alice", machine=machine, machine_name="beacon")
 
     webhook = add_webhook(project, actor=alice, name="CI", url="https://ci.example.org/hook")
@@ -93,6 +101,10 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
     snapshot = snapshot_of(machine, alice)
     iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
     upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
+    pool = pool_of(machine, entitled=(alice,))
+    on_desktop = broker.ask(pool, alice).session
+    assert on_desktop is not None
+    seat = seat_on(machine)
 
     def of(name: str) -> Model:
         namespace, _, view = name.partition(":")
@@ -113,13 +125,30 @@ def target(machine: Machine, image_version: ImageVersion, project: Project, alic
             "copies": machine,
             "images": image_version.image,
             "jobs": job,
+            "desktops": on_desktop if view.startswith("session") else pool,
+            "pools": {"session-sign-off": on_desktop, "desktop-recycle": on_desktop.desktop}.get(view, pool),
             "volumes": volume,
+            "profiles": profile,
             "isos": iso,
             "uploads": upload,
             "sessions": session,
+            "deployments": seat if view.startswith(("seat", "own")) else seat.deployment,
         }.get(namespace, machine.host)
 
     return of
+
+
+def seat_on(machine: Machine) -> Seat:
+    """Of a deployment that the machine is the only desktop of. Its person has no account."""
+    assert machine.image_version is not None and machine.flavour is not None
+    deployment = Deployment.objects.create(
+        project=machine.project,
+        name="Chemistry",
+        prefix="lab",
+        image_version=machine.image_version,
+        flavour=machine.flavour,
+    )
+    return Seat.objects.create(deployment=deployment, number=1, label="Mia", machine=machine)
 
 
 def snapshot_of(machine: Machine, alice: User) -> Snapshot:
@@ -141,7 +170,8 @@ def snapshot_of(machine: Machine, alice: User) -> Snapshot:
 
 def path_of(name: str, target: Target) -> str:
     parameters = dict(ALL)[name]
-    return reverse(name, kwargs={parameter: target(name).pk for parameter in parameters})
+    named = {parameter: "name" if parameter == "pool" else "pk" for parameter in parameters}
+    return reverse(name, kwargs={parameter: getattr(target(name), field) for parameter, field in named.items()})
 
 
 def answers(client: Client, path: str) -> set[int]:
@@ -159,12 +189,16 @@ def test_the_walk_finds_addresses_of_every_app() -> None:
         "accounts",
         "audit",
         "console",
+        "desktops",
+        "deployments",
         "events",
         "hosts",
         "images",
         "isos",
         "jobs",
         "machines",
+        "pools",
+        "profiles",
         "sessions",
         "snapshots",
         "uploads",
@@ -211,12 +245,19 @@ def test_a_viewer_changes_nothing_on_a_screen_either(client: Client, target: Tar
     assert state() == before
 
 
+# Watching is what a viewer may.
+BY_VIEWERS = ("deployments:seat-step",)
 CHANGED_BY_MEMBERS = (
+    "deployments",
     *("machines", "copies", "images", "isos", "uploads", "jobs", "sessions", "snapshots", "events", "volumes"),
+    *("desktops", "pools"),
+    "profiles",
 )
 
 
-@pytest.mark.parametrize("name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS])
+@pytest.mark.parametrize(
+    "name", [name for name in OF_OBJECTS if name.split(":")[0] in CHANGED_BY_MEMBERS and name not in BY_VIEWERS]
+)
 def test_a_viewer_changes_nothing(client: Client, target: Target, vera: User, name: str) -> None:
     client.force_login(vera)
     before = state()
@@ -243,12 +284,26 @@ def state() -> tuple[object, ...]:
         list(Job.objects.values_list("pk", "status", "cancel_requested")),
         list(Project.objects.order_by("pk").values_list("pk", "name", "used_machines", "max_machines", "bin_days")),
         list(User.objects.order_by("pk").values_list("pk", "is_staff", "memberships__role")),
+        list(Profile.objects.values_list("pk", "state", "machine", "next_machine", "volume")),
         list(Host.objects.values_list("pk", "enabled")),
         list(ConsoleSession.objects.values_list("pk", "mode", "end_ordered_by", "ended_at", "asked_at")),
         list(ScreenControl.objects.values_list("machine", "user")),
         list(ScreenBan.objects.values_list("machine", "user", "until")),
         list(ConsoleLink.objects.values_list("pk", "revoked_at")),
+        list(ScreenNotice.objects.values_list("pk", "text")),
+        list(Deployment.objects.values_list("pk", "name")),
+        list(Seat.objects.values_list("pk", "person", "machine", "token_hash")),
         list(Webhook.objects.values_list("pk", "name", "url", "enabled")),
         list(Delivery.objects.values_list("pk", "status", "due_at")),
+        list(
+            Pool.objects.values_list(
+                "pk", "title", "maximum", "maintenance", "message", "image_version", "next_version"
+            )
+        ),
+        list(Desktop.objects.order_by("pk").values_list("pk", "state", "person")),
+        list(Session.objects.order_by("pk").values_list("pk", "state", "last_active_at", "on_screen_at")),
+        list(Place.objects.values_list("pk", "state", "seen_at")),
+        list(Entitlement.objects.values_list("pk")),
+        list(SpareHours.objects.values_list("pk", "spare")),
         Event.objects.count(),
     )

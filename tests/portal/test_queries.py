@@ -14,9 +14,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
+from portal.accounts.guests import make_guest
 from portal.accounts.models import ApiToken, User
 from portal.accounts.tokens import make_token, note_use
 from portal.console.models import ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.deployments.models import Deployment, Seat
 from portal.events.kinds import Kind
 from portal.events.models import Webhook
 from portal.events.services import add_webhook, record
@@ -26,9 +28,11 @@ from portal.jobs.models import Job
 from portal.jobs.names import JobName
 from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.pools.models import Desktop, Entitlement, Place, Pool, Session, SpareHours
 from portal.snapshots.models import Snapshot, SnapshotSchedule, SnapshotVolume
 from portal.volumes.models import Volume
 from tests.support.estate import Estate, build_estate
+from tests.support.pool_rows import add_desktop, pool_of
 
 pytestmark = pytest.mark.django_db
 
@@ -79,6 +83,19 @@ PAGES = [
     ("operator", "/isos/"),
     ("member", "/isos/"),
     ("operator", "/machines/new/iso/"),
+    ("operator", "/pools/"),
+    ("operator", "/pools/{pool}/"),
+    ("operator", "/pools/{pool}/edit/"),
+    ("operator", "/api/v1/pools"),
+    ("operator", "/api/v1/pools/{pool}/now"),
+    ("operator", "/api/v1/pools/{pool}/desktops"),
+    ("operator", "/api/v1/pools/{pool}/sessions"),
+    ("operator", "/api/v1/pools/{pool}/line"),
+    ("operator", "/api/v1/pools/{pool}/entitlements"),
+    ("member", "/desktops/"),
+    ("member", "/desktops/tiles"),
+    ("member", "/api/v1/desktops"),
+    ("member", "/api/v1/desktop-sessions"),
     ("member", "/machines/{machine}/rescue/"),
     ("member", "/machines/"),
     ("member", "/machines/?q=0000"),
@@ -139,6 +156,20 @@ PAGES = [
         )
     ],
     ("member", "/volumes/"),
+    ("operator", "/deployments/"),
+    ("operator", "/deployments/{deployment}/"),
+    ("operator", "/deployments/{deployment}/?q=Mia"),
+    ("operator", "/deployments/{deployment}/?state=watched"),
+    ("operator", "/deployments/{deployment}/links/"),
+    ("operator", "/deployments/seats/{seat}/"),
+    ("operator", "/deployments/new/"),
+    ("member", "/deployments/"),
+    ("member", "/deployments/{deployment}/"),
+    ("operator", "/api/v1/deployments"),
+    ("operator", "/api/v1/deployments/{deployment}"),
+    ("operator", "/api/v1/deployments/{deployment}/seats?limit=200"),
+    ("operator", "/api/v1/seats/{seat}"),
+    ("member", "/api/v1/seats"),
 ]
 Costs = dict[tuple[str, str], int]
 
@@ -158,8 +189,17 @@ def _costs(*, hosts: int, machines: int, projects: int) -> Costs:
         volume = _volumes(estate)
         _isos(estate)
         _people_at(estate, estate.machines[0])
+        pool = _pools(estate, estate.machines[0])
         webhook, batch = _webhook(estate, estate.machines[0]), _batch(estate)
-        ids = {"webhook": webhook.pk, "batch": batch.pk, "volume": volume.pk, "snapshot": _snapshots(estate, volume).pk}
+        ids = {
+            "pool": pool.pk,
+            "webhook": webhook.pk,
+            "batch": batch.pk,
+            "volume": volume.pk,
+            "snapshot": _snapshots(estate, volume).pk,
+        }
+        seat = _seats(estate)
+        ids |= {"deployment": seat.deployment_id, "seat": seat.pk}
         # Each client reads all settings and looks through all static files anew: as many as there are kinds of askers.
         clients = {(who, is_api): _client(estate, who, is_api) for who, is_api in _askers()}
         found = {page: _cost(clients[page[0], page[1].startswith("/api/")], estate, ids, page[1]) for page in PAGES}
@@ -181,6 +221,29 @@ def _volumes(estate: Estate) -> Volume:
             Volume.objects.filter(pk=volume.pk).update(status="in_use")
             attached = volume
     return attached
+
+
+def _seats(estate: Estate) -> Seat:
+    """Of half of the first project's machines, at most sixty, some with an account: the first is the member's own. More
+    deployments where there is more of everything."""
+    machines = Machine.objects.live().filter(project=estate.projects[0]).order_by("-created_at")
+    for number in range(1 + len(estate.machines) // 100):
+        deployment = Deployment.objects.create(
+            project=estate.projects[0],
+            name=f"Course {number}",
+            prefix="lab",
+            image_version=estate.versions[0],
+            flavour=estate.flavours[0],
+        )
+    for number, machine in enumerate([*machines[: min(60, len(estate.machines) // 2)]], 1):
+        guest = make_guest(f"Mia {number}", until=timezone.now() + dt.timedelta(days=1)) if number % 2 else None
+        Seat.objects.create(deployment=deployment, number=number, label=f"Mia {number}", machine=machine, guest=guest)
+        ConsoleSession.objects.create(user=guest or estate.operator, machine=machine, mode="control")
+    Seat.objects.create(deployment=deployment, number=100, label="Noah", refusal="There is no room.")
+    # The first one's machine is busy, however many there are.
+    first = deployment.seats.get(number=1)
+    Seat.objects.filter(pk=first.pk).update(person=estate.member)
+    return first
 
 
 def _snapshots(estate: Estate, volume: Volume) -> Snapshot:
@@ -259,6 +322,37 @@ def _people_at(estate: Estate, machine: Machine) -> None:
     )
     ended = ConsoleSession.objects.filter(ended_at__lt=timezone.now())[:60].values("pk")
     ConsoleSession.objects.filter(pk__in=[row["pk"] for row in ended]).update(ended_at=timezone.now())
+
+
+def _pools(estate: Estate, machine: Machine) -> Pool:
+    """More pools, desktops, sessions and people where there is more of everything. The member has one of each pool."""
+    now, much = timezone.now(), len(estate.machines) // 20
+    for number in range(2 + much // 5):
+        pool = pool_of(machine, name=f"pool-{number}", desktops=0, entitled=(estate.member,), idle_warn_s=60)
+        add_desktop(pool, machine, 1, state="taken", person=estate.member)
+        add_desktop(pool, machine, 2, state="spare")
+        add_desktop(pool, machine, 3, state="failed", error="No room.")
+        _on_desktops(pool, estate.member)
+    for number in range(4, 6 + much):
+        add_desktop(pool, machine, number, state="taken", person=estate.operator)
+    _on_desktops(pool, estate.operator)
+    people = [User.objects.create_user(f"waits-{number}") for number in range(2 + much)]
+    Place.objects.bulk_create(Place(pool=pool, person=person, asked_at=now, seen_at=now) for person in people)
+    Entitlement.objects.bulk_create(Entitlement(pool=pool, user=person) for person in people)
+    Entitlement.objects.create(pool=pool, project=machine.project)
+    # The lists of machines begin with those that something happens to.
+    Machine.objects.filter(desktop__isnull=False).update(created_at=now - dt.timedelta(days=3650))
+    hours = [SpareHours(pool=pool, weekday=n % 7, from_minute=n, to_minute=n + 1, spare=1) for n in range(2 + much)]
+    SpareHours.objects.bulk_create(hours)
+    return pool
+
+
+def _on_desktops(pool: Pool, person: User) -> None:
+    """A session on each that is theirs."""
+    now = timezone.now()
+    for slot, desktop in enumerate(Desktop.objects.filter(pool=pool, person=person)):
+        times = dict.fromkeys(("asked_at", "started_at", "on_screen_at", "last_active_at"), now)
+        Session.objects.create(pool=pool, desktop=desktop, machine=desktop.machine, person=person, slot=slot, **times)
 
 
 def _webhook(estate: Estate, machine: Machine) -> Webhook:

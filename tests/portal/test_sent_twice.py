@@ -25,6 +25,8 @@ from portal.console.models import ConsoleSession
 from portal.console.selectors import Target
 from portal.console.services import begin_session, remove_person, share
 from portal.console.tickets import Mode
+from portal.deployments.access import make_links
+from portal.deployments.models import Seat
 from portal.events.models import Delivery, DeliveryStatus, Webhook
 from portal.events.services import add_webhook, try_webhook
 from portal.hosts.models import Difference, DifferenceKind, Host
@@ -36,18 +38,24 @@ from portal.jobs.names import JobName
 from portal.lib.secrets import seal
 from portal.machines.models import Attachment, Disc, Flavour, Machine, NetworkCard
 from portal.machines.states import PowerState, Status
+from portal.parents.models import Parent, ParentWish
+from portal.pools import broker, services
+from portal.pools.models import Desktop, Pool, Session
+from portal.profiles.models import Profile
+from portal.profiles.states import State
 from portal.snapshots.models import SnapshotSchedule
 from portal.uploads import services as uploads
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.conftest import PASSWORD
-from tests.portal.test_every_url import ALL, snapshot_of
+from tests.portal.test_every_url import ALL, seat_on, snapshot_of
+from tests.support.pool_rows import pool_of
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
 PORTAL = (
-    *("accounts", "audit", "console", "events", "hosts", "images", "isos"),
-    *("jobs", "machines", "snapshots", "uploads", "volumes"),
+    *("accounts", "audit", "console", "deployments", "events", "hosts", "images", "isos"),
+    *("jobs", "machines", "parents", "pools", "profiles", "snapshots", "uploads", "volumes"),
 )
 # Asking for these is itself what is done: each look is written down, each ticket is for one use, each secret is new.
 EACH_COUNTS = {
@@ -62,6 +70,9 @@ EACH_COUNTS = {
     "events:webhook-new-secret": {"audit.Event", "events.Webhook"},
     "events:webhook-try": {"audit.Event", "events.Event", "events.Delivery"},
     "machines:disk-first": {"audit.Event", "events.Event"},
+    "deployments:message": {"audit.Event", "console.ScreenNotice"},
+    "deployments:links": {"audit.Event", "accounts.User", "deployments.Seat", "machines.Grant"},
+    "deployments:seat-step": {"audit.Event"},
 }
 
 
@@ -91,6 +102,15 @@ class Scene:
             detail={"vcpus": 1, "memory_mib": 512, "disk_gib": 4, "has_disk": True, "owned": True},
         )
         return str(row.pk)
+
+    def wish(self) -> ParentWish:
+        return ParentWish.objects.create(image=self.version.image, vcpus=1, memory_mib=1024, disk_gib=10)
+
+    def failed_parent(self) -> Parent:
+        size = {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
+        return Parent.objects.create(
+            image_version=self.version, host=self.host, state="failed", failures=3, reason="It did not start.", **size
+        )
 
 
 @pytest.fixture
@@ -287,7 +307,113 @@ def _in_rescue(scene: Scene) -> object:
     return scene.set_machine(rescue_version=_other_version(scene), rescue_password=seal("rescue-password"))
 
 
+def _pool(scene: Scene, **values: Any) -> Pool:
+    return pool_of(scene.machine, entitled=(scene.alice,), **values)
+
+
+def _of_pool(**values: Any) -> Callable[[Scene], object]:
+    return lambda scene: _pool(scene, **values).pk
+
+
+def _on_desktop(scene: Scene) -> Session:
+    """Alice's, with the warning that nobody seems to be there."""
+    session = broker.ask(_pool(scene), scene.alice).session
+    assert session is not None
+    Session.objects.update(warned_at=timezone.now())
+    return session
+
+
+def _with_session(scene: Scene) -> object:
+    return _on_desktop(scene).pool_id
+
+
+def _open_elsewhere(scene: Scene) -> object:
+    session = _on_desktop(scene)
+    assert session.machine is not None
+    begin_session(Target(scene.alice, session.machine, "", ""), number=uuid4(), mode=Mode.CONTROL, request_ip=None)
+    return session.pk
+
+
+def _in_line(scene: Scene) -> object:
+    """Alice waits: there is no desktop."""
+    pool = _pool(scene, desktops=0)
+    assert broker.ask(pool, scene.alice).place is not None
+    return pool.name
+
+
+def _new_pool(scene: Scene) -> dict[str, object]:
+    many = {"minimum": "0", "maximum": "5", "spare": "1", "desktops_per_person": "1"}
+    times = dict.fromkeys(("idle_warn_min", "idle_disconnect_min", "idle_sign_out_min", "limit_min"), "0")
+    made_from = {"project": scene.project.pk, "image_version": scene.version.pk, "flavour": scene.flavour.pk}
+    named = {"title": "Lab", "name": "lab", "kind": "floating", "time_zone": "UTC", "name_pattern": ""}
+    return {**named, **made_from, **many, **times, "request_key": uuid4(), "enabled": "on"}
+
+
+def _entitlement(_scene: Scene) -> dict[str, object]:
+    return {"entitlement": Pool.objects.get().entitlements.get().pk}
+
+
+def _hours(scene: Scene) -> dict[str, object]:
+    services.set_hours(Pool.objects.get(), actor=scene.operator, hours=[services.Hours(0, 420, 1080, 5)])
+    return {"hours": Pool.objects.get().hours.get().pk}
+
+
+def _two_versions(scene: Scene) -> object:
+    return _pool(scene, previous_version=_other_version(scene)).pk
+
+
+def _new_deployment(scene: Scene) -> dict[str, object]:
+    return {
+        "project": scene.project.pk,
+        "name": "Chemistry",
+        "called": "lab",
+        "image": scene.version.image_id,
+        "flavour": scene.flavour.pk,
+        "people": "bob\nMia",
+        "whole": "yes",
+        "step": "make",
+        "request_key": uuid4(),
+    }
+
+
+def _seat(scene: Scene) -> Seat:
+    return seat_on(scene.machine)
+
+
+def _deployment(scene: Scene) -> object:
+    return _seat(scene).deployment_id
+
+
+def _linked(scene: Scene) -> object:
+    seat = _seat(scene)
+    make_links(seat.deployment, [seat], actor=scene.alice, lifetime=dt.timedelta(days=1))
+    return seat.pk
+
+
+def _own(scene: Scene) -> object:
+    scene.set_machine(power_state=PowerState.SHUT_OFF, console_socket="")
+    seat = _seat(scene)
+    Seat.objects.filter(pk=seat.pk).update(person=scene.alice)
+    return seat.pk
+
+
 OFF = PowerState.SHUT_OFF
+ASKED_AS = uuid4()
+
+
+def _files(scene: Scene, status: VolumeStatus) -> Profile:
+    """Bob's: open on the machine, or put away."""
+    volume = Volume.objects.create(
+        project=scene.project, name="files bob", host=scene.host, size_gib=1, status=status, personal=True, task=""
+    )
+    files = Profile(person=scene.bob, project=scene.project, volume=volume, formatted_at=timezone.now())
+    if status == VolumeStatus.IN_USE:
+        Attachment.objects.create(machine=scene.machine, volume=volume)
+        files.state, files.machine = State.IN_USE, scene.machine
+    files.save()
+    return files
+
+
 REQUESTS: dict[str, Request] = {
     "accounts:logout": Request(),
     "accounts:password": Request(
@@ -315,6 +441,35 @@ REQUESTS: dict[str, Request] = {
     "console:link-revoke": Request(_machine(), _link),
     "console:ticket": Request(_machine(console_secret=seal("secret12"))),
     "console:selftest-steps": Request(_machine(console_secret=seal("secret12"))),
+    "desktops:leave": Request(_in_line, lambda _: {"for_good": "yes"}),
+    "desktops:session-open": Request(_open_elsewhere, lambda _: {"choice": "take"}),
+    "desktops:session-here": Request(lambda scene: _on_desktop(scene).pk),
+    "desktops:session-shown": Request(lambda scene: _on_desktop(scene).pk),
+    "desktops:session-sign-out": Request(lambda scene: _on_desktop(scene).pk),
+    "pools:new": Request(form=_new_pool, by="operator"),
+    "pools:edit": Request(_of_pool(), lambda scene: _new_pool(scene) | {"title": "Other"}, by="operator"),
+    "pools:maintenance": Request(_of_pool(), lambda _: {"on": "yes"}, by="operator"),
+    "pools:message": Request(_of_pool(), lambda _: {"text": "Save your work."}, by="operator"),
+    "pools:sign-off": Request(_with_session, by="operator"),
+    "pools:recompose": Request(
+        _of_pool(), lambda scene: {"version": _other_version(scene).pk, "how": "rolling"}, by="operator"
+    ),
+    "pools:recompose-cancel": Request(_of_pool(recompose_at=timezone.now()), by="operator"),
+    "pools:back": Request(_two_versions, lambda _: {"version": Pool.objects.get().previous_version_id}, by="operator"),
+    "pools:people-add": Request(_of_pool(), lambda _: {"what": "user", "who": "bob"}, by="operator"),
+    "pools:people-remove": Request(_of_pool(), _entitlement, by="operator"),
+    "pools:hours-add": Request(
+        _of_pool(),
+        lambda _: {"weekdays": ["0", "4"], "from_time": "07:00", "to_time": "18:00", "spare": "3"},
+        by="operator",
+    ),
+    "pools:hours-remove": Request(_of_pool(), _hours, by="operator"),
+    "pools:empty": Request(_with_session, by="operator"),
+    "pools:delete": Request(_of_pool(desktops=0), by="operator"),
+    "pools:session-sign-off": Request(lambda scene: _on_desktop(scene).pk, by="operator"),
+    "pools:desktop-recycle": Request(
+        lambda scene: Desktop.objects.get(pool=_pool(scene, desktops=1)).pk, by="operator"
+    ),
     "events:new": Request(lambda scene: scene.project.pk, _new_webhook),
     "events:webhook-edit": Request(_webhook, lambda _: {"name": "Other", "url": "https://other.example.org/"}),
     "events:webhook-enable": Request(_webhook, lambda _: {"enabled": "no"}),
@@ -329,6 +484,11 @@ REQUESTS: dict[str, Request] = {
         lambda scene: {"project": scene.project.pk, "name": "found"},
         by="operator",
     ),
+    "hosts:copy-keep": Request(
+        None, lambda scene: {"image": scene.version.image_id, "flavour": scene.flavour.pk}, by="operator"
+    ),
+    "hosts:copy-no-longer": Request(lambda scene: str(scene.wish().pk), by="operator"),
+    "hosts:copy-again": Request(lambda scene: str(scene.failed_parent().pk), by="operator"),
     "hosts:repair": Request(lambda scene: scene.difference(DifferenceKind.MISSING, of_machine=True), by="operator"),
     "hosts:remove-copy": Request(
         lambda scene: scene.difference(DifferenceKind.ELSEWHERE, of_machine=True), by="operator"
@@ -368,6 +528,8 @@ REQUESTS: dict[str, Request] = {
     ),
     "volumes:grow": Request(lambda scene: _volume(scene).pk, lambda _: {"size_gib": "3"}),
     "volumes:delete": Request(lambda scene: _volume(scene).pk),
+    "profiles:release": Request(lambda scene: _files(scene, VolumeStatus.IN_USE).pk, by="operator"),
+    "profiles:delete": Request(lambda scene: _files(scene, VolumeStatus.AVAILABLE).pk, by="operator"),
     "machines:retry": Request(_machine(status=Status.ERROR, power_state=OFF, holds_quota=False)),
     "machines:pause": Request(_machine()),
     "machines:resume": Request(_machine(power_state=PowerState.PAUSED)),
@@ -402,6 +564,15 @@ REQUESTS: dict[str, Request] = {
     "machines:rescue-secret": Request(_in_rescue),
     "isos:upload": Request(form=_new_iso),
     "isos:delete": Request(lambda scene: _iso(scene).pk),
+    "deployments:new": Request(form=_new_deployment),
+    "deployments:act": Request(_deployment, lambda _: {"action": "reset", "sure": "yes", "request_key": ASKED_AS}),
+    "deployments:message": Request(_deployment, lambda _: {"text": "We go on at nine."}),
+    "deployments:people": Request(_deployment, lambda _: {"people": "bob", "whole": "no"}),
+    "deployments:links": Request(_deployment, lambda _: {"lifetime": "1d"}),
+    "deployments:delete": Request(_deployment, lambda _: {"request_key": ASKED_AS}),
+    "deployments:seat-step": Request(lambda scene: _seat(scene).pk, lambda _: {"mode": "view"}),
+    "deployments:seat-unlink": Request(_linked),
+    "deployments:own-start": Request(_own),
     "uploads:new": Request(headers={"Upload-Length": "5", "Upload-Metadata": "filename aXNvLmlzbw=="}),
     "uploads:discard": Request(lambda scene: _begun(scene).pk),
 }

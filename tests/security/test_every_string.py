@@ -45,6 +45,10 @@ NOT_TEXT = {
     "machines.Machine": {"console_secret", "next_password", "login_password", "console_socket", "serial_socket"},
     "machines.Batch": {"action"},
     "console.ConsoleLink": {"token_hash"},
+    "console.ConsoleSession": {"browser"},
+    # The short name is a part of addresses, and nothing else gets into it.
+    "pools.Pool": {"name", "time_zone"},
+    "pools.Place": {"browser"},
     "api.Answered": {"key", "fingerprint", "body"},
 }
 

@@ -21,6 +21,10 @@ from portal.jobs.names import ACTIVE
 from portal.lib.secrets import unseal
 from portal.machines.models import Attachment, Machine, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.parents.models import Parent
+from portal.parents.states import State
+from portal.profiles.models import Profile
+from portal.profiles.states import State as ProfileState
 from portal.snapshots.models import Snapshot
 from portal.snapshots.states import Status as SnapshotStatus
 from portal.snapshots.states import Task as SnapshotTask
@@ -48,12 +52,14 @@ def disagreements() -> list[str]:
         *(text for project in Project.objects.all() for text in _of_project(project)),
         *_of_images(),
         *_of_isos(),
+        *_of_profiles(),
     ]
 
 
 def _of_host(host: Host) -> Iterator[str]:
     driver = driver_of(host)
-    seen = Seen({info.uuid: info for info in driver.list()}, driver.list_volumes())
+    domains = {info.uuid: info for info in driver.list() if not info.parent}
+    seen = Seen(domains, driver.list_volumes(), driver.parents())
     rows = {row.pk: row for row in Machine.objects.filter(host=host)}
     for row in rows.values():
         yield from (f"{row.pk} ({row.status}): {text}" for text in _of_machine(row, driver, seen))
@@ -62,8 +68,11 @@ def _of_host(host: Host) -> Iterator[str]:
             yield f"{uuid} is on {host} and belongs to nobody there"
     yield from _of_volumes(host, seen)
     yield from _of_copies(host, seen)
+    yield from _of_parents(host, driver, seen)
     snapshots = Snapshot.objects.filter(machine__host=host)
     held = _held_by(Machine.objects.filter(host=host), Volume.objects.filter(host=host), snapshots)
+    for parent in Parent.objects.filter(host=host, holds_capacity=True):
+        held = {name: number + getattr(parent.amount, name) for name, number in held.items()}
     for name in _AMOUNTS:
         if getattr(host, f"reserved_{name}") != held[name]:
             yield f"{host} has promised {getattr(host, f'reserved_{name}')} {name}, its machines hold {held}"
@@ -83,6 +92,26 @@ def _of_volumes(host: Host, seen: Seen) -> Iterator[str]:
         if there != (row.size_gib * GIB if row.status in HAS_FILE else None):
             yield f"volume {row.pk} ({row.status}, {row.size_gib} GiB) has {there} bytes on {host}"
     yield from (f"volume file {pk} is left on {host}" for pk in files)
+
+
+def _of_parents(host: Host, driver: HypervisorDriver, seen: Seen) -> Iterator[str]:
+    """Each that is ready, or going, is whole; of others there is nothing; and forks read from the one they say."""
+    there = {info.uuid: info.captured for info in seen.parents}
+    templates = [info.uuid for info in driver.list() if info.parent]
+    yield from (f"template {pk} runs on {host}" for pk in templates)
+    for row in Parent.objects.filter(host=host):
+        captured = there.pop(row.pk, None)
+        if row.state in (State.WANTED, State.BUILDING):
+            yield f"parent {row.pk} is still {row.state}"
+        if row.holds_capacity != (row.state in (State.READY, State.RETIRING)):
+            yield f"parent {row.pk} ({row.state}) holds capacity: {row.holds_capacity}"
+        if captured != (True if row.state in (State.READY, State.RETIRING) else None):
+            yield f"parent {row.pk} ({row.state}) is on {host}: {captured}"
+    yield from (f"parent {pk} is left on {host}" for pk in there)
+    bases = {info.machine: info.base for info in seen.volumes if info.is_disk}
+    for machine in Machine.objects.filter(host=host, parent__isnull=False, status__in=ON_HOSTS):
+        if bases.get(machine.pk) != machine.parent_id:
+            yield f"{machine.pk} reads from {bases.get(machine.pk)}, its row says {machine.parent_id}"
 
 
 def _of_copies(host: Host, seen: Seen) -> Iterator[str]:
@@ -221,6 +250,21 @@ def _of_isos() -> Iterator[str]:
         known = set(Iso.objects.filter(status=IsoStatus.READY).values_list("pk", flat=True))
         left = {info.iso for info in driver_of(host).list_volumes() if info.iso is not None} - known
         yield from (f"ISO {pk} is left on {host}" for pk in left)
+
+
+def _of_profiles() -> Iterator[str]:
+    """Each is with the machine that has its volume, and with none if none has it; and nobody waits for it for ever."""
+    for row in Profile.objects.select_related("person"):
+        attached = Attachment.objects.filter(volume=row.volume_id, volume__isnull=False).first()
+        held = attached is not None and attached.machine_id == row.machine_id
+        if row.state == ProfileState.ATTACHING or (row.state == ProfileState.FREE) != (attached is None):
+            yield f"{row} are {row.state}, and attached: {attached is not None}"
+        if row.state != ProfileState.FREE and not held:
+            yield f"{row} are {row.state} on {row.machine_id}, and with {attached and attached.machine_id}"
+        if row.state == ProfileState.FREE and row.machine_id is not None:
+            yield f"{row} are free and on {row.machine_id}"
+        if row.next_machine_id is not None:
+            yield f"{row} are still wanted on {row.next_machine_id}"
 
 
 def _of_images() -> Iterator[str]:

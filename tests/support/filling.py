@@ -14,6 +14,9 @@ _BEGINNING = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
 
 Row = dict[str, Any]
 
+# Of these links a row has exactly one.
+ONE_OF = {"pools.entitlement": ("user", "project", "group")}
+
 
 def fill(wanted: Iterable[type[models.Model]], *, first: int = 0) -> None:
     """Two rows in each table. Foreign keys lead to rows with the same number, so pairs that must be unique are.
@@ -48,9 +51,12 @@ def _parents(model: type[models.Model]) -> set[type[models.Model]]:
 def _make(model: type[models.Model], number: int, made: dict[Any, list[models.Model]]) -> models.Model:
     """The first row has all optional links empty."""
     row = model()
+    one_of = ONE_OF.get(model._meta.label_lower, ())
     for field in model._meta.local_concrete_fields:
         if isinstance(field, models.ForeignKey):
-            if number % ROWS or not field.null:
+            some = number % ROWS
+            wanted = field.name == one_of[some] if field.name in one_of else bool(some) or not field.null
+            if wanted:
                 others = made.get(field.related_model)
                 setattr(row, field.attname, others[number % ROWS].pk if others else None)
         elif not field.primary_key or not isinstance(field, models.AutoField):

@@ -124,9 +124,11 @@ def remove_leftovers(*, of_this_run: bool = False) -> None:
     conn = libvirt.open(URI)
     for domain in conn.listAllDomains():
         if _is_leftover(domain.name(), of_this_run=of_this_run):
+            is_defined = domain.isPersistent()
             with contextlib.suppress(libvirt.libvirtError):
                 domain.destroy()
-            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+            if is_defined:  # A template, or half a fork, is gone by now.
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
     for network in conn.listAllNetworks():
         if _is_leftover(network.name(), of_this_run=of_this_run):
             if network.isActive():

@@ -45,6 +45,8 @@ MODULES = (
     "virtio_input",
 )
 PACKAGES = ("qemu-guest-agent", "busybox-static")
+# Which busybox lacks. It is a host that packs file systems, so it has them.
+OF_THE_HOST = ("mkfs.ext4", "e2fsck", "resize2fs", "blkid")
 
 INIT = r"""#!/bin/sh
 /bin/busybox --install -s
@@ -271,17 +273,19 @@ def _with_dependencies(tree: Path, modules: Iterable[str]) -> set[str]:
 def _add_programs(archive: Archive, packages: Path) -> None:
     archive.add("bin/busybox", (packages / "bin/busybox").read_bytes(), stat.S_IFREG | 0o755)
     archive.add("bin/sh", b"busybox", stat.S_IFLNK | 0o777)
-    agent = packages / "usr/sbin/qemu-ga"
-    archive.add("usr/sbin/qemu-ga", agent.read_bytes(), stat.S_IFREG | 0o755)
+    programs = {"usr/sbin/qemu-ga": packages / "usr/sbin/qemu-ga"}
+    programs |= {f"usr/sbin/{name}": Path("/sbin") / name for name in OF_THE_HOST}
     for directory in ("sbin", "usr/bin"):
         archive.add(directory, mode=stat.S_IFDIR | 0o755)
-    for library in _libraries(agent):
-        # Under the name that the loader asks for, whatever the file behind it is called.
-        archive.add(str(library).lstrip("/"), library.read_bytes(), stat.S_IFREG | 0o755)
+    for name, program in programs.items():
+        archive.add(name, program.read_bytes(), stat.S_IFREG | 0o755)
+        for library in _libraries(program):
+            # Under the name that the loader asks for, whatever the file behind it is called.
+            archive.add(str(library).lstrip("/"), library.read_bytes(), stat.S_IFREG | 0o755)
 
 
 def _libraries(program: Path) -> Iterator[Path]:
-    """The host's libraries for `program`: the guest agent needs few, and every host with QEMU has them."""
+    """The host's libraries for `program`: these need few, and every host with QEMU has them."""
     for line in _output("ldd", os.fspath(program)).splitlines():
         if found := re.search(r"(/\S+) \(0x", line):
             yield Path(found[1])

@@ -279,4 +279,4 @@ def test_reconciling_a_host_asks_it_once_for_all(built: Built, fake: FakeHost) -
     machines = [built() for _ in range(3)]
     fake.calls.clear()
     reconcile.reconcile_host(machines[0].host_id)
-    assert dict(fake.calls) == {"prepare_host": 1, "host_usage": 1, "list": 1, "list_volumes": 1}
+    assert dict(fake.calls) == {"prepare_host": 1, "host_usage": 1, "list": 1, "list_volumes": 1, "parents": 1}

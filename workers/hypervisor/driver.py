@@ -7,8 +7,9 @@ it raise `DomainNotFoundError`.
 
 Files in the pool: `images/<version or base uuid>.qcow2` (read-only bases), `isos/<iso uuid>.iso` (read-only discs),
 `machines/<machine uuid>/disk.qcow2`, `seed.iso` and, of a machine in rescue, `rescue.qcow2` and `rescue-seed.iso`,
-`volumes/<volume uuid>.qcow2`. Names are made from UUIDs only. Volumes are named to a driver by their UUID alone: where
-and as what they lie (a file, a logical volume, an object of Ceph) is the driver's.
+`volumes/<volume uuid>.qcow2`, and in `parents/<parent uuid>/` a parent's memory, state and disk. Names are made from
+UUIDs only. Volumes are named to a driver by their UUID alone: where and as what they lie (a file, a logical volume, an
+object of Ceph) is the driver's.
 A snapshot lies inside the machine's disks, by its UUID; what there is of it besides (its memory, the firmware's
 variables, what is known of it) is in `machines/<machine uuid>/<snapshot uuid>.*`.
 """
@@ -26,6 +27,7 @@ from workers.hypervisor.types import (
     CommandResult,
     ConsoleEndpoint,
     DiskSpec,
+    Forked,
     HostInfo,
     HostUsage,
     IoLimits,
@@ -34,6 +36,8 @@ from workers.hypervisor.types import (
     MachineInfo,
     MachineSpec,
     NicSpec,
+    ParentInfo,
+    ParentSpec,
     PowerState,
     SeedSpec,
     SnapshotInfo,
@@ -155,7 +159,7 @@ class HypervisorDriver(Protocol):
         """
 
     def list_volumes(self) -> list[VolumeInfo]:
-        """Every file in Casement's pool: images, volumes, disks, seeds, and what else is in a machine's folder."""
+        """Every file in Casement's pool: images, volumes, disks, seeds, and what else is of a machine or a parent."""
 
     def create_volume(self, volume: UUID, *, size_bytes: int) -> VolumeInfo:
         """Create an empty volume. If there is one already it is kept as it is. Failure (`StorageFullError`): none."""
@@ -263,6 +267,59 @@ class HypervisorDriver(Protocol):
 
     def snapshots(self, machine: UUID) -> list_of[UUID]:
         """Those that are whole. They go with `delete_storage`, from volumes that stay too."""
+
+    # --- parents and forks ------------------------------------------------------------------------------------
+
+    def start_parent(self, spec: ParentSpec) -> None:
+        """Make a parent's disk, seed and memory file, and start its template: a domain with the parent's UUID.
+
+        The template has no network card and exists only while it runs. Until it is captured, `agent_ready`,
+        `run_in_guest`, `screenshot`, `get` and `list` work on it by the parent's UUID. Nothing is done if it runs, or
+        is captured. One that ended before it was captured is made anew. Failure: no domain; files at most, which the
+        next call replaces and `delete_parent` removes. `VolumeNotFoundError` without the image, `StorageFullError`
+        without room, `InvalidSpecError` for a spec that must not become a domain.
+        """
+
+    def capture_parent(self, parent: UUID, *, trial_agent: bool) -> ParentInfo:
+        """Take the running template as it is, and prove by one trial fork that machines can be made of it.
+
+        The template is gone afterwards, and its files are read-only for good. The trial must run and, with
+        `trial_agent`, its agent must answer; it is gone afterwards. What it began with is kept as a whole image too,
+        for the fallback of `fork`. Nothing is done if it is captured already; what a killed worker left is gone on
+        with where that is whole. Success: `has_parent`. Failure: not `has_parent`, and the template may be gone: then
+        `start_parent` makes it anew. `VolumeNotFoundError` without the parent, `InvalidOperationError` if its template
+        does not run, `ForkFailedError` if the trial fails, `StorageFullError`.
+        """
+
+    def has_parent(self, parent: UUID) -> bool:
+        """True if the parent is captured, whole, and was tried."""
+
+    def parents(self) -> list_of[ParentInfo]:
+        """Every parent that there is anything of, captured or not."""
+
+    def delete_parent(self, parent: UUID) -> None:
+        """Remove a parent, its template or trial if one runs, and all its files. No error if there is none.
+
+        `InvalidOperationError` while a machine maps its memory, or a disk or base reads from its disk.
+        """
+
+    def fork(self, spec: MachineSpec, parent: UUID) -> Forked:
+        """Make a machine that runs, as a copy of what the parent was doing when it was captured.
+
+        By mapping the parent's memory copy-on-write, or else by restoring its whole image; the answer says which, and
+        why. The machine's disk is made, as an overlay of the parent's; its seed, if it is to have one, must be there.
+        It has its own name, UUID, generation id and console secret, but the identity inside is the template's until
+        `guest_identity` has changed it. For that reason what runs has none of `spec.nics`: `attach_nic` plugs them in.
+        The definition has them, and is what `define` would make of `spec`: a cold start, from its own disk, has nothing
+        of the parent's but what the disk reads. What runs has no room to grow or to give memory back, and no volumes or
+        discs; it may be given volumes.
+
+        Success: it runs and is defined persistently. Failure: no domain, no disk, nothing mapped. If it was forked
+        already it is left as it is, and the answer is the first one's; what a killed worker left is removed first.
+        `VolumeNotFoundError` without the parent or the seed, `InvalidSpecError` if the size or the firmware is not
+        the parent's, `InvalidOperationError` if it has a disk or a definition of another origin, `StorageFullError`,
+        `ForkFailedError` if neither works.
+        """
 
     # --- the domain -------------------------------------------------------------------------------------------
 

@@ -62,3 +62,9 @@ class InvalidSpecError(HypervisorError):
     """The machine's description holds what no domain may be made of (control characters, an empty password …)."""
 
     code = "invalid-spec"
+
+
+class ForkFailedError(HypervisorError):
+    """A parent could not be forked, nor restored. The machine may still be booted."""
+
+    code = "fork-failed"

@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+from workers.hypervisor import guest_identity
 from workers.hypervisor.errors import (
     DomainNotFoundError,
     GuestAgentError,
@@ -43,6 +44,7 @@ from workers.hypervisor.fake_copies import FakeCopies
 from workers.hypervisor.fake_devices import FakeDevices
 from workers.hypervisor.fake_discs import FakeDiscs
 from workers.hypervisor.fake_life import FakeLife
+from workers.hypervisor.fake_parents import FakeParent, FakeParents, parent_files, taken_mib
 from workers.hypervisor.fake_snapshots import FakeSnapshot, FakeSnapshots, forget_snapshots, snapshot_files
 from workers.hypervisor.fake_stats import Meters
 from workers.hypervisor.stats import HostStats
@@ -51,6 +53,7 @@ from workers.hypervisor.types import (
     CommandResult,
     ConsoleEndpoint,
     EventKind,
+    Forked,
     HostInfo,
     HostUsage,
     IoLimits,
@@ -97,6 +100,7 @@ class FakeGuest:
     run: GuestCommand = echo_guest
     pings: int = 0
     reboots: int = 0
+    identity: dict[str, str] = field(default_factory=dict, repr=False)
     passwords: dict[str, str] = field(default_factory=dict, repr=False)
     ssh_keys: dict[str, list_of[str]] = field(default_factory=dict)
 
@@ -105,7 +109,8 @@ class FakeGuest:
 class FakeDomain:
     """`live` is what a running domain was started with; a redefinition changes `spec` only.
 
-    `saved` is what a hibernated one ran with, and goes on with.
+    `saved` is what a hibernated one ran with, and goes on with. One that is `transient` exists only while it runs, as a
+    parent's template does; `maps` is the parent whose memory a fork has.
     """
 
     spec: MachineSpec
@@ -116,6 +121,8 @@ class FakeDomain:
     saved: MachineSpec | None = None
     guest: FakeGuest = field(default_factory=FakeGuest)
     starts: int = 0
+    transient: bool = False
+    maps: UUID | None = None
 
     @property
     def runs(self) -> bool:
@@ -171,6 +178,8 @@ class FakeHost:
         self.rescues: dict[UUID, UUID] = {}
         self.domains: dict[UUID, FakeDomain] = {}
         self.snapshots: dict[UUID, dict[UUID, FakeSnapshot]] = {}
+        self.parents: dict[UUID, FakeParent] = {}
+        self.forks: dict[UUID, Forked] = {}
         self.serial_logs: dict[UUID, bytes] = {}
         self.calls: dict[str, int] = defaultdict(int)
         self.used_bytes = 0
@@ -262,9 +271,12 @@ class FakeHost:
             domain.starts += 1
             self.serial_logs[machine] = self.serial_logs.get(machine, b"") + b"the guest starts\r\n"
         if power is PowerState.SHUT_OFF:
-            domain.live, domain.guest.pings = None, 0
+            domain.live, domain.maps, domain.guest.pings = None, None, 0
         domain.power_state = power
         self.emit(EventKind.CHANGED, machine, power)
+        if domain.transient and not domain.runs:
+            del self.domains[machine]
+            self.emit(EventKind.GONE, machine)
 
     def emit(self, kind: EventKind, machine: UUID | None = None, power: PowerState | None = None) -> None:
         event = MachineEvent(kind=kind, at=datetime.now(UTC), uuid=machine, power_state=power)
@@ -313,7 +325,7 @@ def forget_fake_hosts() -> None:
         _hosts.clear()
 
 
-class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs):
+class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs, FakeParents):
     """HypervisorDriver on a FakeHost."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -348,7 +360,7 @@ class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs):
 
     def host_usage(self) -> HostUsage:
         with self.host.operation("host_usage"):
-            used = sum(domain.live.memory_mib for domain in self.host.domains.values() if domain.live)
+            used = taken_mib(self.host)
             return HostUsage(0.0, used, self.host.storage_bytes - self.host.used_bytes)
 
     def stats(self) -> HostStats:
@@ -408,6 +420,7 @@ class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs):
             host.without_identity.pop(machine, None)
             self._remove_rescue(machine)
             host.serial_logs.pop(machine, None)
+            host.forks.pop(machine, None)
             forget_snapshots(host, machine)
             host.used_bytes -= (disk.allocation_bytes if disk else 0) + (SEED_BYTES if seed else 0)
 
@@ -417,7 +430,14 @@ class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs):
             seeds = (VolumeInfo(name, machine, SEED_BYTES, SEED_BYTES) for machine, name in names)
             host = self.host
             bases = [*host.images.values(), *host.volumes.values(), *host.isos.values()]
-            return [*bases, *host.disks.values(), *seeds, *snapshot_files(host), *self._rescue_files()]
+            return [
+                *bases,
+                *host.disks.values(),
+                *seeds,
+                *snapshot_files(host),
+                *self._rescue_files(),
+                *parent_files(host),
+            ]
 
     # --- the domain -------------------------------------------------------------------------------------------
 
@@ -477,8 +497,8 @@ class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs):
                 return
             if self.host.owned(machine).runs:
                 self.host.set_power(machine, PowerState.SHUT_OFF)
-            del self.host.domains[machine]
-            self.host.emit(EventKind.GONE, machine)
+            if self.host.domains.pop(machine, None):
+                self.host.emit(EventKind.GONE, machine)
 
     def adopt(self, machine: UUID) -> None:
         with self.host.operation("adopt"):
@@ -543,6 +563,8 @@ class FakeDriver(FakeLife, FakeDevices, FakeSnapshots, FakeCopies, FakeDiscs):
             domain = self.host.owned(machine)
             if not self._agent_answers(domain):
                 raise GuestAgentError("The guest agent does not answer.")
+            if argv == guest_identity.ARGV:
+                return self.take_identity(domain, stdin)
             result = domain.guest.run(argv, stdin)
             return replace(result, stdout=result.stdout[:MIB], stderr=result.stderr[:MIB])
 
@@ -569,7 +591,8 @@ def _machine_info(domain: FakeDomain) -> MachineInfo:
     spec = domain.live or domain.spec
     memory_mib = spec.most_memory_mib or spec.memory_mib
     told = (spec.uuid, spec.name, domain.power_state, spec.vcpus, memory_mib)
-    return MachineInfo(*told, owned=domain.owned, saved=domain.saved is not None)
+    saved = domain.saved is not None
+    return MachineInfo(*told, owned=domain.owned, saved=saved, parent=domain.transient)
 
 
 def _size_of(source: Path) -> int:

@@ -108,8 +108,9 @@ class FakeCopies:
             progress(100)
 
     def refuse_if_based_on(self, image: UUID) -> None:
-        parents = (info.base for info in self.host.images.values())
-        in_use = {*parents, *self.host.bases.values(), *self.host.rescues.values()}
+        bases = (info.base for info in self.host.images.values())
+        parents = (parent.spec.image for parent in self.host.parents.values())
+        in_use = {*bases, *parents, *self.host.bases.values(), *self.host.rescues.values()}
         if image in self.host.images and image in in_use:
             raise InvalidOperationError("The image is in use: a machine's disk is based on it.")
 

@@ -59,6 +59,8 @@ class FakeLife:
             most = live.most_memory_mib or live.memory_mib
             if memory_mib > most:
                 raise InvalidOperationError("The machine cannot be given so much memory while it runs.")
+            if domain.maps is not None and memory_mib != live.memory_mib:
+                raise InvalidOperationError("A fork keeps the memory of its parent's size until its next start.")
             domain.live = replace(live, memory_mib=memory_mib, most_memory_mib=most)
 
     def set_password(self, machine: UUID, user: str, password: str) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from workers.hypervisor.fake import FakeDomain, FakeHost
 
 MIB = 1024 * 1024
+# What an idle fork has of its own; the rest it shares with its parent.
+FORK_MIB = 96
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Meters:
             cpu_ns=int(counters.cpu_ns),
             memory_total_bytes=memory,
             memory_used_bytes=int(memory * work.memory) if work.has_balloon else None,
-            memory_taken_bytes=memory,
+            memory_taken_bytes=memory if domain.maps is None else FORK_MIB * MIB,
             disk_read_bytes=int(counters.disk_read),
             disk_written_bytes=int(counters.disk_written),
             net_received_bytes=int(counters.net_received),

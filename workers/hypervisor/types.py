@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Literal
 from uuid import UUID
 
 
@@ -138,10 +139,55 @@ class SeedSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ParentSpec:
+    """A running system that machines are to be forked from: what its template is started with.
+
+    A template has BIOS firmware, no network card and no TPM, and belongs to nobody: its seed makes the user
+    `guest_identity.TEMPLATE_USER`, and holds no secret. `name` is its domain's, as `MachineSpec.name`.
+    """
+
+    uuid: UUID
+    name: str
+    image: UUID
+    vcpus: int
+    memory_mib: int
+    disk_bytes: int
+    desktop: bool
+    seed: SeedSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ParentInfo:
+    """What there is of a parent on its host. The sizes are what its files take there.
+
+    `state_bytes` are of its devices' state and of the image that `restorable` tells of: forks may be made by restoring
+    that, where mapping its memory does not work. `forks` are the running machines that map its memory. One that is not
+    `captured` is being made, or was left half made.
+    """
+
+    uuid: UUID
+    memory_bytes: int
+    state_bytes: int
+    disk_bytes: int
+    restorable: bool
+    forks: int
+    captured: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """How a machine came from its parent. `reason` is a sentence that says why it is no fork; empty for a fork."""
+
+    how: Literal["fork", "restore"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineInfo:
     """One domain as the host sees it. `owned`: Casement defined it (its mark is in the domain's metadata).
 
     `memory_mib` is the most that it can be given. `saved`: it is off, and its memory lies in a file of the host.
+    `parent`: it is no machine but a parent's template, whose UUID it has, or the trial fork of one.
     """
 
     uuid: UUID
@@ -151,6 +197,7 @@ class MachineInfo:
     memory_mib: int
     owned: bool
     saved: bool = False
+    parent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +217,7 @@ class ConsoleEndpoint:
 class VolumeInfo:
     """A file of Casement's pool on the host. `machine` is None for base images and volumes.
 
-    `base` is the image that a disk, or a base made of a machine's disk, reads from.
+    `base` is the image, or of a fork the parent, that a disk, or a base made of a machine's disk, reads from.
     """
 
     name: str
@@ -202,6 +249,15 @@ class VolumeInfo:
     def iso(self) -> UUID | None:
         """Which ISO this is; None for other files."""
         return self._uuid_in("isos")
+
+    @property
+    def parent(self) -> UUID | None:
+        """Of which parent this is a file; None for other files."""
+        parts = PurePosixPath(self.name).parts
+        try:
+            return UUID(parts[1]) if self.machine is None and len(parts) == 3 and parts[0] == "parents" else None
+        except ValueError:
+            return None
 
     @property
     def is_rescue(self) -> bool:

@@ -15,7 +15,9 @@ from workers.workflows import (
     hibernate,
     images,
     isos,
+    parents,
     power,
+    profiles,
     rebuild,
     rescue,
     resize,
@@ -35,6 +37,7 @@ _ALL: tuple[Workflow[Any], ...] = (
     delete.TO_BIN,
     delete.WORKFLOW,
     *devices.WORKFLOWS,
+    *profiles.WORKFLOWS,
     *volumes.WORKFLOWS,
     *snapshots.WORKFLOWS,
     *drift.WORKFLOWS,
@@ -44,6 +47,7 @@ _ALL: tuple[Workflow[Any], ...] = (
     *discs.WORKFLOWS,
     *rescue.WORKFLOWS,
     *isos.WORKFLOWS,
+    *parents.WORKFLOWS,
 )
 
 WORKFLOWS: dict[JobName, Workflow[Any]] = {workflow.name: workflow for workflow in _ALL}

@@ -83,9 +83,12 @@ class Context(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[T]):
+    """`needed` is asked when its turn comes; what is not needed is passed over, and that is remembered."""
+
     name: StepName
     run: Callable[[Context[T]], None]
     undo: Callable[[Context[T]], None] | None = None
+    needed: Callable[[T], bool] | None = None
 
 
 def _nothing(_target: object) -> None:

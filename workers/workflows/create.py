@@ -1,5 +1,8 @@
-"""From a request to a guest that answers: image, disk, seed, definition, start, boot, address."""
+"""From a request to a guest that answers: forked from one that runs, where there is one; else image, disk, seed,
+definition, start, boot. And its address."""
 
+import time
+from typing import TypeVar
 from uuid import UUID
 
 from django.utils import timezone
@@ -8,26 +11,31 @@ from django.utils.translation import gettext as _
 from portal.copies import cloning
 from portal.images.models import ImageVersion
 from portal.jobs.names import JobName, StepName
-from portal.lib.secrets import new_password, unseal
-from portal.machines import services, userdata
+from portal.lib.secrets import new_password
+from portal.machines import forking, services
 from portal.machines.models import Machine
-from workers.hypervisor import cloud_init
+from portal.pools import filling
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.errors import HypervisorError
-from workers.workflows import common
+from workers.workflows import common, forks, seeds
 from workers.workflows.base import Again, Context, Step, WorkFailedError, Workflow
 
 # How often a booting guest is asked whether it is up: one agent call; the page knows it that much later.
 BOOT_POLL_S = 1.0
 GIB = 1024**3
 
+T = TypeVar("T")
+
 
 def put_image(context: Context[Machine]) -> None:
-    services.record_building(context.target)
-    put_version(context, _version_of(context.target), common.driver(context))
+    machine = context.target
+    services.record_building(machine)
+    if not machine.made_by and (reason := forking.why_not_forked(machine)):
+        forking.record_booted(machine, reason=reason)
+    put_version(context, _version_of(machine), common.driver(context))
 
 
-def put_version(context: Context[Machine], version: ImageVersion, driver: HypervisorDriver) -> None:
+def put_version(context: Context[T], version: ImageVersion, driver: HypervisorDriver) -> None:
     if driver.has_image(version.pk):
         return
     if not version.path.is_file():
@@ -59,20 +67,7 @@ def write_new_seed(context: Context[Machine]) -> None:
 
 
 def _write_seed(context: Context[Machine], instance_id: UUID, *, hostname: str) -> None:
-    machine = context.target
-    if machine.iso_name:
-        return  # Nobody is there to read it.
-    seed = cloud_init.seed(
-        instance_id=instance_id,
-        hostname=hostname,
-        user=machine.login_user,
-        password_hash=cloud_init.hash_password(unseal(machine.login_password)),
-        ssh_keys=(machine.ssh_key,) if machine.ssh_key else (),
-        mac=machine.mac,
-        desktop=machine.kind == "desktop",
-        extra=userdata.parsed(unseal(machine.user_data)),
-    )
-    common.driver(context).write_seed(machine.pk, seed)
+    seeds.write(context.target, common.driver(context), instance_id=instance_id, hostname=hostname)
 
 
 def define(context: Context[Machine]) -> None:
@@ -117,6 +112,10 @@ def ask_address(context: Context[Machine]) -> None:
     """Give DHCP a moment; a machine without an address is ready all the same, and the watcher asks again later."""
     machine = context.target
     addresses = _addresses(context)
+    if forking.is_forked(machine):
+        addresses = addresses or _soon(context)
+        services.record_addresses(machine, addresses)
+        return
     started = context.step.started_at if context.step else None
     waited_s = (timezone.now() - started).total_seconds() if started else 0
     if not addresses and _has_agent(machine) and waited_s < ADDRESS_WAIT_S:
@@ -125,6 +124,19 @@ def ask_address(context: Context[Machine]) -> None:
 
 
 ADDRESS_WAIT_S = 20.0
+
+
+def _soon(context: Context[Machine]) -> tuple[str, ...]:
+    """A copy that runs asks for an address at once. Nobody waits long for it: the next look at the host knows it."""
+    until = time.monotonic() + FORK_ADDRESS_WAIT_S
+    while time.monotonic() < until:
+        time.sleep(0.1)
+        if addresses := _addresses(context):
+            return addresses
+    return ()
+
+
+FORK_ADDRESS_WAIT_S = 1.0
 
 
 def _has_agent(machine: Machine) -> bool:
@@ -145,19 +157,35 @@ def _never_came_up() -> str:
     )
 
 
+def _boots(machine: Machine) -> bool:
+    return not forking.is_forked(machine)
+
+
+def record_built(machine: Machine) -> None:
+    services.record_ready(machine)
+    filling.machine_ready(machine)
+
+
+def record_failed(machine: Machine, message: str) -> None:
+    services.record_build_failed(machine, message=message)
+    filling.machine_over(machine)
+
+
 WORKFLOW: Workflow[Machine] = Workflow(
     JobName.MACHINE_CREATE,
     load=common.load,
     steps=(
-        Step(StepName.IMAGE, put_image),
-        Step(StepName.DISK, create_disk, undo=delete_storage),
-        Step(StepName.SEED, write_seed),
-        Step(StepName.DEFINE, define, undo=undefine),
-        Step(StepName.START, common.start),
-        Step(StepName.BOOT, wait_for_boot),
+        Step(StepName.FORK, forks.fork, undo=forks.remove, needed=forking.is_to_be_forked),
+        Step(StepName.FORK_IDENTITY, forks.give_identity, needed=forking.is_forked),
+        Step(StepName.IMAGE, put_image, needed=_boots),
+        Step(StepName.DISK, create_disk, undo=delete_storage, needed=_boots),
+        Step(StepName.SEED, write_seed, needed=_boots),
+        Step(StepName.DEFINE, define, undo=undefine, needed=_boots),
+        Step(StepName.START, common.start, needed=_boots),
+        Step(StepName.BOOT, wait_for_boot, needed=_boots),
         Step(StepName.ADDRESS, ask_address),
     ),
-    on_done=services.record_ready,
-    on_failed=lambda machine, message: services.record_build_failed(machine, message=message),
-    on_cancelled=lambda machine: services.record_build_failed(machine, message=_("Building was stopped on request.")),
+    on_done=record_built,
+    on_failed=record_failed,
+    on_cancelled=lambda machine: record_failed(machine, _("Building was stopped on request.")),
 )

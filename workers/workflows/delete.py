@@ -1,5 +1,7 @@
 """Remove a machine so that nothing of it is left: domain, disk, seed, socket, quota. Or switch it off, for the bin."""
 
+from typing import TypeVar
+
 from django.utils import timezone
 
 from portal.jobs.names import JobName, StepName
@@ -7,13 +9,16 @@ from portal.jobs.selectors import others_at_work
 from portal.machines import binning, cards, discs, disks, services
 from portal.machines.models import Attachment, Machine
 from portal.machines.states import PowerState, Task
+from portal.pools import filling
 from portal.snapshots import services as snapshots
 from workers.hypervisor.errors import DomainNotFoundError
 from workers.workflows import common, create
 from workers.workflows.base import Again, Context, Step, Workflow
 
+T = TypeVar("T")
 
-def wait_for_other_work(context: Context[Machine]) -> None:
+
+def wait_for_other_work(context: Context[T]) -> None:
     """The jobs that were under way were asked to stop; two at once on one disk would undo each other."""
     if others_at_work(context.job):
         raise Again(0.5)
@@ -43,6 +48,11 @@ def free_volumes(context: Context[Machine]) -> None:
 def release(context: Context[Machine]) -> None:
     snapshots.record_machine_gone(context.target)
     services.release_resources(context.target)
+
+
+def record_deleted(machine: Machine) -> None:
+    services.record_deleted(machine)
+    filling.machine_over(machine)
 
 
 def cut_power(context: Context[Machine]) -> None:
@@ -76,7 +86,7 @@ WORKFLOW: Workflow[Machine] = Workflow(
         Step(StepName.FREE_VOLUMES, free_volumes),
         Step(StepName.RELEASE, release),
     ),
-    on_done=services.record_deleted,
+    on_done=record_deleted,
     on_failed=lambda machine, message: services.record_task_ended(machine, Task.DELETING, message=message),
     cancellable=False,
     max_retries=20,

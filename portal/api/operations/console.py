@@ -286,11 +286,11 @@ def share_screen(request: HttpRequest, pk: UUID, body: LinkIn) -> NewLinkOut:
         lifetime=dt.timedelta(seconds=body.lifetime_s),
         request_ip=client_ip(request),
     )
-    url = f"{settings.CASEMENT_URL}{_below_prefix(reverse('console:shared', args=[token]))}"
+    url = f"{settings.CASEMENT_URL}{below_prefix(reverse('console:shared', args=[token]))}"
     return NewLinkOut(**LinkOut.of(link).model_dump(), url=url)
 
 
-def _below_prefix(path: str) -> str:
+def below_prefix(path: str) -> str:
     """CASEMENT_URL has the prefix already."""
     return "/" + path.removeprefix(get_script_prefix())
 

@@ -17,6 +17,7 @@ from portal.machines import many
 from portal.machines.models import Batch
 
 Word = Literal["start", "stop", "reboot", "pause", "resume", "hibernate", "reset", "force-off", "delete"]
+Asked = Literal["start", "stop", "reboot", "pause", "resume", "hibernate", "reset", "force-off", "delete", "rebuild"]
 PAGES: Final = ("machines:many", "machines:many-result")
 
 
@@ -46,13 +47,15 @@ class BatchItemOut(BaseModel):
 
 
 class BatchOut(BaseModel):
+    """`rebuild` is what resetting desktops of a deployment does."""
+
     id: UUID
-    action: Word
+    action: Asked
     created_at: dt.datetime
     items: list[BatchItemOut]
 
 
-def _shown(request: HttpRequest, batch: Batch) -> BatchOut:
+def batch_shown(request: HttpRequest, batch: Batch) -> BatchOut:
     """A token for one project is told nothing of machines elsewhere, though its person asked about them."""
     answers = many.answers_of(person(request), batch)
     if token_in(request).project_id is not None:
@@ -76,10 +79,10 @@ def act_on_many(request: HttpRequest, body: BatchIn) -> BatchOut:
         request_id=uuid5(token_in(request).pk, key) if key else uuid4(),
         request_ip=client_ip(request),
     )
-    return _shown(request, batch)
+    return batch_shown(request, batch)
 
 
 @operation("GET", "batches/{uuid:pk}", tag=TAG, answers=BatchOut, pages=PAGES)
 def show_batch(request: HttpRequest, pk: UUID) -> BatchOut:
     """What became of something that you asked of many machines."""
-    return _shown(request, many.batch_for(person(request), pk))
+    return batch_shown(request, many.batch_for(person(request), pk))

@@ -15,7 +15,8 @@ function draw() {
   every.checked = ticked > 0 && ticked === all.length;
   every.indeterminate = ticked > 0 && ticked < all.length;
   bar.classList.toggle("has-picks", ticked > 0);
-  bar.querySelector("button").disabled = ticked === 0;
+  // Where nothing that is ticked stands for all, there is always something to be asked.
+  bar.querySelector("button").disabled = ticked === 0 && bar.dataset.many !== "all";
   const count = bar.querySelector("[data-pick-count]");
   const text = ticked ? interpolate(gettext("%(count)s chosen"), { count: ticked }) : "";
   if (count.textContent !== text) {

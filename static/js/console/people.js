@@ -10,25 +10,25 @@ const fill = (text, name) => text.replace("%s", () => name);
 
 const panelOf = (root) => root.querySelector("[data-console-people]");
 
-/** What the panel says: who controls, who asks, which operators watch. Null until it has been fetched. */
+/** What the panel says: who controls, who asks, who looks on. Null until it has been fetched. */
 function readPanel(root) {
   const panel = panelOf(root);
   if (panel?.dataset.known !== "true") {
     return null;
   }
-  const { controls, holder, mayControl, asked, operators, asking } = panel.dataset;
+  const { controls, holder, mayControl, asked, watching, asking } = panel.dataset;
   return {
     controls: controls === "true",
     holder,
     mayControl: mayControl === "true",
     asked: asked === "true",
-    operators,
+    watching,
     asking,
   };
 }
 
 /** One line over the picture; empty when there is nothing to say. */
-function words({ controls, holder, mayControl, asked, operators, asking }) {
+function words({ controls, holder, mayControl, asked, watching, asking }) {
   const lines = [];
   if (asking) {
     lines.push(fill(gettext("%s asks for control. Hand it over in the list of people."), asking));
@@ -37,8 +37,8 @@ function words({ controls, holder, mayControl, asked, operators, asking }) {
     const line = holder ? fill(gettext("%s controls; you watch."), holder) : gettext("Nobody controls this screen.");
     lines.push(asked ? `${line} ${gettext("You have asked for control.")}` : line);
   }
-  if (operators) {
-    lines.push(fill(gettext("%s (operator) is watching."), operators));
+  if (watching) {
+    lines.push(fill(gettext("%s is watching."), watching));
   }
   return lines.join(" ");
 }
@@ -59,6 +59,46 @@ function lineOf(root) {
     root.querySelector(".console-screen").append(line);
   }
   return line;
+}
+
+/** A message to everybody at the screen, until its reader has put it away. */
+function showNotice(root) {
+  const { notice, noticeBy, noticeKey } = panelOf(root).dataset;
+  let note = root.querySelector("[data-people-notice]");
+  if (!note) {
+    note = document.createElement("div");
+    note.className = "people-notice";
+    note.dataset.peopleNotice = "";
+    const text = document.createElement("p");
+    text.setAttribute("role", "status");
+    const close = document.createElement("button");
+    close.type = "button";
+    close.className = "btn";
+    close.textContent = gettext("Put away");
+    close.addEventListener("click", () => {
+      note.dataset.away = note.dataset.key;
+      note.hidden = true;
+    });
+    note.append(text, close);
+    root.querySelector(".console-screen").append(note);
+  }
+  note.dataset.key = noticeKey ?? "";
+  note.hidden = !notice || note.dataset.away === noticeKey;
+  const said = notice ? `${noticeBy}: ${notice}` : "";
+  if (note.firstChild.textContent !== said) {
+    note.firstChild.textContent = said;
+  }
+}
+
+/** Who came to take control takes it as soon as they are there: once. */
+function takeOnce(root) {
+  const form = root.dataset.take ? panelOf(root).querySelector("[data-people-take]") : null;
+  if (form) {
+    delete root.dataset.take;
+    // It may have come this very moment: before htmx knows it, it would be sent as any form, and load the page anew.
+    htmx.process(form);
+    form.requestSubmit();
+  }
 }
 
 /** The panel's own form for getting control, if there is one now. */
@@ -86,6 +126,8 @@ function announce(root, before) {
     return before;
   }
   show(root, news);
+  showNotice(root);
+  takeOnce(root);
   const key = JSON.stringify([news.controls, news.holder]);
   if (key !== before) {
     root.dispatchEvent(

@@ -11,6 +11,7 @@ const FAILURES = {
   revoked: () => gettext("Your access to this screen has ended. Ask the project's owner if you still need it."),
   "revoked/signed-out": () => gettext("You are signed out. Sign in again to see the screen."),
   "revoked/kicked": () => gettext("You were removed from this screen. Who did so can let you back in."),
+  "revoked/taken-over": () => gettext("You took this screen over on another device."),
   "revoked/ended-by-operator": () => gettext("An operator ended this session. Try again if you still need the screen."),
   "limit/user": () => gettext("You have too many screens open. Close one, then try again."),
   "limit/machine": () => gettext("Too many people have this screen open. Try again when one has left."),

@@ -34,6 +34,9 @@ from portal.jobs.names import JobStatus, StepStatus
 from portal.lib.secrets import seal
 from portal.machines import binning, cards, discs, disks, rescue
 from portal.machines.models import Attachment, Disc, Flavour, Machine, MachineLabel
+from portal.parents import services as parents
+from portal.parents import tending
+from portal.parents.models import Parent
 from portal.snapshots import restoring
 from portal.snapshots import services as snapshots
 from portal.uploads.models import Upload
@@ -302,6 +305,28 @@ def test_an_iso_is_sent_in_pieces_and_gone_on_with_and_used(
     Disc.objects.all().delete()
     Machine.objects.update(rescue_iso=None)
     assert shell.data("iso", "rm", "debian-12", "--yes")["kind"] == "iso.delete"
+
+
+def test_running_copies_are_kept_listed_tried_again_and_let_go(
+    shell: Shell, machine: Machine, image_version: ImageVersion, flavour: Flavour, alice: User
+) -> None:
+    shell.sign_in()
+    assert shell.run("parent", "ls")[0] != 0  # Alice is no operator.
+    User.objects.filter(pk=alice.pk).update(is_staff=True)
+    wish = shell.data("parent", "keep", "debian-12-server", "--flavour", "small")
+    assert shell.data("parent", "keep", image_version.image.title, "--flavour", "small")["id"] == wish["id"]
+    assert shell.data("parent", "kept")[0]["image"]["name"] == image_version.image.title
+    assert shell.run("parent", "keep", "no-such-image", "--flavour", "small")[0] != 0
+    tending.tend()
+    parent = Parent.objects.get()
+    assert shell.data("parent", "ls")[0]["state"] == "wanted"
+    parents.record_failed(parent, message="It did not start.")
+    Job.objects.all().delete()
+    assert shell.data("parent", "retry", str(parent.pk))["state"] == "wanted"
+    assert shell.run("parent", "no-longer", wish["id"])[0] == 0
+    assert shell.data("parent", "kept") == []
+    Machine.objects.update(made_by="boot", made_by_reason="It did not start.")
+    assert shell.data("show", machine.name)["made_by_reason"] == "It did not start."
 
 
 def test_a_portal_that_does_not_answer_and_one_that_is_none(shell: Shell) -> None:

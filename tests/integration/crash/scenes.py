@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db.models import Q
 
 from portal.accounts.models import Project, User
 from portal.audit.models import Event
@@ -28,7 +29,7 @@ from portal.isos import services as isos
 from portal.isos.models import Iso
 from portal.isos.models import Status as IsoStatus
 from portal.jobs.models import Job
-from portal.jobs.names import JobName
+from portal.jobs.names import JobName, StepName
 from portal.lib.secrets import unseal
 from portal.machines import (
     access,
@@ -47,6 +48,12 @@ from portal.machines.devices import Plug
 from portal.machines.models import Attachment, Disc, Flavour, Machine, NetworkCard
 from portal.machines.models import Firmware as MachineFirmware
 from portal.machines.states import PowerState, Status, Task
+from portal.parents import services as parents
+from portal.parents.models import Parent
+from portal.parents.states import State as ParentState
+from portal.profiles import services as profiles
+from portal.profiles.models import Profile
+from portal.profiles.states import State
 from portal.snapshots import restoring
 from portal.snapshots import services as snapshots
 from portal.snapshots.models import Snapshot
@@ -64,6 +71,8 @@ from workers.hypervisor import cloud_init
 from workers.hypervisor.errors import DomainNotFoundError
 from workers.hypervisor.types import Firmware, MachineSpec, SeedSpec
 from workers.imaging.facts import ImageFacts
+from workers.workflows import WORKFLOWS
+from workers.workflows.base import Step
 
 
 @dataclass
@@ -119,7 +128,9 @@ class Stage:
 
     def clear(self) -> None:
         """For the next life: what is compared below is then its own alone, and the matrix stays quick."""
+        Profile.objects.all().delete()
         Machine.objects.all().delete()
+        Parent.objects.all().delete()
         DiskBase.objects.all().delete()
         Volume.objects.all().delete()
         for iso in Iso.objects.all():
@@ -134,6 +145,8 @@ class Stage:
                 holder.clear()
             for holder in (fake.isos, fake.rescues):
                 holder.clear()
+            fake.parents.clear()
+            fake.forks.clear()
 
     def forget_clones(self) -> None:
         """Of earlier scenes, as if there had been none, so that what is compared stays small."""
@@ -143,6 +156,28 @@ class Stage:
                 holder.pop(clone.pk, None)
             services.release_resources(clone)
             clone.delete()
+
+    def parent(self) -> Parent:
+        """A running copy that is ready, to be forked from."""
+        size = {"vcpus": self.flavour.vcpus, "memory_mib": self.flavour.memory_mib, "disk_gib": self.flavour.disk_gib}
+        if not Host.objects.exclude(hypervisor_version="").filter(pk=self.host.pk).exists():
+            reconcile.reconcile_host(self.host.pk)  # What it is captured by is known of a host that has reported.
+        parent = parents.want(self.version, self.host, **size)
+        assert parent is not None
+        if parent.state != ParentState.READY:
+            job = self.work_on(Job.objects.filter(target_id=parent.pk).latest("created_at"))
+            parent.refresh_from_db()
+            assert parent.state == ParentState.READY, job.error_message
+        return parent
+
+    def forget_forks(self) -> None:
+        """Of earlier scenes, as `forget_clones`."""
+        for machine in Machine.objects.filter(host=self.host):
+            fake = fake_of(machine.host)
+            for holder in (fake.domains, fake.disks, fake.bases, fake.seeds, fake.forks):
+                holder.pop(machine.pk, None)
+            services.release_resources(machine)
+            machine.delete()
 
     def larger(self) -> Flavour:
         """A size with a processor more, which a running machine takes, and more memory, which it does not."""
@@ -169,7 +204,7 @@ class Scene:
 
     What `again` plays on is used for the next life as well. What is not `real` differs from another scene by what the
     rows say only, or does on a host what tests/integration/hypervisor tries on real ones. Of one that is long, and most
-    of it another one's, every `stride`-th moment is enough.
+    of it another one's, every `stride`-th moment is enough. `passes` are the steps that are not needed in it.
     """
 
     ask: Callable[[Stage], Job]
@@ -179,6 +214,11 @@ class Scene:
     again: bool = False
     real: bool = True
     stride: int = 1
+    passes: frozenset[StepName] = frozenset()
+
+    def steps_of(self, name: JobName) -> list[Step[Any]]:
+        """Those of the workflow that are played: not what is passed over here."""
+        return [step for step in WORKFLOWS[name].steps if step.name not in self.passes]
 
 
 def _machine(job: Job) -> Machine:
@@ -398,6 +438,51 @@ def _image_is_gone(stage: Stage, job: Job) -> bool:
     on_hosts = [driver_of(host).has_image(job.target_id) for host in (stage.host, stage.other)]
     return not ImageVersion.objects.filter(pk=job.target_id).exists() and on_hosts == [False, False]
 
+
+# --- parents and forks ----------------------------------------------------------------------------------------------
+
+
+def _create_forked(stage: Stage) -> Job:
+    stage.forget_forks()
+    stage.parent()
+    return _create(stage)
+
+
+def _is_forked(stage: Stage, job: Job) -> bool:
+    machine = _machine(job)
+    assert machine.made_by == "fork", machine.made_by_reason
+    return bool(RUNS(stage, job))
+
+
+def _delete_forked(stage: Stage) -> Job:
+    job = _create_forked(stage)
+    stage.work_on(job)
+    machine = _machine(job)
+    assert machine.parent is not None, machine.made_by_reason
+    return services.request_delete(machine, actor=stage.alice)
+
+
+def _build_parent(stage: Stage) -> Job:
+    size = {"vcpus": stage.flavour.vcpus, "memory_mib": stage.flavour.memory_mib, "disk_gib": stage.flavour.disk_gib}
+    parent = parents.want(stage.version, stage.host, **size)
+    assert parent is not None
+    return Job.objects.get(target_id=parent.pk)
+
+
+def _delete_parent(stage: Stage) -> Job:
+    parent = stage.parent()
+    parents.retire(parent)
+    return Job.objects.get(target_id=parent.pk, name=JobName.PARENT_DELETE)
+
+
+def _parent_is(state: ParentState) -> Check:
+    return lambda _stage, job: Parent.objects.get(pk=job.target_id).state == state
+
+
+_TO_FORK = frozenset({StepName.FORK, StepName.FORK_IDENTITY})
+_TO_BOOT = frozenset(
+    [StepName.IMAGE, StepName.DISK, StepName.SEED, StepName.DEFINE, StepName.START, StepName.BOOT],
+)
 
 # --- copies of disks ------------------------------------------------------------------------------------------------
 
@@ -651,6 +736,65 @@ def _volume_is(status: VolumeStatus, *sizes: int) -> Check:
     return check
 
 
+# --- people's files (on real guests: tests/integration/profiles) ----------------------------------------------------
+
+
+def _at_hand_without_files(stage: Stage) -> Machine:
+    for profile in Profile.objects.held().select_related("machine__host"):
+        assert profile.machine is not None
+        job = profiles.release(profile.machine)
+        assert job is not None
+        stage.work_on(job)
+    return Machine.objects.select_related("host", "project").get(pk=stage.at_hand().pk)
+
+
+def _bring_files(stage: Stage) -> Job:
+    job = profiles.attach(stage.alice, _at_hand_without_files(stage))
+    assert job is not None
+    return job
+
+
+def _bring_first_files(stage: Stage) -> Job:
+    person = User.objects.create_user(f"new-{uuid4().hex[:8]}")
+    job = profiles.attach(person, _at_hand_without_files(stage))
+    assert job is not None
+    return job
+
+
+def _with_files(stage: Stage) -> Machine:
+    job = _bring_files(stage)
+    assert stage.work_on(job).status == "done", job.error_message
+    return Machine.objects.select_related("host").get(pk=job.target_id)
+
+
+def _put_files_away(stage: Stage) -> Job:
+    job = profiles.release(_with_files(stage))
+    assert job is not None
+    return job
+
+
+def _put_files_away_of_dead(stage: Stage) -> Job:
+    """Its power was cut past the portal, and nobody has heard of it."""
+    machine = _with_files(stage)
+    driver_of(stage.host).force_off(machine.pk)
+    job = profiles.release(machine)
+    assert job is not None
+    return job
+
+
+def _files_are_open(stage: Stage, job: Job) -> bool:
+    profile = Profile.objects.get(person=job.actor)
+    attached = Attachment.objects.filter(machine=job.target_id, volume=profile.volume_id).exists()
+    here = (profile.state, profile.machine_id, profile.next_machine_id) == (State.IN_USE, job.target_id, None)
+    return attached and here and _nothing_is_changing(stage, job)
+
+
+def _files_are_free(stage: Stage, job: Job) -> bool:
+    here = Profile.objects.filter(Q(machine=job.target_id) | Q(next_machine=job.target_id)).exists()
+    attached = Attachment.objects.filter(machine=job.target_id, volume__personal=True).exists()
+    return not here and not attached and _nothing_is_changing(stage, job)
+
+
 # --- snapshots ------------------------------------------------------------------------------------------------------
 
 MANY_SNAPSHOTS = 20
@@ -873,7 +1017,10 @@ def _is_itself(stage: Stage, job: Job) -> bool:
 
 
 SCENES: dict[JobName, tuple[Scene, ...]] = {
-    JobName.MACHINE_CREATE: (Scene(_create, RUNS, has_failed),),
+    JobName.MACHINE_CREATE: (
+        Scene(_create, RUNS, has_failed, passes=_TO_FORK),
+        Scene(_create_forked, _is_forked, has_failed, "forked", again=True, real=False, stride=2, passes=_TO_BOOT),
+    ),
     JobName.MACHINE_CLONE: (
         Scene(_clone(linked=True), _is_cloned, _is_not_cloned, "linked", again=True, stride=3),
         Scene(
@@ -921,6 +1068,7 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_DELETE: (Scene(_power(Stage.built, services.request_delete), is_gone),),
     JobName.MACHINE_DELETE: (
         Scene(_power(Stage.built, services.request_delete), is_gone),
+        Scene(_delete_forked, is_gone, name="forked", again=True, real=False, stride=3),
         Scene(_delete_with_volumes, lambda stage, job: is_gone(stage, job) and _one_of_two_is_left(), name="volumes"),
     ),
     JobName.MACHINE_ADOPT: (
@@ -940,6 +1088,14 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.DISK_LIMITS: (Scene(_limit, _is_limited, _nothing_is_changing, again=True),),
     JobName.CARD_ADD: (Scene(_add_card, _has(JobName.CARD_ADD), _nothing_is_changing, again=True),),
     JobName.CARD_REMOVE: (Scene(_remove_card, _has(JobName.CARD_REMOVE), _nothing_is_changing, again=True),),
+    JobName.PROFILE_ATTACH: (
+        Scene(_bring_files, _files_are_open, _files_are_free, again=True, real=False, stride=3),
+        Scene(_bring_first_files, _files_are_open, _files_are_free, "first", again=True, real=False, stride=3),
+    ),
+    JobName.PROFILE_DETACH: (
+        Scene(_put_files_away, _files_are_free, again=True, real=False),
+        Scene(_put_files_away_of_dead, _files_are_free, name="dead", real=False, stride=3),
+    ),
     JobName.VOLUME_CREATE: (
         Scene(_create_volume, _volume_is(VolumeStatus.AVAILABLE, 2), _volume_is(VolumeStatus.ERROR, 2)),
     ),
@@ -970,4 +1126,8 @@ SCENES: dict[JobName, tuple[Scene, ...]] = {
     JobName.MACHINE_UNRESCUE: (Scene(_unrescue, lambda stage, job: RUNS(stage, job) and _is_itself(stage, job)),),
     JobName.ISO_IMPORT: (Scene(_import_iso, _iso_is(IsoStatus.READY), _iso_is(IsoStatus.FAILED)),),
     JobName.ISO_DELETE: (Scene(_delete_iso, _iso_is_gone),),
+    JobName.PARENT_BUILD: (
+        Scene(_build_parent, _parent_is(ParentState.READY), _parent_is(ParentState.FAILED), real=False, stride=2),
+    ),
+    JobName.PARENT_DELETE: (Scene(_delete_parent, _parent_is(ParentState.DELETED), real=False),),
 }

@@ -94,7 +94,7 @@ STEPS = [
     (name, scene, step.name)
     for name, played in SCENES.items()
     for scene in played
-    for step in WORKFLOWS[name].steps
+    for step in scene.steps_of(name)
     if name not in NOT_ON_HOSTS and scene.real
     if not tried_elsewhere(name, step)
 ]

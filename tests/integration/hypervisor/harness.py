@@ -17,7 +17,16 @@ from tests.support.libvirtd import foreign_domain_xml, run_name, unique_suffix, 
 from workers.hypervisor import cloud_init
 from workers.hypervisor.driver import HypervisorDriver
 from workers.hypervisor.fake import FakeHost
-from workers.hypervisor.types import Firmware, MachineEvent, MachineSpec, NetworkMode, NicSpec, SeedSpec
+from workers.hypervisor.types import (
+    Firmware,
+    Forked,
+    MachineEvent,
+    MachineSpec,
+    NetworkMode,
+    NicSpec,
+    ParentSpec,
+    SeedSpec,
+)
 
 GIB = 1 << 30
 
@@ -87,6 +96,7 @@ class Bench:
     network: str
     backstage: Backstage
     machines: list[UUID] = field(default_factory=list)
+    parents: list[UUID] = field(default_factory=list)
 
     @property
     def is_real(self) -> bool:
@@ -118,11 +128,45 @@ class Bench:
         wait_until(lambda: self.driver.agent_ready(spec.uuid), 120)
         return spec
 
+    def parent_spec(self, **changes: object) -> ParentSpec:
+        spec = make_parent_spec(self.image, **changes)
+        self.parents.append(spec.uuid)
+        return spec
+
+    def template(self, *, ready: bool = True, **changes: object) -> ParentSpec:
+        """With `ready` its agent answers; else a real one is in its firmware yet, which takes no time."""
+        spec = self.parent_spec(**changes)
+        self.driver.start_parent(spec)
+        if ready:
+            wait_until(lambda: self.driver.agent_ready(spec.uuid), 300)
+        return spec
+
+    def captured(self, *, ready: bool = True, **changes: object) -> ParentSpec:
+        spec = self.template(ready=ready, **changes)
+        self.driver.capture_parent(spec.uuid, trial_agent=ready)
+        return spec
+
+    def fork_spec(self, parent: ParentSpec, **changes: object) -> MachineSpec:
+        """Its seed is there already."""
+        spec = self.spec(vcpus=parent.vcpus, memory_mib=parent.memory_mib, desktop=parent.desktop, **changes)
+        self.driver.write_seed(spec.uuid, make_seed(spec))
+        return spec
+
+    def forked(self, parent: ParentSpec, *, ready: bool = True, **changes: object) -> MachineSpec:
+        spec = self.fork_spec(parent, **changes)
+        assert self.driver.fork(spec, parent.uuid) == Forked("fork")
+        if ready:
+            wait_until(lambda: self.driver.agent_ready(spec.uuid), 120)
+        return spec
+
     def clean(self) -> None:
         for machine in self.machines:
             self.driver.undefine(machine)
             self.driver.delete_storage(machine)
         self.machines.clear()
+        for parent in self.parents:
+            self.driver.delete_parent(parent)
+        self.parents.clear()
 
 
 def make_spec(network: str, **changes: object) -> MachineSpec:
@@ -141,6 +185,21 @@ def make_spec(network: str, **changes: object) -> MachineSpec:
         **changes,
     }
     return MachineSpec(**values)  # type: ignore[arg-type]  # The tests' changes are checked by the dataclass's users.
+
+
+def make_parent_spec(image: UUID, /, **changes: object) -> ParentSpec:
+    values: dict[str, object] = {
+        "uuid": uuid4(),
+        "name": run_name(f"-parent{unique_suffix()}"),
+        "image": image,
+        "vcpus": 1,
+        "memory_mib": 256,
+        "disk_bytes": GIB,
+        "desktop": False,
+        "seed": SeedSpec("local-hostname: template\n", "#cloud-config\n", "version: 2\n"),
+        **changes,
+    }
+    return ParentSpec(**values)  # type: ignore[arg-type]  # The tests' changes are checked by the dataclass's users.
 
 
 def make_seed(spec: MachineSpec, hostname: str = "alice-1") -> SeedSpec:

@@ -162,7 +162,7 @@ def test_the_number_of_queries_does_not_grow(
     client.force_login(alice)
     with django_assert_max_num_queries(7):
         page(client, LIST)
-    with django_assert_max_num_queries(11):
+    with django_assert_max_num_queries(12):
         page(client, of(project))
 
 

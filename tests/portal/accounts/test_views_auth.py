@@ -30,6 +30,8 @@ def _try(client: Client, password: str, **extra: str) -> int:
 
 def test_signing_in_leads_to_the_machines(alice: User, client: Client) -> None:
     answer = client.post(LOGIN, {"username": "alice", "password": PASSWORD})
+    assert (answer.status_code, answer.headers["Location"]) == (302, reverse("home"))
+    answer = client.get(answer.headers["Location"])
     assert (answer.status_code, answer.headers["Location"]) == (302, reverse("machines:list"))
 
 

@@ -122,5 +122,6 @@ def _tried(operation: Any, mode: GenerationMode, statuses: Counter[int]) -> Call
 
 
 def test_chains_of_requests_by_the_documents_links_find_nothing(schema: Any) -> None:
-    machine: type[APIStateMachine] = schema.as_state_machine()
+    # A chain may find its own token in the list and revoke it; all that it asks then is refused, and rightly.
+    machine: type[APIStateMachine] = schema.exclude(operation_id="revoke_token").as_state_machine()
     machine.run(settings=settings(QUIET, max_examples=CHAINS, stateful_step_count=STEPS))

@@ -25,18 +25,24 @@ from portal.jobs import services as jobs
 from portal.jobs.names import JobName
 from portal.machines.models import Attachment, Batch, Disc, Machine, NetworkCard
 from portal.machines.states import Status
+from portal.parents.models import Parent, ParentWish
+from portal.pools import broker
+from portal.profiles.models import Profile
 from portal.snapshots.models import SnapshotSchedule
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
 from portal.volumes.states import Status as VolumeStatus
 from tests.portal.api.conftest import ROOT, MakeProgram, Program
-from tests.portal.test_every_url import ALL, snapshot_of, state
+from tests.portal.test_every_url import ALL, seat_on, snapshot_of, state
+from tests.support.pool_rows import pool_of
 
 # Pages that programs have no use for, and why.
 NOT_FOR_PROGRAMS = {
     "accounts:login": "a program signs in by its token",
     "accounts:logout": "there is no session to end; a token is revoked",
     "accounts:password": "who stole a token must not be able to lock its owner out",
+    "home": "it leads people to where they land; a program knows what it wants",
+    "desktops:session-shown": "a program has no screen on which a picture is seen",
     "api:browse": "the document itself, as a page; programs read openapi.json",
 }
 BODIES: dict[str, Any] = {
@@ -81,11 +87,41 @@ BODIES: dict[str, Any] = {
     "install_machine": {"project": str(uuid4()), "iso": str(uuid4()), "flavour": "small"},
     "insert_disc": {"iso": str(uuid4())},
     "start_from_disc": {"disc": True},
+    "add_parent_wish": {"image": str(uuid4()), "flavour": "small"},
     "rescue_machine": {"iso": str(uuid4())},
+    "ask_for_desktop": {},
+    "create_pool": {
+        "name": "lab",
+        "project": str(uuid4()),
+        "image_version": str(uuid4()),
+        "flavour": "small",
+    },
+    "change_pool": {"title": "Other", "maximum": 9},
+    "set_maintenance": {"on": True},
+    "message_pool": {"text": "Save your work."},
+    "recompose_pool": {"image_version": str(uuid4())},
+    "pool_back": {},
+    "entitle": {"person": "charlie"},
+    "set_pool_hours": {"hours": [{"weekday": 0, "from_minute": 0, "to_minute": 60, "spare": 3}]},
+    "check_deployment": {"project": str(uuid4()), "flavour": "small", "people": ["mia"]},
+    "create_deployment": {
+        "project": str(uuid4()),
+        "image": str(uuid4()),
+        "flavour": "small",
+        "name": "Chemistry",
+        "people": ["mia"],
+    },
+    "add_people": {"people": ["mia"]},
+    "act_on_deployment": {"action": "stop"},
+    "tell_deployment": {"text": "We go on at nine."},
+    "make_seat_links": {},
+    "step_in": {},
 }
 # What a stranger may ask for: it is about nothing that exists already.
 OF_NOTHING = {known.name for known in OPERATIONS if "{" not in known.path}
-OPERATORS_ONLY = {"show_overview", "list_hosts", "list_events", "list_sessions", "create_project"}
+OPERATORS_ONLY = {
+    *("show_overview", "list_hosts", "list_events", "list_sessions", "create_project", "list_pools", "create_pool"),
+}
 CHANGING = [known for known in OPERATIONS if known.changes]
 OF_OBJECTS = [known for known in OPERATIONS if known.name not in OF_NOTHING]
 
@@ -119,7 +155,10 @@ UNGUARDED = {
     "add_webhook": "as another link",
     "add_to_upload": "the offset says what was there",
     "watch_session": "who watches takes nothing from anybody",
+    "start_own_desktop": "it is the person's own, who sees no more of it than that",
     "show_webhook_secret": "it is read, and that is written down",
+    "ask_for_desktop": "it changes nothing of the pool, and asked twice gives the same",
+    "leave_line": "the place is one's own, whatever the pool is set to",
 }
 
 
@@ -162,12 +201,28 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
     iso = Iso.objects.create(project=project, name="installer", status=IsoStatus.READY, size_bytes=1, created_by=alice)
     disc = Disc.objects.create(machine=machine, slot=0, iso=iso)
     upload = Upload.objects.create(user=alice, name="half.iso", size_bytes=2)
+    pool = pool_of(machine, entitled=(alice,))
+    on_desktop = broker.ask(pool, alice).session
+    assert on_desktop is not None
+    size = {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
+    parent = Parent.objects.create(image_version=image_version, host=machine.host, **size)
+    wish = ParentWish.objects.create(image=image_version.image, **size)
+    profile = Profile.objects.create(person=alice, project=project)
+    seat = seat_on(machine)
     targets: dict[str, Callable[[], Model]] = {
+        "desktops": lambda: pool,
+        "desktop-sessions": lambda: on_desktop,
+        "pools": lambda: pool,
+        "pools/desktops": lambda: on_desktop.desktop,
+        "pools/entitlements": pool.entitlements.get,
+        "deployments": lambda: seat.deployment,
+        "seats": lambda: seat,
         "machines": lambda: machine,
         "volumes": lambda: free,
         "snapshots": lambda: snapshot,
         "isos": lambda: iso,
         "uploads": lambda: upload,
+        "files": lambda: profile,
         "bin": lambda: binned,
         "batches": lambda: batch,
         "webhooks": lambda: webhook,
@@ -179,6 +234,8 @@ def path(machine: Machine, image_version: ImageVersion, project: Project, alice:
         "projects/members": alice.memberships.get,
         "hosts": lambda: machine.host,
         "differences": lambda: difference,
+        "parents": lambda: parent,
+        "parent-wishes": lambda: wish,
         "sessions": lambda: session,
         "keys": lambda: key,
         "tokens": lambda: (
@@ -247,7 +304,7 @@ def test_what_is_for_operators_is_not_there_for_others(alice: User, program: Mak
 
 
 # What everybody may do for themselves, a viewer too: watch a screen, let go of what they do not hold.
-VIEWERS = {"make_ticket", "release_control", "add_key", "open_link", "watch_session"}
+VIEWERS = {"step_in", "make_ticket", "release_control", "add_key", "open_link", "watch_session"}
 
 
 def test_a_viewer_changes_nothing(path: Path, vera: User, program: MakeProgram) -> None:

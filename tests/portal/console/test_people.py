@@ -177,7 +177,7 @@ def test_the_panel_shows_each_person_once_and_what_they_do(
         ("olga", False, False, 1, True),
     ]
     assert here.i_control
-    assert [one.name for one in here.operators_watching] == ["olga"]
+    assert [one.name for one in here.watching] == ["olga"]
 
 
 def test_the_panel_tells_the_screen_who_controls(client: Client, alice: User, bob: User, machine: Machine) -> None:
@@ -455,4 +455,4 @@ def test_watching_somebody_is_written_down_and_only_watches(
     event = Event.objects.get(action="console.watch")
     assert (event.actor, event.detail, event.target_id) == (operator, {"person": "bob"}, str(machine.pk))
     come(operator, machine, Mode.VIEW)
-    assert 'data-operators="olga"' in panel(client, bob, machine)
+    assert 'data-watching="olga (operator)"' in panel(client, bob, machine)

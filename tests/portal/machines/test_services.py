@@ -67,7 +67,7 @@ def test_a_request_reserves_quota_and_host_and_enqueues_the_steps(
     assert (host.reserved_vcpus, host.reserved_memory_mib, host.reserved_disk_gib) == (1, 1024, 10)
     job = Job.objects.get(target_id=machine.pk)
     assert (job.name, job.status, job.queue) == (JobName.MACHINE_CREATE, JobStatus.QUEUED, "host.local")
-    assert next(iter(job.steps.all())).name == StepName.IMAGE
+    assert next(iter(job.steps.all())).name == StepName.FORK
     assert Event.objects.get(action="machine.requested").target_id == str(machine.pk)
     assert machine.ssh_key == KEY
 

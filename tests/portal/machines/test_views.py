@@ -208,12 +208,12 @@ def test_the_list_takes_the_same_queries_for_one_machine_and_for_many(
 ) -> None:
     client = as_user(alice)
     jobs.enqueue(JobName.MACHINE_STOP, machine, queue="q", actor=alice)
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(17):
         client.get(reverse("machines:list"))
     for number in range(12):
         other = _another(machine, f"other-{number}")
         jobs.enqueue(JobName.MACHINE_STOP, other, queue="q", actor=alice)
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(17):
         answer = client.get(reverse("machines:list"))
     assert _text(answer).count("machine-card") == 13
 
@@ -557,7 +557,7 @@ def test_the_machine_page_takes_a_bounded_number_of_queries(
         job = jobs.enqueue(JobName.MACHINE_REBOOT, machine, queue="q", actor=alice)
         Job.objects.filter(pk=job.pk).update(status=JobStatus.DONE)
     _build(machine, alice)
-    with django_assert_max_num_queries(14):
+    with django_assert_max_num_queries(15):
         client.get(_url("detail", machine))
 
 

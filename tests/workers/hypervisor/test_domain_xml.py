@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -17,7 +18,19 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from workers.hypervisor.errors import InvalidSpecError
-from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, DomainFiles, HostTraits, RescueFiles, domain_xml
+from workers.hypervisor.kvm.domain_xml import (
+    MARK,
+    NAMESPACE,
+    QEMU_NAMESPACE,
+    DomainFiles,
+    HostTraits,
+    ParentMemory,
+    RescueFiles,
+    domain_xml,
+    mapped_file,
+    to_text,
+    with_own_memory,
+)
 from workers.hypervisor.types import DiskSpec, Firmware, IoLimits, MachineSpec, NetworkMode, NicSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -91,6 +104,14 @@ FURTHER = {
     "disc-before-volumes": (replace(WITH_VOLUMES, discs=(UUID(int=0x150), None), boot_disc=True), ISO_FILES),
     "in-rescue": (IN_RESCUE, RESCUE_FILES),
 }
+RAM = Path("/pool/parents/1/ram")
+FORKED = replace(PLAIN, nics=())
+WITH_A_PARENTS_MEMORY = {
+    "template": ParentMemory(2048 << 20, RAM, shared=True),
+    "fork": ParentMemory(2048 << 20, RAM, incoming=True),
+    "fork-of-a-sealed-file": ParentMemory(2048 << 20, RAM, incoming=True, sealed=True),
+    "restored": ParentMemory(2048 << 20),
+}
 
 
 @pytest.mark.parametrize(("kind", "firmware", "mode", "accelerator"), CASES)
@@ -111,11 +132,48 @@ def test_volumes_further_cards_discs_and_rescue_have_golden_files_too(name: str)
     assert text == golden.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", WITH_A_PARENTS_MEMORY)
+def test_templates_and_forks_have_golden_files_too(name: str) -> None:
+    text = domain_xml(FORKED, FILES, TCG, WITH_A_PARENTS_MEMORY[name])
+    golden = GOLDEN / f"{name}.xml"
+    if os.environ.get("CASEMENT_WRITE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+def test_what_maps_a_parents_memory_is_told_and_freed_of_it() -> None:
+    """Also after libvirt has read and written it, with other names for the same namespace."""
+    fork = etree_of(domain_xml(FORKED, FILES, TCG, WITH_A_PARENTS_MEMORY["fork"]))
+    restored = domain_xml(FORKED, FILES, TCG, WITH_A_PARENTS_MEMORY["restored"])
+    assert mapped_file(fork) == RAM
+    assert to_text(with_own_memory(fork)) == restored
+    assert mapped_file(fork) is None
+    for text in (restored, domain_xml(FORKED, FILES, TCG)):
+        assert mapped_file(etree_of(text)) is None
+        assert to_text(with_own_memory(etree_of(text))) == text
+
+
+def etree_of(text: str) -> ET.Element:
+    return ET.fromstring(text)  # noqa: S314 - it is ours.
+
+
+def test_no_page_of_a_parents_memory_is_ever_given_back() -> None:
+    for memory in WITH_A_PARENTS_MEMORY.values():
+        balloon = etree_of(domain_xml(FORKED, FILES, TCG, memory)).find("devices/memballoon")
+        assert balloon is not None
+        assert dict(balloon.attrib) == {"model": "virtio"}
+
+
+def test_a_path_that_qemu_would_misread_is_refused() -> None:
+    with pytest.raises(InvalidSpecError):
+        domain_xml(FORKED, FILES, TCG, ParentMemory(1 << 20, Path("/pool/a,b/ram")))
+
+
 @pytest.mark.skipif(not SCHEMA.exists(), reason="libvirt's schemas are not installed")
 def test_the_golden_files_keep_libvirts_schema() -> None:
     schema = etree.RelaxNG(etree.parse(SCHEMA))
     files = sorted(GOLDEN.glob("*.xml"))
-    assert len(files) == len(CASES) + len(FURTHER)
+    assert len(files) == len(CASES) + len(FURTHER) + len(WITH_A_PARENTS_MEMORY)
     for golden in files:
         assert schema.validate(etree.parse(golden)), f"{golden.name}: {schema.error_log}"
 
@@ -130,7 +188,11 @@ def test_only_allowed_devices_appear(golden: Path) -> None:
     # No port, no address, no websocket: the screen is a UNIX socket whose place libvirt chooses, with a password.
     assert [set(graphics.keys()) for graphics in devices.iter("graphics")] == [{"type", "passwd", "sharePolicy"}]
     assert [dict(listen.attrib) for listen in devices.iter("listen")] == [{"type": "socket"}]
-    assert not root.findall(".//{http://libvirt.org/schemas/domain/qemu/1.0}commandline")
+    # QEMU's own options are for a parent's memory alone.
+    options = [argument.get("value") for argument in root.iter(f"{{{QEMU_NAMESPACE}}}arg")]
+    names = [option for option in options if option and option.startswith("-")]
+    assert names in (["-object", "-machine", "-incoming"], ["-object", "-machine"], [])
+    assert bool(names) == (golden.stem in WITH_A_PARENTS_MEMORY)
 
 
 def test_every_disk_names_its_format_and_ends_its_chain() -> None:

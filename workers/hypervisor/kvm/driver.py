@@ -23,11 +23,12 @@ from workers.hypervisor.errors import (
     HypervisorError,
     InvalidOperationError,
 )
-from workers.hypervisor.kvm import agent, copies, devices, events, identity, isos, life, network, serial
+from workers.hypervisor.kvm import agent, copies, devices, events, fork, identity, isos, life, network, serial
 from workers.hypervisor.kvm.accel import KVM_DEVICE, find_accelerator
 from workers.hypervisor.kvm.connection import Connection, VirConnect, VirDomain
-from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, HostTraits, domain_xml
+from workers.hypervisor.kvm.domain_xml import MARK, NAMESPACE, PREFIX, DomainFiles, HostTraits, domain_xml
 from workers.hypervisor.kvm.identity import Sandbox
+from workers.hypervisor.kvm.parents import KvmParents
 from workers.hypervisor.kvm.screen import to_png
 from workers.hypervisor.kvm.snapshots import KvmSnapshots
 from workers.hypervisor.kvm.stats import STATS_LIMIT_S, host_stats
@@ -88,7 +89,7 @@ _LIST_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _LIST_STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
 
 
-class KvmDriver(KvmSnapshots):
+class KvmDriver(KvmSnapshots, KvmParents):
     """One host. Nothing is opened before the first call, so that a worker may fork after making it."""
 
     def __init__(self, config: HostConfig, *, connection: Connection | None = None) -> None:
@@ -324,9 +325,9 @@ class KvmDriver(KvmSnapshots):
     # --- the domain -------------------------------------------------------------------------------------------
 
     def define(self, spec: MachineSpec) -> None:
-        files = self._storage().files(spec.uuid, spec)
-        traits = self._traits()
+        self._define(spec, self._storage().files(spec.uuid, spec), self._traits())
 
+    def _define(self, spec: MachineSpec, files: DomainFiles, traits: HostTraits) -> None:
         def work(conn: VirConnect) -> None:
             _refuse_foreign(conn, spec.uuid)
             conn.defineXMLFlags(domain_xml(spec, files, traits), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
@@ -406,10 +407,12 @@ class KvmDriver(KvmSnapshots):
         self._owned.discard(machine)
 
     def get(self, machine: UUID) -> MachineInfo:
-        return self._with(machine, "describe the machine", _describe_domain)
+        info = self._with(machine, "describe the machine", _describe_domain)
+        return replace(info, parent=machine in self._parent_domains())
 
     def list(self) -> list_of[MachineInfo]:
-        return self._call("list its machines", self._list)
+        parents = self._parent_domains()
+        return [replace(info, parent=info.uuid in parents) for info in self._call("list its machines", self._list)]
 
     def _list(self, conn: VirConnect) -> list_of[MachineInfo]:
         """One bulk call. libvirt has none for marks: they are read one by one until one is found, and remembered."""
@@ -535,6 +538,7 @@ def _start(domain: VirDomain) -> None:
         domain.resume()
     elif not domain.isActive():
         try:
+            fork.free_saved(domain)
             domain.create()
         except libvirt.libvirtError:
             # Another worker may have been quicker; what counts is that it runs.

@@ -10,7 +10,7 @@ from uuid import UUID
 import libvirt
 
 from workers.hypervisor.errors import GuestAgentError, InvalidOperationError
-from workers.hypervisor.kvm import agent
+from workers.hypervisor.kvm import agent, fork
 from workers.hypervisor.kvm.connection import VirConnect, VirDomain
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def save(domain: VirDomain) -> None:
                 raise
     elif not domain.hasManagedSaveImage(0):
         raise InvalidOperationError("The machine is off; there is no memory to save.")
+    fork.free_saved(domain)
 
 
 def discard_saved(domain: VirDomain) -> None:
@@ -92,6 +93,11 @@ def set_memory(domain: VirDomain, memory_mib: int) -> None:
     _refuse_if_off(domain)
     if memory_mib * _KIB > domain.maxMemory():
         raise InvalidOperationError("The machine cannot be given so much memory while it runs.")
+    if fork.maps(domain) is not None:
+        if memory_mib * _KIB == domain.maxMemory():
+            return
+        # QEMU would take what the guest gives back out of the parent's file.
+        raise InvalidOperationError("A fork keeps the memory of its parent's size until its next start.")
     domain.setMemoryFlags(memory_mib * _KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 

@@ -38,6 +38,7 @@ from workers.hypervisor.errors import (
 )
 from workers.hypervisor.kvm import agent, devices, life, monitor
 from workers.hypervisor.kvm.connection import VirConnect, VirDomain
+from workers.hypervisor.kvm.domain_xml import with_own_memory
 from workers.hypervisor.kvm.storage import Storage, storage_errors
 from workers.hypervisor.kvm.volumes import VolumeFolder, tool_errors
 from workers.hypervisor.types import SnapshotInfo
@@ -200,7 +201,7 @@ class KvmSnapshots:
             with _paused(domain):
                 monitor.create_snapshots(domain, paths, str(snapshot))
                 self._keep_firmware(machine, snapshot, domain)
-                _save_memory(domain, file)
+                save_memory(domain, file)
 
         self._with(machine, "take the snapshot", work, limit_s=MEMORY_LIMIT_S)
         return dataclasses.replace(note, memory_bytes=file.stat().st_size)
@@ -366,7 +367,7 @@ def _paused(domain: VirDomain) -> Iterator[None]:
             life.resume(domain)
 
 
-def _save_memory(domain: VirDomain, file: Path) -> None:
+def save_memory(domain: VirDomain, file: Path) -> None:
     """libvirt's snapshot of nothing but the memory: it keeps no record of it, and the machine stays where it is."""
     snapshot = ET.Element("domainsnapshot")
     ET.SubElement(snapshot, "memory", {"snapshot": "external", "file": str(file)})
@@ -378,13 +379,16 @@ def _save_memory(domain: VirDomain, file: Path) -> None:
 
 
 def _restore_memory(conn: VirConnect, file: Path) -> None:
-    """Its drives are empty where the disc that lay in one is not on the host any more."""
+    """Its drives are empty where the disc that lay in one is not on the host any more; a fork needs its parent's
+    memory no more.
+    """
     text = conn.saveImageGetXMLDesc(str(file), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
     root = ET.fromstring(text)  # noqa: S314 - libvirt made it.
     for drive in root.iterfind("devices/disk[@device='cdrom']"):
         source = drive.find("source")
         if source is not None and not Path(source.get("file", "")).is_file():
             drive.remove(source)
+    with_own_memory(root)
     conn.restoreFlags(str(file), ET.tostring(root, encoding="unicode"), libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 

@@ -11,6 +11,7 @@
     machines/<machine>/<snapshot>.* what there is of a snapshot besides the disks: see `snapshots.py`
     serial/<machine>              the socket of its serial port, apart from the disks, for whoever may reach that alone
     volumes/<volume>.qcow2        a volume of its own: see `volumes.py`
+    parents/<parent>/             what machines are forked from: see `parent_files.py`; its disk.qcow2 is a base as well
 
 Every name is made from a UUID, symbolic links are not followed, and a file appears under its final name only when it is
 whole. QEMU's user may pass through the folders but neither list nor change them; libvirt gives it the disk of a machine
@@ -76,26 +77,28 @@ class Storage:
         self._serial = pool_dir / "serial"
         self._volumes = pool_dir / "volumes"
         self._isos = pool_dir / "isos"
+        self.parents = pool_dir / "parents"
         self.qemu_gid = qemu_gid
 
     # --- folders --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         with storage_errors("make its folders"):
-            for folder in (self._pool, self._images, self._machines, self._serial, self._volumes, self._isos):
-                self._make_folder(folder)
+            within = (self._images, self._machines, self._serial, self._volumes, self._isos, self.parents)
+            for folder in (self._pool, *within):
+                self.make_folder(folder)
 
-    def _make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path) -> None:
         """Idempotent. A link in a folder's place is refused: it would lead somewhere else."""
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             os.fchmod(descriptor, _FOLDER_MODE)
-            self._give_to_group(descriptor)
+            self.give_to_group(descriptor)
         finally:
             os.close(descriptor)
 
-    def _give_to_group(self, descriptor: int) -> None:
+    def give_to_group(self, descriptor: int) -> None:
         if self.qemu_gid is not None:
             os.fchown(descriptor, -1, self.qemu_gid)
 
@@ -107,7 +110,7 @@ class Storage:
             self.bases_of(machine),
             folder / "seed.iso",
             folder / "serial.log",
-            self._serial_socket(machine),
+            self.serial_socket(machine),
             self._volumes,
             self._isos,
             self._rescue_files(machine) if spec and spec.rescue else None,
@@ -119,16 +122,16 @@ class Storage:
         return files
 
     def _rescue_files(self, machine: UUID) -> RescueFiles:
-        folder, base = self._folder(machine), _uuid_in(self._folder(machine) / "rescue-base")
+        folder, base = self._folder(machine), uuid_in(self._folder(machine) / "rescue-base")
         disk, seed = folder / "rescue.qcow2", folder / "rescue-seed.iso"
         if base is None or not disk.is_file() or not seed.is_file():
             raise VolumeNotFoundError("The machine's rescue system is not on the host.")
-        return RescueFiles(disk, tuple(self.image(base) for base in self._chain(base)), seed, folder / "rescue.nvram")
+        return RescueFiles(disk, self._bases(base), seed, folder / "rescue.nvram")
 
-    def _serial_socket(self, machine: UUID) -> Path | None:
+    def serial_socket(self, machine: UUID) -> Path | None:
         """None where the pool's path leaves no room for a socket's address. The folder is newer than some pools."""
         with storage_errors("make a folder for serial ports"):
-            self._make_folder(self._serial)
+            self.make_folder(self._serial)
         path = self._serial / str(UUID(str(machine)))
         return path if len(os.fsencode(path)) <= SOCKET_PATH_MOST_BYTES else None
 
@@ -188,7 +191,7 @@ class Storage:
 
     def _offer(self, version: UUID, path: Path, file: BinaryIO) -> None:
         """What was written to `path` becomes an image, which nobody writes to again."""
-        self._give_to_group(file.fileno())
+        self.give_to_group(file.fileno())
         os.fchmod(file.fileno(), _IMAGE_MODE)
         os.fsync(file.fileno())
         path.rename(self.image(version))
@@ -226,8 +229,8 @@ class Storage:
         else:
             replace_file(self._parent_file(version), str(parent).encode())
 
-    def _parent_of(self, version: UUID) -> UUID | None:
-        return _uuid_in(self._parent_file(version))
+    def _parent_of(self, base: UUID) -> UUID | None:
+        return uuid_in(self.parent_folder(base) / "base") or uuid_in(self._parent_file(base))
 
     def _refuse_if_too_big(self, size: int) -> None:
         self.refuse_without_room(size, "this image")
@@ -254,7 +257,7 @@ class Storage:
     def _bases_in_use(self) -> Iterator[UUID]:
         for file in self._files_that_name_bases():
             with contextlib.suppress(OSError, ValueError):
-                if base := _uuid_in(file):
+                if base := uuid_in(file):
                     yield base
 
     def _files_that_name_bases(self) -> Iterator[Path]:
@@ -262,6 +265,7 @@ class Storage:
             yield self._folder(machine) / "base"
             yield self._folder(machine) / "rescue-base"
         yield from self._images.glob("*.base")
+        yield from self.parents.glob("*/base")
 
     def _image_info(self, version: UUID) -> VolumeInfo:
         info = volume_info(self.image(version), f"images/{version}.qcow2", None)
@@ -280,14 +284,15 @@ class Storage:
     def _create_new_disk(
         self, machine: UUID, disk: Path, image: UUID, size_bytes: int, *, base_name: str = "base"
     ) -> None:
-        size = max(size_bytes, read_header(self.image(image)).virtual_size)
-        self._refuse_without_room()
-        self._make_folder(disk.parent)
+        base = self.base(image)
+        size = max(size_bytes, read_header(base).virtual_size)
+        self.refuse_without_room_for_a_disk()
+        self.make_folder(disk.parent)
         replace_file(disk.parent / base_name, str(image).encode())
-        with _new_file(disk) as part:
-            _overlay(part, self.image(image), size)
+        with new_file(disk) as part:
+            overlay(part, base, size)
 
-    def _refuse_without_room(self) -> None:
+    def refuse_without_room_for_a_disk(self) -> None:
         if self.free_bytes() < ROOM_FOR_A_DISK:
             raise StorageFullError("The host has not enough free storage for a new disk.")
 
@@ -295,9 +300,9 @@ class Storage:
         disk = self._folder(machine) / "disk.qcow2"
         with storage_errors("create the disk"):
             if not disk.exists():
-                self._refuse_without_room()
-                self._make_folder(disk.parent)
-                with _new_file(disk) as part, _tool_errors():
+                self.refuse_without_room_for_a_disk()
+                self.make_folder(disk.parent)
+                with new_file(disk) as part, _tool_errors():
                     create_empty(part, size_bytes=size_bytes)
             return volume_info(disk, f"machines/{machine}/disk.qcow2", machine)
 
@@ -340,7 +345,7 @@ class Storage:
                 if may_give:
                     os.fchown(descriptor, 0, 0)
                 if is_image:
-                    self._give_to_group(descriptor)
+                    self.give_to_group(descriptor)
                     os.fchmod(descriptor, _IMAGE_MODE)
                 os.fsync(descriptor)
 
@@ -348,7 +353,7 @@ class Storage:
         """The old one goes before the new one's base is named: no disk is ever read through another one's base."""
         with storage_errors("create the disk anew"):
             read_header(self.image(image))  # VolumeNotFoundError while there is still the old disk.
-            self._refuse_without_room()
+            self.refuse_without_room_for_a_disk()
             self.disk(machine).unlink(missing_ok=True)
             return self.create_disk(machine, image, size_bytes)
 
@@ -356,7 +361,7 @@ class Storage:
         """A machine's disk that `write` fills; with `base` it reads from that image what it does not have itself."""
         disk = self.disk(machine)
         with storage_errors("copy the disk"):
-            self._make_folder(disk.parent)
+            self.make_folder(disk.parent)
             with locked_part(disk.with_name(".disk.part")) as (path, file):
                 try:
                     if not disk.exists():
@@ -377,10 +382,30 @@ class Storage:
 
     def bases_of(self, machine: UUID) -> tuple[Path, ...]:
         """What its disk reads from, nearest first; the last one stands alone."""
-        return tuple(self.image(base) for base in self._chain(self.base_id(machine)))
+        return self._bases(self.base_id(machine))
 
     def bases_of_image(self, version: UUID) -> tuple[Path, ...]:
-        return tuple(self.image(base) for base in self._chain(self._parent_of(version)))
+        """The same of a base, or of a parent's disk."""
+        return self._bases(self._parent_of(version))
+
+    def _bases(self, base: UUID | None) -> tuple[Path, ...]:
+        return tuple(self.base(each) for each in self._chain(base))
+
+    def base(self, base: UUID) -> Path:
+        """What a disk is an overlay of: an image, or the disk of a parent."""
+        parents = self.parent_folder(base) / "disk.qcow2"
+        return parents if parents.is_file() else self.image(base)
+
+    def parent_folder(self, parent: UUID) -> Path:
+        return self.parents / str(UUID(str(parent)))
+
+    def undo_fork(self, machine: UUID) -> None:
+        """Of a machine that did not become a fork; its seed stays. What protects the parent goes last."""
+        folder = self._folder(machine)
+        with storage_errors("remove the disk"):
+            (self._serial / folder.name).unlink(missing_ok=True)
+            for name in (".restore.part", "serial.log", "disk.qcow2", "fork.json", "base"):
+                (folder / name).unlink(missing_ok=True)
 
     def _chain(self, base: UUID | None) -> Iterator[UUID]:
         for _ in range(_MOST_BASES):
@@ -392,19 +417,19 @@ class Storage:
 
     def base_id(self, machine: UUID) -> UUID | None:
         """Of the image that its disk is based on."""
-        return _uuid_in(self._folder(machine) / "base")
+        return uuid_in(self._folder(machine) / "base")
 
     def write_seed(self, machine: UUID, seed: SeedSpec) -> None:
         folder = self._folder(machine)
         with storage_errors("write the seed"):
-            self._make_folder(folder)
+            self.make_folder(folder)
             replace_file(folder / "seed.iso", seed_iso(seed))
 
     def write_beside(self, machine: UUID, name: str, content: bytes) -> None:
         """A private file in the machine's folder, whole or not at all."""
         folder = self._folder(machine)
         with storage_errors("write beside the disk"):
-            self._make_folder(folder)
+            self.make_folder(folder)
             replace_file(folder / name, content)
 
     def delete_machine(self, machine: UUID) -> None:
@@ -414,13 +439,13 @@ class Storage:
 
     def list_volumes(self) -> list[VolumeInfo]:
         with storage_errors("list its volumes"):
-            return [*self._list_images(), *self._list_machine_files()]
+            return [*self._list_images(), *self._list_machine_files(), *self._list_parents_files()]
 
     def _list_images(self) -> Iterator[VolumeInfo]:
         for path in regular_files(self._images):
             if path.suffix == ".qcow2":
                 info = volume_info(path, f"images/{path.name}", None)
-                yield replace(info, base=_uuid_in(path.with_suffix(".base")))
+                yield replace(info, base=uuid_in(path.with_suffix(".base")))
 
     def _list_machine_files(self) -> Iterator[VolumeInfo]:
         for machine in self._machine_uuids():
@@ -430,12 +455,22 @@ class Storage:
                     volume = volume_info(path, f"machines/{machine}/{path.name}", machine)
                     yield replace(volume, base=self.base_id(machine)) if volume.is_disk else volume
 
+    def _list_parents_files(self) -> Iterator[VolumeInfo]:
+        for parent in self.parent_uuids():
+            for path in regular_files(self.parent_folder(parent)):
+                with contextlib.suppress(FileNotFoundError, VolumeNotFoundError):
+                    volume = volume_info(path, f"parents/{parent}/{path.name}", None)
+                    yield replace(volume, base=self._parent_of(parent)) if path.name == "disk.qcow2" else volume
+
+    def parent_uuids(self) -> Iterator[UUID]:
+        return _uuids_in(self.parents)
+
     def _machine_uuids(self) -> Iterator[UUID]:
-        if not self._machines.is_dir():
-            return
-        for folder in sorted(self._machines.iterdir()):
-            with contextlib.suppress(ValueError):
-                yield UUID(folder.name)
+        return _uuids_in(self._machines)
+
+    def machines_on(self, base: UUID) -> Iterator[UUID]:
+        """Those whose disk is an overlay of this base."""
+        return (machine for machine in self._machine_uuids() if self.base_id(machine) == base)
 
     def trim_serial_logs(self) -> None:
         """A guest can print for ever; its log must not fill the host. QEMU appends, so its file may be cut."""
@@ -444,6 +479,14 @@ class Storage:
                 log = self._folder(machine) / "serial.log"
                 if log.stat().st_size > SERIAL_LOG_LIMIT:
                     _keep_tail(log, SERIAL_LOG_LIMIT // 4)
+
+
+def _uuids_in(folder: Path) -> Iterator[UUID]:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(ValueError):
+            yield UUID(path.name)
 
 
 @contextlib.contextmanager
@@ -472,13 +515,13 @@ def _refuse_dependent(image: Path) -> None:
         raise HypervisorError("The image refers to other files; only whole images are taken.", code="invalid-image")
 
 
-def _overlay(path: Path, base: Path, size: int) -> None:
+def overlay(path: Path, base: Path, size: int) -> None:
     with _tool_errors():
         create_overlay(path, base=base, base_format="qcow2", size_bytes=size)
 
 
 @contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path) -> Iterator[Path]:
     """To be made under another name; it gets its own when it is whole."""
     part = path.with_name(f".{path.stem}.part")
     part.unlink(missing_ok=True)
@@ -559,7 +602,7 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _uuid_in(file: Path) -> UUID | None:
+def uuid_in(file: Path) -> UUID | None:
     try:
         return UUID(file.read_text(encoding="ascii"))
     except FileNotFoundError:

@@ -1,0 +1,1 @@
+"""Parts of `bin/bench instant`."""

@@ -1,0 +1,203 @@
+"""Two forks of one real desktop, each with its own identity: what makes it the one that it is, is shared by no two."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import libvirt
+import pytest
+
+from tests.integration.hypervisor.harness import Bench, make_spec
+from tests.support.desktop_image import build_desktop_image
+from tests.support.libvirtd import run_name, unique_suffix, wait_until
+from workers.hypervisor import cloud_init, guest_identity
+from workers.hypervisor.guest_identity import TEMPLATE_USER, GuestIdentity
+from workers.hypervisor.kvm.driver import KvmDriver
+from workers.hypervisor.types import Forked, MachineSpec, ParentSpec, PowerState
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
+
+GIB = 1 << 30
+MEMORY_MIB = 1024
+_IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
+# What nobody may find in a parent, though it was in each of its forks.
+MARKER = "alices-own-comment-7c1e"
+# One line each; run in the guest, as root.
+FACTS = {
+    "hostname": "hostname; cat /etc/hostname",
+    "machine-id": "cat /etc/machine-id",
+    "host keys": "cat /etc/ssh/ssh_host_*_key.pub",
+    "password": "grep -E '^(alice|bob):' /etc/shadow",
+    "random": "head -c 32 /dev/urandom | od -An -tx1",
+    "user": "id -un 1000; find /home -name authorized_keys",
+    "cards": "cat /sys/class/net/e*/address",
+    "addresses": "ip -4 -o addr show scope global | grep -o 'inet [0-9.]*'",
+    "cloud": "readlink /var/lib/cloud/instance",
+}
+
+
+@pytest.fixture(scope="module")
+def desktop(real_bench: Bench) -> Iterator[ParentSpec]:
+    """A parent that was captured with its desktop on the screen."""
+    driver, image, uuid = real_bench.driver, uuid4(), uuid4()
+    driver.put_image(image, build_desktop_image(_IMAGES), progress=lambda _percent: None)
+    spec = ParentSpec(
+        uuid=uuid,
+        name=run_name(f"-parent{unique_suffix()}"),
+        image=image,
+        vcpus=2,
+        memory_mib=MEMORY_MIB,
+        disk_bytes=10 * GIB,
+        desktop=True,
+        seed=cloud_init.seed(
+            instance_id=uuid,
+            hostname="template",
+            user=TEMPLATE_USER,
+            password_hash=None,
+            ssh_keys=(),
+            mac="52:54:00:00:00:00",
+            desktop=True,
+        ),
+    )
+    driver.start_parent(spec)
+    wait_until(lambda: driver.agent_ready(uuid), 600)
+    wait_until(lambda: "xfdesktop" in inside(real_bench, uuid, "ps -eo comm"), 600)
+    wait_until(lambda: "running" in inside(real_bench, uuid, "systemctl is-system-running; true"), 600)
+    driver.capture_parent(uuid, trial_agent=True)
+    yield spec
+    real_bench.clean()
+    driver.delete_parent(uuid)
+    driver.delete_image(image)
+
+
+def inside(bench: Bench, machine: UUID, script: str) -> str:
+    result = bench.driver.run_in_guest(machine, ("/bin/sh", "-c", script), timeout_s=240)
+    assert result.exit_code == 0, (script, result.stdout, result.stderr)
+    return result.stdout.decode().strip()
+
+
+def forked(bench: Bench, parent: ParentSpec, user: str, key: str, password_hash: str) -> MachineSpec:
+    spec = make_spec(bench.network, vcpus=parent.vcpus, memory_mib=parent.memory_mib, desktop=True)
+    bench.machines.append(spec.uuid)
+    driver, nic = bench.driver, spec.nics[0]
+    seed = cloud_init.seed(
+        instance_id=spec.uuid,
+        hostname=f"{user}-desktop",
+        user=user,
+        password_hash=password_hash,
+        ssh_keys=(key,),
+        mac=nic.mac,
+        desktop=True,
+    )
+    driver.write_seed(spec.uuid, seed)
+    assert driver.fork(spec, parent.uuid) == Forked("fork")
+    wait_until(lambda: driver.agent_ready(spec.uuid), 240)
+    assert inside(bench, spec.uuid, "ls /sys/class/net") == "lo", "it has a card before it has an identity"
+    identity = GuestIdentity(f"{user}-desktop", user, password_hash, (key,), os.urandom(64), spec.uuid)
+    argv, stdin = guest_identity.program(identity)
+    result = driver.run_in_guest(spec.uuid, argv, stdin=stdin, timeout_s=240)
+    assert result.exit_code == 0, result
+    assert result.stdout.decode().splitlines()[-1] == f"{guest_identity.DONE} {spec.uuid}"
+    driver.attach_nic(spec.uuid, nic)
+    return spec
+
+
+def ssh_key(folder: Path, name: str) -> tuple[Path, str]:
+    path = folder / name
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{name}-{MARKER}", "-f", path], check=True)
+    return path, path.with_suffix(".pub").read_text(encoding="ascii").strip()
+
+
+def facts_of(bench: Bench, spec: MachineSpec) -> dict[str, str]:
+    wait_until(lambda: bench.driver.addresses(spec.uuid) != (), 300)
+    return {name: inside(bench, spec.uuid, script) for name, script in FACTS.items()}
+
+
+def domain_facts(spec: MachineSpec) -> set[str]:
+    conn = libvirt.open("qemu:///system")
+    try:
+        root = ET.fromstring(conn.lookupByUUIDString(str(spec.uuid)).XMLDesc())  # noqa: S314 - libvirt made it.
+    finally:
+        conn.close()
+    macs = [mac.get("address", "") for mac in root.iterfind("devices/interface/mac")]
+    return {*macs, *(root.findtext(name) or "" for name in ("name", "uuid", "genid"))}
+
+
+def test_two_forks_of_a_desktop_share_nothing_that_makes_them_who_they_are(
+    real_bench: Bench, desktop: ParentSpec, tmp_path: Path
+) -> None:
+    bench, driver = real_bench, real_bench.driver
+    people = {}
+    for user in ("alice", "bob"):
+        key, public = ssh_key(tmp_path, user)
+        password_hash = cloud_init.hash_password(f"{user}'s password")
+        people[user] = (forked(bench, desktop, user, public, password_hash), key, password_hash)
+    facts = {user: facts_of(bench, spec) for user, (spec, _key, _hash) in people.items()}
+    for name in FACTS:
+        ours, theirs = facts["alice"][name], facts["bob"][name]
+        assert ours, name
+        assert not set(ours.split("\n")) & set(theirs.split("\n")), name
+    domains = [domain_facts(people[user][0]) for user in ("alice", "bob")]
+    assert [len(those) for those in domains] == [4, 4]
+    assert not domains[0] & domains[1]
+
+    for user, (spec, key, password_hash) in people.items():
+        told = facts[user]
+        assert told["hostname"].split() == [f"{user}-desktop"] * 2
+        assert told["machine-id"] == spec.uuid.hex
+        assert told["cards"] == spec.nics[0].mac
+        assert password_hash in told["password"]
+        assert told["user"].split() == [user, f"/home/{user}/.ssh/authorized_keys"]
+        # The session of the template runs on, as this user's.
+        assert user in inside(bench, spec.uuid, "ps -o user= -C xfdesktop")
+        assert "xfce4-panel" in inside(bench, spec.uuid, "ps -o comm= -C xfce4-panel")
+        assert inside(bench, spec.uuid, "dmesg | grep -c 'crng reseeded due to virtual machine fork'") != "0"
+        assert inside(bench, spec.uuid, f"su {user} -c 'sudo -n id -u'") == "0"
+        signs_in(user, key, driver.addresses(spec.uuid)[0], told["host keys"])
+
+    no_secret_in(bench, desktop, [password_hash for _spec, _key, password_hash in people.values()])
+    stays_who_it_is_after_a_cold_start(bench, people["alice"][0], facts["alice"])
+
+
+def signs_in(user: str, key: Path, address: str, host_keys: str) -> None:
+    """By its own key alone, at a machine that shows the keys that it was given."""
+    known = key.with_suffix(".known")
+    known.write_text("".join(f"{address} {line}\n" for line in host_keys.splitlines()), encoding="ascii")
+    options = [f"UserKnownHostsFile={known}", "StrictHostKeyChecking=yes", "BatchMode=yes", "ConnectTimeout=120"]
+    argv = ["ssh", "-F", "none", "-i", str(key), *(f"-o{option}" for option in options), f"{user}@{address}", "id -un"]
+    done = subprocess.run(argv, check=False, capture_output=True, timeout=300)
+    assert done.stdout.decode().strip() == user, done.stderr
+
+
+def no_secret_in(bench: Bench, parent: ParentSpec, hashes: list[str]) -> None:
+    driver = bench.driver
+    assert isinstance(driver, KvmDriver)
+    folder = driver._storage().parent_folder(parent.uuid)
+    secrets = [MARKER, *hashes, "alice-desktop", "bob-desktop"]
+    pattern = re.compile(b"|".join(re.escape(secret.encode()) for secret in secrets))
+    names = {path.name for path in folder.iterdir()}
+    assert {"ram", "state", "whole", "disk.qcow2", "seed.iso"} <= names
+    for name in names:
+        assert not pattern.search((folder / name).read_bytes()), name
+
+
+def stays_who_it_is_after_a_cold_start(bench: Bench, spec: MachineSpec, before: dict[str, str]) -> None:
+    driver = bench.driver
+    driver.shut_down(spec.uuid)
+    wait_until(lambda: driver.power_state(spec.uuid) is PowerState.SHUT_OFF, 300)
+    driver.start(spec.uuid)
+    wait_until(lambda: driver.agent_ready(spec.uuid), 600)
+    wait_until(lambda: "alice" in inside(bench, spec.uuid, "ps -o user= -C xfdesktop; true"), 600)
+    after = facts_of(bench, spec)
+    changing = {"random"}
+    assert {name: told for name, told in after.items() if name not in changing} == {
+        name: told for name, told in before.items() if name not in changing
+    }
+    assert inside(bench, spec.uuid, "getent passwd | cut -d: -f1,3 | grep -E ':1[0-9]{3}$'") == "alice:1000"
+    assert "done" in inside(bench, spec.uuid, "cloud-init status; true")
