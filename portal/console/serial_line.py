@@ -38,7 +38,7 @@ from portal.lib.store import store
 logger = logging.getLogger(__name__)
 
 LEASE_MS: Final = 3000
-# Whoever has left sees to it for so long that somebody takes what was typed last.
+# Whoever has left sees to it for so long that what was typed last comes to the guest.
 SEE_IT_TYPED_S: Final = 20.0
 RENEW_S: Final = 1.0
 WAIT_S: Final = 1  # Redis is asked to wait for no longer; its connection gives up after 2 s.
@@ -49,8 +49,6 @@ HISTORY_BYTES: Final = 64 * 1024
 # Pieces that may wait to be typed. Whoever pastes more waits, in the relay.
 WAITING_PIECES: Final = 16
 KEEP_S: Final = 60
-# Stands in the list where somebody let go of the port; types nothing.
-_UNTIL_HERE: Final = b""
 ALIVE_S: Final = 15.0
 ALIVE: Final = b"\0"
 AFTER_END_S: Final = 10
@@ -104,13 +102,15 @@ class _Names:
 
     out: str
     typed: str
+    # What the holder has taken from there, until all of it is with the guest: one piece at most.
+    taken: str
     holder: str
 
 
 def _names(target: Target) -> _Names:
     run = hashlib.sha256(target.socket_path.encode()).hexdigest()[:16]
     stem = f"casement:serial:{target.machine.pk}:{run}"
-    return _Names(f"{stem}:out", f"{stem}:typed", f"{stem}:holder")
+    return _Names(f"{stem}:out", f"{stem}:typed", f"{stem}:taken", f"{stem}:holder")
 
 
 def open_line(target: Target) -> socket.socket:
@@ -159,9 +159,9 @@ class _Line:
             self._let_go()
 
     def _see_it_typed(self) -> None:
-        """Who held the port may have gone a moment ago, and left what was typed since to whoever comes next."""
+        """Whoever holds the port may go in the same moment, or lose its lease; then nobody else might be there."""
         until = time.monotonic() + SEE_IT_TYPED_S
-        while not self._holds_port() and store().llen(self._names.typed) and time.monotonic() < until:
+        while store().exists(self._names.typed, self._names.taken) and time.monotonic() < until:
             with contextlib.suppress(OSError):  # It takes one visitor at a time, and may be taken for a moment still.
                 self._hold_port(leaving=True)
             time.sleep(0.02)
@@ -219,11 +219,6 @@ class _Line:
         number, before = int(fields.get(b"n", 0)), self._number
         self._number = number or before
         return (SKIPPED if number > before + 1 else b"") + fields.get(b"d", b"")
-
-    def _holds_port(self) -> bool:
-        """Not any more if its lease ran out: then somebody else may, or nobody."""
-        with self._lock:
-            return self._port is not None and self._port.is_open
 
     def _hold_port(self, *, leaving: bool = False) -> None:
         """Take the port if nobody holds it. OSError when it is not there."""
@@ -285,12 +280,8 @@ class _Port:
         return not self._over.is_set()
 
     def close(self) -> None:
-        """Let somebody else take it, once what has been typed until now is with the guest. Returns at once."""
-        if self._stop():
-            with contextlib.suppress(RedisError), store().pipeline(transaction=False) as pipe:
-                pipe.rpush(self._names.typed, _UNTIL_HERE)
-                pipe.expire(self._names.typed, KEEP_S)
-                pipe.execute()
+        """Let somebody else take it, as soon as no piece is half typed. Returns at once."""
+        self._stop()
 
     def _stop(self) -> bool:
         was_open = not self._over.is_set()
@@ -313,7 +304,7 @@ class _Port:
         # Not because we let go of it: QEMU has ended.
         if self._stop():
             self._publish({"end": b"1"}, keep_s=AFTER_END_S)
-            store().delete(self._names.typed)
+            store().delete(self._names.typed, self._names.taken)
             store().eval(_RELEASE, 1, self._names.holder, self._token)
 
     def _publish(self, fields: dict[Any, Any], *, keep_s: int = KEEP_S) -> None:
@@ -329,6 +320,8 @@ class _Port:
         """
         waiting, renew_at = b"", 0.0
         try:
+            # What the holder before had taken when it went.
+            waiting = b"".join(cast("list[bytes]", store().lrange(self._names.taken, 0, -1)))
             while True:
                 if time.monotonic() >= renew_at:
                     renew_at = time.monotonic() + RENEW_S
@@ -341,16 +334,32 @@ class _Port:
                     if last and not ready:
                         return
                     waiting = waiting[self._socket.send(waiting, socket.MSG_DONTWAIT) :] if ready else waiting
+                    if not waiting:
+                        store().delete(self._names.taken)
+                elif last:
+                    return
                 else:
-                    found = cast("tuple[bytes, bytes] | None", store().blpop([self._names.typed], timeout=WAIT_S))
-                    waiting = found[1] if found else b""
-                    if not waiting and (last or (found and self._over.is_set())):
-                        return
+                    waiting = self._take()
         finally:
             self._stop()  # Before the socket ends: else that would count as the guest's end.
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
-            if waiting:  # For the next holder.
-                store().lpush(self._names.typed, waiting)
+            if waiting:
+                self._leave(waiting)
             if store().eval(_RELEASE, 1, self._names.holder, self._token):
                 self._publish({"left": b"1"})
+
+    def _take(self) -> bytes:
+        """The next piece. It is in one of two lists all the time: Redis' answer may not arrive."""
+        piece = cast("bytes | None", store().blmove(self._names.typed, self._names.taken, WAIT_S))
+        if piece:
+            store().expire(self._names.taken, KEEP_S)
+        return piece or b""
+
+    def _leave(self, rest: bytes) -> None:
+        """What the guest has not taken, for the next holder."""
+        with store().pipeline() as pipe:
+            pipe.delete(self._names.taken)
+            pipe.rpush(self._names.taken, rest)
+            pipe.expire(self._names.taken, KEEP_S)
+            pipe.execute()

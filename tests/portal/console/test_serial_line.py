@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
+import redis
 
 from portal.accounts.models import User
 from portal.console import serial_line
@@ -136,6 +138,48 @@ def test_who_types_and_leaves_in_the_same_breath_has_typed(
         end.sendall(bytes([number]))
         end.close()
     eventually(lambda: bytes(port.heard) == bytes(range(1, 11)))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_redis_answer_was_lost_of_is_typed_once(
+    port: SerialPort, attach: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A busy machine's Redis may answer too late: then nobody knows whether it has done what was asked for."""
+    taken = redis.Redis.blmove
+    lost = 0
+
+    def late(client: redis.Redis, *arguments: Any) -> Any:
+        nonlocal lost
+        if moment == "before" and not lost:
+            lost = 1
+            raise redis.exceptions.TimeoutError
+        piece = taken(client, *arguments)
+        if moment == "after" and piece and not lost:
+            lost = 1
+            raise redis.exceptions.TimeoutError
+        return piece
+
+    monkeypatch.setattr(redis.Redis, "blmove", late)
+    end = attach()
+    end.sendall(b"one")
+    eventually(lambda: lost)
+    end.sendall(b"two")
+    end.close()
+    eventually(lambda: len(port.heard) >= 6)
+    assert (bytes(port.heard), lost) == (b"onetwo", 1)
+
+
+def test_a_holder_that_was_killed_with_a_piece_in_its_hands_has_left_it_to_the_next(
+    port: SerialPort, attach: Callable[[], socket.socket]
+) -> None:
+    end = attach()
+    (holder,) = store().keys("casement:serial:*:holder")
+    store().rpush(cast(bytes, holder).replace(b":holder", b":taken"), b"half ")
+    store().set(holder, "killed", px=1500)
+    eventually(lambda: port.visits == 2)
+    end.sendall(b"typed")
+    eventually(lambda: len(port.heard) >= 10)
+    assert bytes(port.heard) == b"half typed"
 
 
 def test_the_port_of_a_machine_that_is_gone_cannot_be_opened_and_leaves_nothing(
