@@ -9,6 +9,7 @@ import redis
 
 from portal.figures import services
 from portal.figures.live import Round, Turn
+from portal.figures.memory import Memory, record_memory
 from portal.figures.rates import Reading
 from portal.hosts.models import Host
 from workers.hosts import driver_of
@@ -39,6 +40,15 @@ def _sample(host: Host, turn: Turn) -> None:
         turn.rest()
         return
     services.record_round(host, round_of(stats))
+    record_memory(host.pk, memory_told(stats))
+
+
+def memory_told(stats: HostStats) -> dict[UUID, Memory]:
+    return {
+        machine.uuid: Memory(machine.memory_own_bytes, machine.memory_shared_bytes)
+        for machine in stats.machines
+        if machine.memory_own_bytes is not None and machine.memory_shared_bytes is not None
+    }
 
 
 def round_of(stats: HostStats) -> Round:

@@ -127,12 +127,23 @@ def _plan(page: PoolPage) -> list[tuple[str, str]]:
         (_("Desktops"), how_many),
         (_("For each person"), each % {"number": pool.desktops_per_person}),
         (_("Memory promised"), format_mib(page.memory_mib)),
+        (_("Memory taken"), _memory_taken(page)),
         (_("Warned when idle for"), _time(pool.idle_warn_s)),
         (_("Disconnected after the warning"), _time(pool.idle_disconnect_s)),
         (_("Signed out when away for"), _time(pool.idle_sign_out_s)),
         (_("Longest session"), _time(pool.limit_s)),
         (_("Names"), pool.name_pattern),
     ]
+
+
+def _memory_taken(page: PoolPage) -> str:
+    if page.memory_own_mib is None or page.memory_each_mib is None or page.memory_shared_mib is None:
+        return _("is shown while desktops run")
+    return _("%(own)s of their own, %(each)s each; %(shared)s shared") % {
+        "own": format_mib(page.memory_own_mib),
+        "each": format_mib(page.memory_each_mib),
+        "shared": format_mib(page.memory_shared_mib),
+    }
 
 
 def _time(seconds: int) -> str:

@@ -12,9 +12,11 @@ from uuid import UUID
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
+from redis.exceptions import RedisError
 
 from portal.accounts.models import User
 from portal.errors import ForbiddenError, NotFoundError
+from portal.figures.memory import memory_of
 from portal.machines.models import Machine
 from portal.pools.entitlement import entitled_pools
 from portal.pools.hours import spare_at
@@ -25,6 +27,7 @@ _RELATED = ("project", "image_version__image", "previous_version__image", "next_
 TIMES_LOOKED_AT: Final = 500
 TIMES_OF: Final = dt.timedelta(hours=24)
 FAILURES_SHOWN: Final = 20
+MIB: Final = 1 << 20
 
 
 # --- for everybody ------------------------------------------------------------------------------------------------
@@ -169,7 +172,9 @@ class PoolPage:
     """The figures of one pool at this moment. Times to the screen are of the last day's sessions, in seconds.
 
     `spare_planned` is what the hours say for now, `spare` the free ones that are there; `old` desktops have another
-    version than the pool's. `memory_mib` is what its machines may use; what they do use is figures' to tell.
+    version than the pool's. `memory_mib` is what its machines may use. Of what they do use, as far as it was told
+    in the last minute, `memory_own_mib` is each one's own, all of them together, and `memory_shared_mib` what those that were
+    forked from the same parent have in common: the most that one of them has mapped of it. None if nothing was told.
     """
 
     pool: Pool
@@ -185,6 +190,13 @@ class PoolPage:
     failures: list[Failure]
     memory_mib: int
     machines: int
+    memory_own_mib: int | None
+    memory_shared_mib: int | None
+    memory_told: int
+
+    @property
+    def memory_each_mib(self) -> int | None:
+        return None if self.memory_own_mib is None else round(self.memory_own_mib / self.memory_told)
 
     @property
     def total(self) -> int:
@@ -216,7 +228,25 @@ def pool_page(pool: Pool) -> PoolPage:
         failures_of(pool),
         held["memory"] or 0,
         held["number"],
+        *_memory(machines),
     )
+
+
+def _memory(machines: QuerySet[Machine]) -> tuple[int | None, int | None, int]:
+    """Their own and the shared memory in MiB, and of how many of them it is told."""
+    places = list(machines.order_by().values_list("pk", "host_id", "parent_id"))
+    try:
+        told = memory_of((host, pk) for pk, host, _parent in places)
+    except RedisError:
+        return None, None, 0
+    if not told:
+        return None, None, 0
+    shared: dict[UUID, int] = {}
+    for pk, _host, parent in places:
+        if pk in told and parent is not None:
+            shared[parent] = max(shared.get(parent, 0), told[pk].shared)
+    own = sum(memory.own for memory in told.values())
+    return round(own / MIB), round(sum(shared.values()) / MIB), len(told)
 
 
 def times_to_screen(pool: Pool) -> list[float]:

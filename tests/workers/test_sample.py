@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from portal.accounts.models import User
 from portal.figures import live, services
+from portal.figures.memory import Memory, memory_of
 from portal.figures.models import Series
 from portal.figures.points import Level, Point
 from portal.figures.selectors import busiest_machines, host_figures, latest_of, machine_figures
@@ -82,6 +83,17 @@ def test_what_a_machine_uses_is_seen_after_two_readings(built: Built, fake: Fake
     assert (found.now.memory_used, found.now.memory_taken) == (256 * MIB, 1024 * MIB)
     assert (found.step_s, len(found.points)) == (10, 60)
     assert found.start_s + 60 * 10 > clock.now_s >= found.start_s + 59 * 10
+
+
+def test_memory_is_told_of_those_that_run_and_of_nobody_else(built: Built, fake: FakeHost, clock: Clock) -> None:
+    machine, other = built(), built()
+    asked = [(one.host_id, one.pk) for one in (machine, other)]
+    sample.sample_host(machine.host_id)
+    assert memory_of(asked) == dict.fromkeys((machine.pk, other.pk), Memory(own=1024 * MIB, shared=0))
+    FakeDriver(fake).force_off(other.pk)
+    clock.wait(10)
+    sample.sample_host(machine.host_id)
+    assert list(memory_of(asked)) == [machine.pk]
 
 
 def test_a_host_is_the_sum_of_its_machines_and_tells_its_own_processors(

@@ -103,6 +103,8 @@ class Meters:
             memory_total_bytes=memory,
             memory_used_bytes=int(memory * work.memory) if work.has_balloon else None,
             memory_taken_bytes=memory if domain.maps is None else FORK_MIB * MIB,
+            memory_own_bytes=memory if domain.maps is None else FORK_MIB * MIB,
+            memory_shared_bytes=0 if domain.maps is None else memory,
             disk_read_bytes=int(counters.disk_read),
             disk_written_bytes=int(counters.disk_written),
             net_received_bytes=int(counters.net_received),

@@ -15,8 +15,10 @@ class MachineStats:
     """One machine that runs. `run` is another number after each start, when the counters begin again at 0.
 
     `cpu_ns` is the time that its virtual processors have run, together. Of the memory, `memory_used_bytes` is what
-    the guest says it cannot give up, `memory_taken_bytes` what the machine has of the host's. Disks and network cards
-    are summed up; received and sent are as the guest sees it.
+    the guest says it cannot give up, `memory_taken_bytes` what the machine has of the host's: `memory_own_bytes` that
+    no other process has, and `memory_shared_bytes` of files that others may have mapped, too, as forks have their parent's
+    memory (both only of hosts where the driver itself runs). Disks and network cards are summed up; received and sent
+    are as the guest sees it.
     """
 
     uuid: UUID
@@ -26,6 +28,8 @@ class MachineStats:
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
     memory_taken_bytes: int | None = None
+    memory_own_bytes: int | None = None
+    memory_shared_bytes: int | None = None
     disk_read_bytes: int | None = None
     disk_written_bytes: int | None = None
     net_received_bytes: int | None = None

@@ -253,7 +253,9 @@ class FailureOut(BaseModel):
 
 class PoolNowOut(BaseModel):
     """A pool at this moment. `spare` are free ones that are there, `spare_planned` what the hours ask for now; `old`
-    have another version than the pool's. Times to the screen are of the last day's sessions, in seconds."""
+    have another version than the pool's. Times to the screen are of the last day's sessions, in seconds. Of the memory,
+    `memory_mib` is promised, `memory_own_mib` really taken by the desktops, `memory_shared_mib` what they have in
+    common."""
 
     desktops: dict[str, int]
     total: int
@@ -266,6 +268,8 @@ class PoolNowOut(BaseModel):
     screen_p50_s: float | None
     screen_p95_s: float | None
     memory_mib: int
+    memory_own_mib: int | None
+    memory_shared_mib: int | None
     failures: list[FailureOut]
 
 

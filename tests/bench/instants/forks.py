@@ -24,6 +24,7 @@ import libvirt_qemu
 from portal.console.rfb import RfbError, open_display
 from tests.bench.rows import Row
 from tests.support.libvirtd import run_name, running_libvirtd, temporary_pool, wait_until
+from tests.support.settled import wait_for_desktop
 from workers.hypervisor import cloud_init, guest_identity
 from workers.hypervisor.errors import HypervisorError
 from workers.hypervisor.guest_identity import TEMPLATE_USER, GuestIdentity
@@ -40,7 +41,6 @@ MEMORY_MB = 110
 IDLE = 0.02
 SETTLE_S = 30.0
 WATCH_S = 60.0
-BOOT_S = 900.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -81,22 +81,8 @@ class Stage:
                 seed=_seed(self.parent, TEMPLATE_USER, "52:54:00:00:00:00"),
             )
         )
-        wait_until(lambda: driver.agent_ready(self.parent), BOOT_S)
-        wait_until(lambda: self._is_painted(self.parent), BOOT_S)
-        wait_until(lambda: self._is_quiet(self.parent), BOOT_S)
+        wait_for_desktop(driver, self.parent)
         driver.capture_parent(self.parent, trial_agent=True)
-
-    def _is_painted(self, machine: UUID) -> bool:
-        said = self.driver.run_in_guest(machine, ("/bin/sh", "-c", "pgrep -x xfdesktop && pgrep -x xfce4-panel"))
-        return said.exit_code == 0
-
-    def _is_quiet(self, machine: UUID) -> bool:
-        """Of its processors, less than a tenth is used for five seconds, and all that starts has started."""
-        script = "a=$(head -1 /proc/stat); sleep 5; echo $a; head -1 /proc/stat; systemctl is-system-running; true"
-        said = self.driver.run_in_guest(machine, ("/bin/sh", "-c", script)).stdout.decode().splitlines()
-        first, second = ([int(number) for number in line.split()[1:9]] for line in said[:2])
-        spent = [now - then for then, now in zip(first, second, strict=True)]
-        return said[2] not in ("starting", "initializing") and 1 - spent[3] / sum(spent) < 0.1
 
     def spec(self) -> MachineSpec:
         uuid = uuid4()
@@ -280,8 +266,7 @@ def _cold(stage: Stage) -> float:
     driver.create_disk(spec.uuid, image=stage.image, size_bytes=10 * GIB)
     driver.define(spec)
     driver.start(spec.uuid)
-    wait_until(lambda: driver.agent_ready(spec.uuid), BOOT_S)
-    wait_until(lambda: stage._is_painted(spec.uuid), BOOT_S)
+    wait_for_desktop(driver, spec.uuid, quiet=False)
     took = time.monotonic() - began
     stage.remove(spec)
     return took

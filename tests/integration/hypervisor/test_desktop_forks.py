@@ -16,6 +16,7 @@ import pytest
 from tests.integration.hypervisor.harness import Bench, make_spec
 from tests.support.desktop_image import build_desktop_image
 from tests.support.libvirtd import run_name, unique_suffix, wait_until
+from tests.support.settled import wait_for_desktop
 from workers.hypervisor import cloud_init, guest_identity
 from workers.hypervisor.guest_identity import TEMPLATE_USER, GuestIdentity
 from workers.hypervisor.kvm.driver import KvmDriver
@@ -25,7 +26,6 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
 
 GIB = 1 << 30
 MEMORY_MIB = 1024
-STARTED = ("running", "degraded")
 _IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 # What nobody may find in a parent, though it was in each of its forks.
 MARKER = "alices-own-comment-7c1e"
@@ -67,10 +67,7 @@ def desktop(real_bench: Bench) -> Iterator[ParentSpec]:
         ),
     )
     driver.start_parent(spec)
-    wait_until(lambda: driver.agent_ready(uuid), 600)
-    wait_until(lambda: "xfdesktop" in inside(real_bench, uuid, "ps -eo comm"), 600)
-    # "degraded" it is: a template has no card, and something waited for one.
-    wait_until(lambda: inside(real_bench, uuid, "systemctl is-system-running; true").strip() in STARTED, 600)
+    wait_for_desktop(driver, uuid)
     driver.capture_parent(uuid, trial_agent=True)
     yield spec
     real_bench.clean()

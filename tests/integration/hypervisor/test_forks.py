@@ -349,6 +349,16 @@ def test_a_fork_leads_the_life_of_any_machine(bench: Bench, parent: ParentSpec) 
     answers(bench, spec)
 
 
+def test_what_a_fork_has_written_is_its_own_and_the_rest_is_shared(bench: Bench, parent: ParentSpec) -> None:
+    spec = bench.forked(parent)
+    answers(bench, spec)
+    (told,) = [machine for machine in bench.driver.stats().machines if machine.uuid == spec.uuid]
+    assert told.memory_own_bytes is not None and told.memory_shared_bytes is not None
+    assert 0 < told.memory_own_bytes < parent.memory_mib * MIB
+    assert told.memory_shared_bytes > 8 * MIB
+    clean(bench, spec)
+
+
 def answers(bench: Bench, spec: MachineSpec) -> None:
     """One that is going down for a reboot may still answer a ping."""
 

@@ -11,15 +11,21 @@ from django.utils import timezone
 
 from portal.accounts.models import User
 from portal.console.models import ConsoleSession
+from portal.figures.memory import Memory, record_memory
+from portal.machines.models import Machine
+from portal.parents.models import Parent
 from portal.pools import broker, inside, keeping_time, selectors
 from portal.pools.models import Pool, Session
 from portal.pools.states import EndReason, SessionState
 from tests.portal.pools.conftest import Look
 from tests.portal.pools.test_broker import taken_by
+from tests.support.redis import redis_db, redis_url
 from tests.workers.support import fake_of
 from workers import look_inside
 from workers.hypervisor.errors import HostUnreachableError
 from workers.hypervisor.types import CommandResult
+
+__all__ = ["redis_db", "redis_url"]
 
 pytestmark = pytest.mark.django_db
 
@@ -152,6 +158,25 @@ def test_the_time_to_the_screen_is_that_of_the_first(start: Start) -> None:
     broker.shown(session)
     session.refresh_from_db()
     assert session.on_screen_at == before
+
+
+def test_the_pool_page_tells_of_memory_what_each_has_and_what_they_share(
+    make_pool: MakePool, look: Look, redis_db: str
+) -> None:
+    pool = look(make_pool(spare=3, maximum=3))
+    assert selectors.pool_page(pool).memory_own_mib is None
+    first, second, third = Machine.objects.filter(desktop__pool=pool)
+    Machine.objects.filter(pk=third.pk).update(parent=None)
+    parent = Parent.objects.get()
+    Machine.objects.exclude(pk=third.pk).update(parent=parent)
+    told = {first.pk: Memory(100 << 20, 600 << 20), second.pk: Memory(120 << 20, 500 << 20)}
+    record_memory(first.host_id, told)
+    page = selectors.pool_page(pool)
+    assert (page.memory_own_mib, page.memory_each_mib, page.memory_shared_mib) == (220, 110, 600)
+    # One that was booted shares what its program is read from, and nothing that counts.
+    record_memory(first.host_id, {**told, third.pk: Memory(1000 << 20, 30 << 20)})
+    page = selectors.pool_page(pool)
+    assert (page.memory_own_mib, page.memory_shared_mib) == (1220, 600)
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
