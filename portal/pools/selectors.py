@@ -174,7 +174,8 @@ class PoolPage:
     `spare_planned` is what the hours say for now, `spare` the free ones that are there; `old` desktops have another
     version than the pool's. `memory_mib` is what its machines may use. Of what they do use, as far as it was told
     in the last minute, `memory_own_mib` is each one's own, all of them together, and `memory_shared_mib` what those
-    that were forked from the same parent have in common: the most that one of them has mapped of it. None if nothing was told.
+    that were forked from the same parent have in common: the most that one of them has mapped of it. None if
+    nothing was told.
     """
 
     pool: Pool

@@ -17,8 +17,8 @@ class MachineStats:
     `cpu_ns` is the time that its virtual processors have run, together. Of the memory, `memory_used_bytes` is what
     the guest says it cannot give up, `memory_taken_bytes` what the machine has of the host's: `memory_own_bytes` that
     no other process has, and `memory_shared_bytes` of files that others may have mapped, too, as forks have their
-    parent's memory (both only of hosts where the driver itself runs). Disks and network cards are summed up; received and sent
-    are as the guest sees it.
+    parent's memory (both only of hosts where the driver itself runs). Disks and network cards are
+    summed up; received and sent are as the guest sees it.
     """
 
     uuid: UUID
