@@ -46,7 +46,8 @@ MODULES = (
 )
 PACKAGES = ("qemu-guest-agent", "busybox-static")
 # Which busybox lacks. It is a host that packs file systems, so it has them.
-OF_THE_HOST = ("mkfs.ext4", "e2fsck", "resize2fs", "blkid")
+OF_THE_HOST = ("mkfs.ext4", "e2fsck", "resize2fs", "blkid", "debugfs", "flock")
+SYSTEM_PATH = "/sbin:/usr/sbin:/bin:/usr/bin"
 
 INIT = r"""#!/bin/sh
 /bin/busybox --install -s
@@ -274,7 +275,7 @@ def _add_programs(archive: Archive, packages: Path) -> None:
     archive.add("bin/busybox", (packages / "bin/busybox").read_bytes(), stat.S_IFREG | 0o755)
     archive.add("bin/sh", b"busybox", stat.S_IFLNK | 0o777)
     programs = {"usr/sbin/qemu-ga": packages / "usr/sbin/qemu-ga"}
-    programs |= {f"usr/sbin/{name}": Path("/sbin") / name for name in OF_THE_HOST}
+    programs |= {f"usr/sbin/{name}": Path(shutil.which(name, path=SYSTEM_PATH) or name) for name in OF_THE_HOST}
     for directory in ("sbin", "usr/bin"):
         archive.add(directory, mode=stat.S_IFDIR | 0o755)
     for name, program in programs.items():
