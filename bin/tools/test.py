@@ -31,9 +31,11 @@ UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
 RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
 FAULTS = "tests/integration/faults"
 BROWSERS = ("tests/integration/console", "tests/integration/test_accessibility.py")
-_ALONE = ("hypervisor", "forks", "profiles", "crash/test_real.py")
+_ALONE = ("hypervisor", "profiles", "crash/test_real.py")
 TWO = ("-n", "2", "--dist", "worksteal")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
+# It needs the image that the product builds.
+DESKTOPS = "tests/integration/hypervisor/test_desktop_forks.py"
 PRINTING = Lock()
 # pytest's: the list of what failed; and of each a line with its name, the error's lines, and where it was raised.
 FAILED = re.compile(r"(FAILED|ERROR) ")
@@ -112,9 +114,14 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
         ),
         (
             # Guests take their time to boot, so two files of tests share libvirt, and one after the other stops it.
-            _tests("hypervisor", *NEED_HYPERVISOR, "-m", "not restarts_libvirtd", "-n", "2", "--dist", "loadfile"),
+            _tests(
+                "hypervisor",
+                *NEED_HYPERVISOR,
+                *_ignored(DESKTOPS),
+                *("-m", "not restarts_libvirtd", "-n", "2", "--dist", "loadfile"),
+            ),
             _tests("libvirtd", *NEED_HYPERVISOR, "-m", "restarts_libvirtd"),
-            _tests("e2e", "tests/e2e"),
+            _tests("e2e", "tests/e2e", DESKTOPS),
         ),
     )
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from tests.bench.instants import clicks, forks
 from tests.bench.rows import Row
 from tests.support.desktop_image import build_desktop_image
-from tests.support.product import ROOT
 
 
 def run() -> list[Row]:
     given = os.environ.get("BENCH_IMAGE")
-    image = Path(given) if given else build_desktop_image(ROOT / "var" / "images-dev")
+    image = Path(given) if given else build_desktop_image()
     return [*forks.run(image), *clicks.run()]

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from playwright.sync_api import ConsoleMessage, Page, expect
 
+from tests.support import desktop_image
 from tests.support.product import Product, wait_for
 from workers.hypervisor.errors import HypervisorError
 
@@ -152,7 +153,7 @@ class Story:
 
     def wait_for_image(self, slug: str, *, seconds: float) -> None:
         sql = (
-            "SELECT v.status, v.error FROM images_imageversion v JOIN images_image i ON v.image_id = i.id"
+            "SELECT v.status, v.error, v.id FROM images_imageversion v JOIN images_image i ON v.image_id = i.id"
             " WHERE i.slug = ?"
         )
 
@@ -162,6 +163,9 @@ class Story:
             return bool(rows) and rows[0][0] == "ready"
 
         wait_for(f"{slug} is built", ready, seconds=seconds, every=1)
+        if slug == desktop_image.NAME:
+            version = UUID(str(self.product.rows(sql, slug)[0][2]))
+            desktop_image.keep_desktop_image(self.product.home / "images" / f"{version}.qcow2")
 
     def assert_nothing_left(self, machine: UUID) -> None:
         ((pool,),) = self.product.rows("SELECT pool_dir FROM hosts_host")

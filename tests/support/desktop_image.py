@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import inspect
+import shutil
 from pathlib import Path
 
+from tests.support.product import ROOT
 from workers.imaging import bootloader, build, disk
 from workers.imaging.recipe import RECIPES, load_recipes
 
 NAME = "debian-12-desktop"
+CACHE = ROOT / "var" / "images-dev"
 
 
-def build_desktop_image(cache_dir: Path) -> Path:
+def build_desktop_image(cache_dir: Path = CACHE) -> Path:
     """Takes minutes where there is none yet. Has its own lock."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     image = cache_dir / f"desktop-{_key()}.qcow2"
@@ -23,6 +26,16 @@ def build_desktop_image(cache_dir: Path) -> Path:
             scratch = cache_dir / "desktop-build"
             build.build_image(load_recipes()[NAME], image, scratch=scratch, progress=lambda _percent, _words: None)
     return image
+
+
+def keep_desktop_image(built: Path, cache_dir: Path = CACHE) -> None:
+    """One that a product has just built by the same recipe: nobody needs to build it again."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    image = cache_dir / f"desktop-{_key()}.qcow2"
+    part = image.with_suffix(".part")
+    if not image.exists():
+        shutil.copyfile(built, part)
+        part.replace(image)
 
 
 def _key() -> str:

@@ -26,7 +26,6 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
 
 GIB = 1 << 30
 MEMORY_MIB = 1024
-_IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 # What nobody may find in a parent, though it was in each of its forks.
 MARKER = "alices-own-comment-7c1e"
 # One line each; run in the guest, as root.
@@ -47,7 +46,7 @@ FACTS = {
 def desktop(real_bench: Bench) -> Iterator[ParentSpec]:
     """A parent that was captured with its desktop on the screen."""
     driver, image, uuid = real_bench.driver, uuid4(), uuid4()
-    driver.put_image(image, build_desktop_image(_IMAGES), progress=lambda _percent: None)
+    driver.put_image(image, build_desktop_image(), progress=lambda _percent: None)
     spec = ParentSpec(
         uuid=uuid,
         name=run_name(f"-parent{unique_suffix()}"),
