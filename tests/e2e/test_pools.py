@@ -159,7 +159,7 @@ def test_straight_to_a_desktop_and_back_to_it_and_a_line_for_those_who_wait(stor
     cyd = sit_down("cyd")
     expect(cyd.page.get_by_text("1 person is before you.")).to_be_visible()
     cyd.picture("waiting-room")
-    again.page.get_by_role("button", name="Sign out").last.click()
+    signs_out(again)
     is_on_a_desktop(ben, seconds=600)
     second = machine_of(ben, "ben")
     assert second != first
@@ -168,7 +168,7 @@ def test_straight_to_a_desktop_and_back_to_it_and_a_line_for_those_who_wait(stor
     cyd.press("Leave the line")
     ben.picture("from-the-waiting-room")
     assert ben.in_guest(second, "cat", "/var/lib/casement/files/proof") == ""
-    ben.page.get_by_role("button", name="Sign out").last.click()
+    signs_out(ben)
 
     # New, but for her files.
     spare_is_there(story, seconds=600)
@@ -180,7 +180,7 @@ def test_straight_to_a_desktop_and_back_to_it_and_a_line_for_those_who_wait(stor
     assert back.in_guest(third, "cat", "/var/lib/casement/files/proof") == "typed-into-my-files"
     assert back.in_guest(third, "sh", "-c", "ls -A /home/*/left-behind; true") == ""
     back.picture("new-desktop-old-files")
-    back.page.get_by_role("button", name="Sign out").last.click()
+    signs_out(back)
     story.page.reload()
     story.picture("pool-after-all")
     empties(story)
@@ -188,6 +188,12 @@ def test_straight_to_a_desktop_and_back_to_it_and_a_line_for_those_who_wait(stor
     for machine in (first, second, third):
         is_gone(story, machine)
         story.assert_nothing_left(machine)
+
+
+def signs_out(person: Story) -> None:
+    person.page.locator("[data-console-handle]").click()
+    person.press("Sign out")
+    expect(person.page.get_by_role("heading", name="You are signed out")).to_be_visible(timeout=60_000)
 
 
 def files_are_open(person: Story, machine: UUID) -> None:

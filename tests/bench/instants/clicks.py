@@ -157,7 +157,9 @@ def _drawn(page: Page, *, seconds: float = 300) -> float:
 
 
 def _leave(page: Page) -> None:
-    page.get_by_role("button", name="Sign out").last.click()
+    page.locator("[data-console-handle]").click()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="You are signed out").wait_for()
     page.context.close()
 
 
