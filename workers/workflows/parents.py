@@ -127,6 +127,8 @@ def _look(parent: Parent, host_driver: HypervisorDriver) -> str:
         )
     if not missing:
         now["quiet"] = int(before.get("quiet", 0)) + 1
+        # A template has no card. Its forks have one, and should not begin with a service that failed for want of it.
+        _in_guest(parent.pk, host_driver, "/bin/systemctl", "reset-failed", "systemd-networkd-wait-online.service")
     services.record_settling(parent, now)
     return missing or _("It is idle.")
 
@@ -200,8 +202,6 @@ def capture(context: Context[Parent]) -> None:
         services.record_settling(parent, {"quiet": 0})
         raise Again(LOOK_EVERY_S)
     settle(context)
-    # A template has no card. Its forks have one, and should not begin with a service that failed for want of it.
-    _in_guest(parent.pk, host_driver, "/bin/systemctl", "reset-failed", "systemd-networkd-wait-online.service")
     try:
         info = host_driver.capture_parent(parent.pk, trial_agent=True)
     except InvalidOperationError:
