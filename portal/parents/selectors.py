@@ -65,6 +65,13 @@ def hosts_with(image_version: ImageVersion, size: Size) -> list[UUID]:
     return list(ready.order_by().values_list("host", flat=True))
 
 
+def is_coming(image_version: ImageVersion, size: Size) -> bool:
+    """The first one is just being made: soon there will be machines of this version and size in a moment."""
+    there = Parent.objects.filter(image_version=image_version, host__enabled=True, **size.columns).order_by()
+    states = set(there.filter(state__in=[State.READY, *BEING_MADE]).values_list("state", flat=True))
+    return bool(states) and State.READY not in states
+
+
 def is_used(parent: Parent) -> bool:
     """A machine's disk reads from it, or its memory."""
     return Parent.objects.filter(_IN_USE, pk=parent.pk).exists()

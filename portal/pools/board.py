@@ -11,6 +11,8 @@ from django.utils.translation import ngettext
 
 from portal.lib.templatetags.kit import duration
 from portal.lib.units import format_mib
+from portal.parents.selectors import is_coming
+from portal.pools.filling import size_of
 from portal.pools.forms import WEEKDAYS
 from portal.pools.models import Desktop, Pool, Session
 from portal.pools.selectors import PoolPage, desktops_of, entitlements_of, line_of, pool_page, sessions_in
@@ -96,6 +98,7 @@ def board_of(pool: Pool) -> dict[str, object]:
         "desktops": [DesktopLine(desktop, DESKTOP_LOOKS[desktop.state]) for desktop in desktops],
         "entitlements": entitled_lines(pool),
         "plan": _plan(page),
+        "is_coming": page.missing > 0 and is_coming(pool.image_version, size_of(pool)),
     }
 
 

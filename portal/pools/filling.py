@@ -28,6 +28,7 @@ from portal.machines.launch import login_user_for
 from portal.machines.models import Machine
 from portal.machines.states import CAN_START, KEPT, PowerState, Status, Task
 from portal.parents import services as parents
+from portal.parents.selectors import Size, is_coming
 from portal.pools import broker, events, files, services
 from portal.pools.entitlement import people_entitled
 from portal.pools.hours import spare_at
@@ -265,15 +266,19 @@ def _census(pool: Pool) -> _Census:
 def _fill(pool: Pool) -> None:
     """Build what is missing, and let go what is too much."""
     census = _census(pool)
-    free_wanted = 0
+    free_wanted = waiting = 0
     if pool.kind != PoolKind.NAMED:
-        free_wanted = spare_at(pool, timezone.now()) + Place.objects.waiting().filter(pool=pool).count()
+        waiting = Place.objects.waiting().filter(pool=pool).count()
+        free_wanted = spare_at(pool, timezone.now()) + waiting
     in_use = census.taken + census.owned
     most_free = max(pool.maximum - in_use, 0)
     wanted = min(max(pool.minimum - in_use, free_wanted), most_free)
     missing = wanted - census.spare - census.building
     again = _emptied(pool, max(missing, 0))
     new = min(missing - census.recycling - census.failed, pool.maximum - census.total, AT_ONCE - len(again))
+    if new > 0 and is_coming(pool.image_version, size_of(pool)):
+        # Booted side by side they would all be later than those that are forked from it. Who waits is not kept waiting.
+        new = min(new, max(waiting - census.building, 0))
     orders = [*again, *_new_desktops(pool, new)]
     for start in range(0, len(orders), BATCH):
         if not _may_build(pool):
@@ -458,17 +463,26 @@ def _build(pool: Pool, desktop: Desktop) -> bool:
 
 
 def _want_parents(pool: Pool) -> None:
-    """On the hosts that have its machines, something to fork from is kept ready: to be said again and again."""
+    """On the hosts that have its machines, something to fork from is kept ready: to be said again and again.
+
+    Where the first one will be is known before if there is one host only.
+    """
     now, last = timezone.now(), pool.forks_wanted_at
     if last is not None and now - WANTED_EVERY < last <= now:
         return
     there = Machine.objects.filter(desktop__pool=pool, status=Status.READY).order_by().values("host")
-    hosts = list(Host.objects.filter(pk__in=there, enabled=True))
+    enabled = Host.objects.filter(enabled=True)
+    hosts = list(enabled.filter(pk__in=there))
+    if not hosts and len(every := enabled[:2]) == 1:
+        hosts = list(every)
     if not hosts or Pool.objects.filter(pk=pool.pk, forks_wanted_at=last).update(forks_wanted_at=now) != 1:
         return
-    size = {name: getattr(pool.flavour, name) for name in ("vcpus", "memory_mib", "disk_gib")}
     for host in hosts:
-        parents.want(pool.image_version, host, **size)
+        parents.want(pool.image_version, host, **size_of(pool).columns)
+
+
+def size_of(pool: Pool) -> Size:
+    return Size(pool.flavour.vcpus, pool.flavour.memory_mib, pool.flavour.disk_gib)
 
 
 def _built_something(pool: Pool) -> None:

@@ -196,6 +196,11 @@ class PoolPage:
     memory_told: int
 
     @property
+    def missing(self) -> int:
+        """Free ones that the hours ask for and that are not there yet."""
+        return max(self.spare_planned - self.spare, 0)
+
+    @property
     def memory_each_mib(self) -> int | None:
         return None if self.memory_own_mib is None else round(self.memory_own_mib / self.memory_told)
 

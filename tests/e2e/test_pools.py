@@ -212,6 +212,7 @@ def works_in(person: Story, machine: UUID) -> None:
 
 
 def empties(story: Story) -> None:
+    story.page.get_by_role("link", name="Edit").first.click()
     story.page.get_by_text("Empty…").click()
     story.press("Empty the pool")
     wait_for(

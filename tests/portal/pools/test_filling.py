@@ -149,7 +149,31 @@ def test_without_room_it_says_why_and_tries_again(make_pool: MakePool, look: Loo
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
+def test_while_the_first_to_fork_from_is_made_only_those_are_booted_that_somebody_waits_for(
+    make_pool: MakePool, look: Look, alice: User
+) -> None:
+    pool = make_pool(entitled=(alice,), spare=3, maximum=5)
+    filling.tend(pool.pk)
+    assert Parent.objects.get().state == "wanted" and not Desktop.objects.exists()
+    broker.ask(pool, alice)
+    filling.tend(pool.pk)
+    filling.tend(pool.pk)
+    assert Desktop.objects.get().state == DesktopState.BUILDING
+    look(pool)
+    made = Machine.objects.filter(desktop__pool=pool).order_by("created_at").values_list("made_by", flat=True)
+    assert [*made][1:] == ["fork"] * 3
+    assert Session.objects.live().get().person == alice
+
+
+def test_where_it_came_to_nothing_all_are_booted(make_pool: MakePool, look: Look, host: Host) -> None:
+    fake_of(host).fail_next("start_parent", HypervisorError("No."), times=20)
+    pool = look(make_pool(spare=2))
+    assert Parent.objects.get().state == "failed"
+    assert Desktop.objects.filter(pool=pool, state=DesktopState.SPARE).count() == 2
+
+
 def test_a_build_that_failed_is_tried_again_later_and_later(make_pool: MakePool, look: Look, host: Host) -> None:
+    Image.objects.update(has_agent=False)  # Nothing can be forked from it.
     pool = make_pool(spare=1)
     fake_of(host).fail_next("start", HypervisorError("Nothing starts here."))
     look(pool)
