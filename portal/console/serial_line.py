@@ -49,6 +49,8 @@ HISTORY_BYTES: Final = 64 * 1024
 # Pieces that may wait to be typed. Whoever pastes more waits, in the relay.
 WAITING_PIECES: Final = 16
 KEEP_S: Final = 60
+# Among what is typed it types nothing: who waits there looks up.
+_WAKE: Final = b""
 ALIVE_S: Final = 15.0
 ALIVE: Final = b"\0"
 AFTER_END_S: Final = 10
@@ -263,7 +265,8 @@ class _Port:
 
     def __init__(self, names: _Names, token: str, path: str) -> None:
         self._names, self._token = names, token
-        self._over = threading.Event()
+        self._over, self._spoken = threading.Event(), threading.Event()
+        self._guest_ended = False
         self._number = 0
         self._socket = socket.socket(socket.AF_UNIX)
         try:
@@ -281,7 +284,17 @@ class _Port:
 
     def close(self) -> None:
         """Let somebody else take it, as soon as no piece is half typed. Returns at once."""
-        self._stop()
+        if self._stop():
+            with contextlib.suppress(RedisError):
+                self._wake()
+
+    def _wake(self) -> None:
+        with store().pipeline(transaction=False) as pipe:
+            pipe.rpush(self._names.typed, _WAKE)
+            pipe.expire(self._names.typed, KEEP_S)
+            pipe.execute()
+        if self._spoken.is_set():
+            store().lrem(self._names.typed, 0, cast(str, _WAKE))
 
     def _stop(self) -> bool:
         was_open = not self._over.is_set()
@@ -302,10 +315,11 @@ class _Port:
             self._publish({"n": str(self._number), "d": data})
             self._over.wait(GATHER_S)
         # Not because we let go of it: QEMU has ended.
-        if self._stop():
+        if not self._over.is_set():
+            self._guest_ended = True
+            self._stop()
             self._publish({"end": b"1"}, keep_s=AFTER_END_S)
-            store().delete(self._names.typed, self._names.taken)
-            store().eval(_RELEASE, 1, self._names.holder, self._token)
+            self._wake()
 
     def _publish(self, fields: dict[Any, Any], *, keep_s: int = KEEP_S) -> None:
         with store().pipeline(transaction=False) as pipe:
@@ -344,7 +358,11 @@ class _Port:
             self._stop()  # Before the socket ends: else that would count as the guest's end.
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
-            if waiting:
+            self._spoken.set()
+            store().lrem(self._names.typed, 0, cast(str, _WAKE))
+            if self._guest_ended:
+                store().delete(self._names.typed, self._names.taken)
+            elif waiting:
                 self._leave(waiting)
             if store().eval(_RELEASE, 1, self._names.holder, self._token):
                 self._publish({"left": b"1"})
@@ -352,7 +370,9 @@ class _Port:
     def _take(self) -> bytes:
         """The next piece. It is in one of two lists all the time: Redis' answer may not arrive."""
         piece = cast("bytes | None", store().blmove(self._names.typed, self._names.taken, WAIT_S))
-        if piece:
+        if piece == _WAKE:
+            store().delete(self._names.taken)
+        elif piece:
             store().expire(self._names.taken, KEEP_S)
         return piece or b""
 
