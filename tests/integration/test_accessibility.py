@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from portal.accounts.models import ApiToken, Membership, SshKey, User
 from portal.api.models import Answered
-from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl
+from portal.console.models import ConsoleGrant, ConsoleLink, ConsoleSession, ScreenBan, ScreenControl, ScreenNotice
 from portal.copies.models import DiskBase, DiskCopy
 from portal.deployments.models import Seat
 from portal.events.kinds import Kind as EventKind
@@ -35,10 +35,12 @@ from portal.hosts.models import Difference, DifferenceKind
 from portal.images.models import ImageVersion
 from portal.isos.models import Iso
 from portal.jobs.models import Job, JobStep
-from portal.machines.models import Attachment, Batch, BatchItem, Disc, Machine, MachineLabel, NetworkCard
+from portal.machines.models import Attachment, Batch, BatchItem, Disc, Grant, Machine, MachineLabel, NetworkCard
 from portal.machines.states import PowerState, Status, Task
+from portal.parents.models import Parent, ParentWish
 from portal.pools.models import Desktop, Place, Pool, SpareHours
 from portal.pools.models import Session as DesktopSession
+from portal.profiles.models import Profile
 from portal.snapshots.models import Snapshot, SnapshotHold, SnapshotSchedule, SnapshotVolume
 from portal.uploads.models import Upload
 from portal.volumes.models import Volume
@@ -202,7 +204,9 @@ def _objects(estate: Estate) -> Objects:
     binned = _binned(machines[0])
     pools, sessions = _pools(machines[0], estate.member)
     seats = _seats(machines, estate.member)
+    _parents(machines[0], version)
     return {
+        "profiles": _files(machines, estate),
         "desktops:session": sessions,
         "desktops": pools,
         "pools:session": sessions,
@@ -261,6 +265,39 @@ def _pools(machine: Machine, member: User) -> tuple[list[Pool], list[DesktopSess
         pool_of(machine, name=f"other-{number}", title=f"Other {number}", desktops=0, entitled=(member,), **values)
     Place.objects.create(pool=Pool.objects.get(name="other-0"), person=member, asked_at=now, seen_at=now)
     return list(Pool.objects.order_by("created_at")), sessions
+
+
+def _files(machines: list[Machine], estate: Estate) -> list[Profile]:
+    """The member's own, open on a machine and damaged; somebody else's, put away."""
+    now, made = timezone.now(), []
+    for person, values in (
+        (estate.member, {"state": "in_use", "machine": machines[0], "is_read_only": True, "message": "It is damaged."}),
+        (estate.operator, {}),
+    ):
+        volume = Volume.objects.create(
+            project=machines[0].project, name=f"files {person}", host=machines[0].host, size_gib=4, personal=True
+        )
+        kept = {"volume": volume, "formatted_at": now, "used_bytes": 3 << 30}
+        made.append(Profile.objects.create(person=person, project=machines[0].project, **kept, **values))
+    return made
+
+
+def _parents(machine: Machine, version: ImageVersion) -> None:
+    """In each state, with one that is used, and a wish that cannot be met."""
+    states: list[dict[str, Any]] = [
+        {"state": "ready", "memory_bytes": 1 << 30, "captured_at": timezone.now(), "made_for": "8.0 (tcg)"},
+        {"state": "building", "settling": {"quiet": 1}},
+        {"state": "failed", "reason": "The guest did not come to rest.", "failures": 2, "retry_at": timezone.now()},
+        {"state": "retiring"},
+        {"state": "wanted"},
+    ]
+    for number, values in enumerate(states, 1):
+        size = {"vcpus": number, "memory_mib": 1024, "disk_gib": 10}
+        parent = Parent.objects.create(image_version=version, host=machine.host, **size, **values)
+        if number == 1:
+            Machine.objects.filter(pk=machine.pk).update(parent=parent, made_by="fork")
+    note = "The host has no room."
+    ParentWish.objects.create(image=version.image, vcpus=1, memory_mib=1024, disk_gib=10, note=note)
 
 
 def _seats(machines: list[Machine], member: User) -> list[Seat]:
@@ -410,6 +447,8 @@ def _people_on(machine: Machine, member: User, other: Membership) -> None:
     """Somebody who controls, somebody who was removed, and a link that was opened."""
     later = timezone.now() + dt.timedelta(hours=1)
     ScreenControl.objects.create(machine=machine, user=member, since=timezone.now())
+    ScreenNotice.objects.create(machine=machine, text="We go on.", by_name="olga", posted_at=timezone.now())
+    Grant.objects.create(machine=machine, user=member)
     ScreenBan.objects.create(machine=machine, user=other.user, by_name="somebody", until=later)
     link = ConsoleLink.objects.create(machine=machine, created_by=member, token_hash="0", mode="view", expires_at=later)
     ConsoleGrant.objects.create(link=link, membership=other)
