@@ -57,7 +57,7 @@ __all__ = ["redis_db", "redis_url"]
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.timeout(900),  # Some 200 pages are opened; on a busy machine each takes a second.
+    pytest.mark.timeout(1500),  # Some 200 pages are opened; on a busy machine each takes a second.
     pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here"),
     pytest.mark.skipif(
         not (settings.BASE_DIR / "static" / "dist" / "js" / "base.js").exists(),
