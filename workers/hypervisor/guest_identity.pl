@@ -146,6 +146,29 @@ if (-d "$root/etc/ssh/sshd_config.d") {
     write_file('/etc/ssh/sshd_config.d/50-cloud-init.conf', "PasswordAuthentication $sign_in\n", 0600);
 }
 
+# Who may show something on the screens that are open is written down by the host's name (of "Local", 256): without this
+# no program that is started from now on would come up.
+for my $file (
+    "$root$home/.Xauthority",
+    glob("$root/run/lightdm/*/*"), glob("$root/run/gdm3/*/*"), glob("$root/run/sddm/*"),
+    glob("$root/run/user/*/gdm/Xauthority"), glob("$root/run/user/*/xauth_*"),
+) {
+    next unless -f $file && !-l $file;
+    my $path = substr $file, length $root;
+    my $before = read_file($path);
+    my ($rest, $after) = ($before, '');
+    while (length $rest) {
+        my ($family, @part) = eval { unpack 'n (n/a)4', $rest };
+        last unless @part == 4;
+        my $entry = pack 'n (n/a)4', $family, @part;
+        last if $entry ne substr $rest, 0, length $entry;
+        $part[0] = $host if $family == 256;
+        $after .= pack 'n (n/a)4', $family, @part;
+        $rest = substr $rest, length $entry;
+    }
+    write_file($path, $after, 0600) if $rest eq '' && $after ne $before;
+}
+
 # cloud-init finds this machine's seed at its next boot, and that all has been done for it.
 my $cloud = '/var/lib/cloud';
 if (-d "$root$cloud/instances") {

@@ -154,6 +154,10 @@ def test_two_forks_of_a_desktop_share_nothing_that_makes_them_who_they_are(
         assert told["user"].split() == [user, f"/home/{user}/.ssh/authorized_keys"]
         # The session of the template runs on, as this user's.
         assert user in inside(bench, spec.uuid, "ps -o user= -C xfdesktop")
+        # What is started from now on comes up on the screen, also what fits it to the window.
+        for who, cookie in ((user, f"/home/{user}/.Xauthority"), ("root", "/run/lightdm/root/:0")):
+            screen = inside(bench, spec.uuid, f"su {who} -c 'DISPLAY=:0 XAUTHORITY={cookie} xrandr --query'")
+            assert " connected" in screen
         assert "xfce4-panel" in inside(bench, spec.uuid, "ps -o comm= -C xfce4-panel")
         assert inside(bench, spec.uuid, "dmesg | grep -c 'crng reseeded due to virtual machine fork'") != "0"
         assert inside(bench, spec.uuid, f"su {user} -c 'sudo -n id -u'") == "0"

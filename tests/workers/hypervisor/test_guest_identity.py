@@ -137,6 +137,30 @@ def test_the_user_takes_the_templates_place_and_its_processes_find_their_home(ro
     assert "casement:" not in text(root, "etc/passwd") + text(root, "etc/shadow")
 
 
+def authority(host: bytes, *, family: int = 256) -> bytes:
+    """One entry as X keeps it; 256 is a host's own name."""
+    parts = (host, b"0", b"MIT-MAGIC-COOKIE-1", b"sixteen bytes it")
+    return family.to_bytes(2) + b"".join(len(part).to_bytes(2) + part for part in parts)
+
+
+def test_programs_that_are_started_later_may_show_themselves_on_the_screen(root: Path) -> None:
+    """X asks for what stands there under the host's name."""
+    before = authority(b"template") + authority(b"", family=65535)
+    mine, theirs = root / "home/casement/.Xauthority", root / "run/lightdm/root/:0"
+    theirs.parent.mkdir(parents=True)
+    for file in (mine, theirs):
+        file.write_bytes(before)
+        file.chmod(0o600)
+    done(root, identity())
+    for file in (root / "home/alice/.Xauthority", theirs):
+        assert file.read_bytes() == authority(b"alice-1") + authority(b"", family=65535)
+        assert file.stat().st_mode & 0o777 == 0o600
+    cut_off = before[:-3]
+    theirs.write_bytes(cut_off)
+    done(root, identity(hostname="alice-2"))
+    assert theirs.read_bytes() == cut_off, "what cannot be read is left as it is"
+
+
 def test_without_a_password_only_keys_let_somebody_in(root: Path) -> None:
     done(root, identity(password_hash=None, ssh_keys=()))
     assert "alice:!:" in text(root, "etc/shadow")
