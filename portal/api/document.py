@@ -33,6 +33,7 @@ _PROBLEMS: Final = {
     405: "The address takes other methods.",
     409: "The thing is in another state than this needs, or there is no room.",
     412: "It has changed since you read it.",
+    413: "It is larger than is allowed.",
     422: "A value cannot be used; `errors` says which.",
     429: "Too many requests; `Retry-After` says when to come back.",
     503: "The portal's database is away; `Retry-After` says when to come back.",
@@ -57,6 +58,7 @@ _FIRST: Final = (
 FOLLOWING: Final = ("follow_job", "follow_project_events")
 _ALWAYS: Final = (401, 403, 404, 405, 422, 429, 503)
 _ON_CHANGES: Final = (400, 409, 412)
+_MAY_BE_LARGE: Final = ("create_upload", "add_to_upload")
 
 
 @cache
@@ -92,7 +94,7 @@ def _complete(entry: Json, known: Operation) -> None:
     if known.name == "add_to_upload":
         piece = {"schema": {"type": "string", "format": "binary"}}
         entry["requestBody"] = {"required": False, "content": {"application/octet-stream": piece}}
-    for status in _ALWAYS + (_ON_CHANGES if known.changes else ()):
+    for status in _ALWAYS + (_ON_CHANGES if known.changes else ()) + ((413,) if known.name in _MAY_BE_LARGE else ()):
         responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
     entry["responses"] = responses
     entry["parameters"] = [*entry.get("parameters", []), *_parameters(known)]
