@@ -188,6 +188,8 @@ def _by_hand(stage: Stage) -> Iterator[Callable[[], float]]:
             for element in root.findall(gone):
                 root.remove(element)
         root.attrib.pop("id", None)
+        for element in (*root.iterfind("devices/graphics"), *root.iterfind("devices/graphics/listen")):
+            element.attrib.pop("socket", None)  # The model's own.
         home = stage.pool / "machines" / str(uuid)
         home.mkdir(mode=0o755)
         (home / "seed.iso").write_bytes((stage.pool / "machines" / str(model.uuid) / "seed.iso").read_bytes())
