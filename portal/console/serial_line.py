@@ -362,7 +362,8 @@ class _Port:
             store().lrem(self._names.typed, 0, cast(str, _WAKE))
             if self._guest_ended:
                 store().delete(self._names.typed, self._names.taken)
-            elif waiting:
+            # Without the lease another holder has found the piece where it lay, and may have the next one there by now.
+            elif waiting and store().eval(_RENEW, 1, self._names.holder, self._token, str(LEASE_MS)):
                 self._leave(waiting)
             if store().eval(_RELEASE, 1, self._names.holder, self._token):
                 self._publish({"left": b"1"})
