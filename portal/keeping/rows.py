@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.core.management.color import no_style
-from django.db import connection, transaction
+from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.state import ProjectState
 from django.db.models import Field, Model
@@ -24,7 +24,7 @@ from django.db.models.sql import InsertQuery
 from django.utils.duration import duration_iso_string
 
 from portal.keeping.archive import KeepingError
-from portal.keeping.schema import Migrations, newest_of
+from portal.keeping.schema import Migrations, make_tables, newest_of
 
 # Who was signed in at the time of a backup may have lost that right since: everyone signs in again. Figures are many
 # times all the rest, and a month of charts is nothing that anybody restores a portal for.
@@ -59,11 +59,7 @@ def build_at(migrations: Migrations) -> dict[str, type[Model]]:
     """Make the tables of that state in an empty database; its models, whose tables are empty."""
     executor = MigrationExecutor(connection)
     executor.loader, newest = newest_of(connection, migrations)
-    models = _kept(executor.migrate(newest))
-    with transaction.atomic():
-        for model in models.values():
-            model._base_manager.all().delete()  # Migrations may have put in rows, which are in the backup as well.
-    return models
+    return _kept(make_tables(executor, newest))
 
 
 def load(model: type[Model], lines: Iterable[bytes], convert: Convert) -> int:

@@ -15,6 +15,8 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import ProjectState
 from django.db.models import Model
 
+from portal.keeping.rows import build_at
+from portal.keeping.schema import applied
 from portal.keeping.scratch import scratch_database
 from tests.support.filling import ROWS, Row, fill, rows_of
 from tests.support.states import Node, landed, loader_of_all
@@ -40,10 +42,11 @@ def test_rows_of_every_landed_state_come_whole_to_the_newest() -> None:
     """One way through all states: in each of them every table gets rows, which go on from there with those before."""
     made_today = tables(connection)
     with scratch_database():
-        found, way = {}, Way()
+        found, made, way = {}, [], Way()
         while way.left:
             name = way.step()
             found[name] = way.filled()
+            made.append((way.migrations(), tables(connection)))
         connection.check_constraints()
         after = _models(MigrationLoader(connection).project_state())
         for name, before in found.items():
@@ -51,6 +54,12 @@ def test_rows_of_every_landed_state_come_whole_to_the_newest() -> None:
                 _compare(name, label, rows, after[label])
         assert way.planned() == set(), "nothing is left to migrate"
         assert tables(connection) == made_today
+    # A backup of any of these states is built up in such tables, which are made at once.
+    for migrations, expected in made:
+        with scratch_database():
+            build_at(migrations)
+            assert tables(connection) == expected, max(migrations.values())
+            assert applied(MigrationLoader(connection)) == migrations
 
 
 class Way:
@@ -79,6 +88,10 @@ class Way:
         # Whoever starts from here goes through just the states that follow here.
         assert self.planned() == self._all - self._had, f"from {name} Django goes another way: try that one, too"
         return name
+
+    def migrations(self) -> dict[str, list[str]]:
+        """Those that the database has, by app."""
+        return applied(MigrationLoader(connection, replace_migrations=False))
 
     def planned(self) -> set[Node]:
         """What `manage.py migrate` would do now."""

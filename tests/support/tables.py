@@ -31,12 +31,19 @@ def tables(connection: Any) -> list[tuple[str, ...]]:
 
 
 def _parts(sql: str) -> list[str]:
-    """What stands between the outer brackets, by its commas; of SQLite's own text, which is what we gave it."""
+    """Of SQLite's own text, which is what we gave it: a table's columns and constraints, whose order does not matter.
+
+    What an index is on stays together: there the order does.
+    """
+    if not sql.startswith("CREATE TABLE"):
+        return [sql]
+    head, _, rest = sql.partition("(")
+    inside, _, tail = rest.rpartition(")")
     depth, parts = 0, [""]
-    for letter in sql:
+    for letter in inside:
         depth += (letter == "(") - (letter == ")")
-        if letter == "," and depth == 1:
+        if letter == "," and depth == 0:
             parts.append("")
         else:
             parts[-1] += letter
-    return [part.strip() for part in parts]
+    return [f"{head}{tail}", *(part.strip() for part in parts)]
