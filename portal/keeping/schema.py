@@ -73,5 +73,6 @@ def make_tables(executor: MigrationExecutor, newest: Iterable[Node]) -> ProjectS
                 editor.create_model(model)
         editor.create_model(executor.recorder.Migration)
         for migration, _backwards in executor.migration_plan(nodes, clean_start=True):
-            executor.record_migration(migration)
+            for node in migration.replaces or [(migration.app_label, migration.name)]:
+                executor.recorder.record_applied(*node)
     return state
