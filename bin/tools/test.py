@@ -30,12 +30,11 @@ FOR_TESTS = {"CASEMENT_ARTEFACTS", "CASEMENT_E2E_HOME"}
 UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
 RACES = "tests/integration/races"  # They are as much about the database as about us, so they run on both.
 FAULTS = "tests/integration/faults"
-BROWSERS = ("tests/integration/console", "tests/integration/test_accessibility.py")
+BROWSERS = "tests/integration/console"
+ACCESSIBILITY = "tests/integration/test_accessibility.py"
 _ALONE = ("hypervisor", "profiles", "crash/test_real.py")
 TWO = ("-n", "2", "--dist", "worksteal")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
-# It needs the image that the product builds.
-DESKTOPS = "tests/integration/hypervisor/test_desktop_forks.py"
 PRINTING = Lock()
 # pytest's: the list of what failed; and of each a line with its name, the error's lines, and where it was raised.
 FAILED = re.compile(r"(FAILED|ERROR) ")
@@ -110,18 +109,17 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
             _tests("unit", *UNIT, *TWO),
             # What tries both databases by itself, or needs none, is not run a second time.
             _tests("postgresql", *UNIT[:2], RACES, "--only-database", *_ignored("tests/portal/keeping"), *TWO),
-            _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS, *BROWSERS)),
+            _tests("integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS, BROWSERS, ACCESSIBILITY)),
         ),
         (
             # Guests take their time to boot, so two files of tests share libvirt, and one after the other stops it.
             _tests(
                 "hypervisor",
                 *NEED_HYPERVISOR,
-                *_ignored(DESKTOPS),
                 *("-m", "not restarts_libvirtd", "-n", "2", "--dist", "loadfile"),
             ),
             _tests("libvirtd", *NEED_HYPERVISOR, "-m", "restarts_libvirtd"),
-            _tests("e2e", "tests/e2e", DESKTOPS),
+            _tests("e2e", "tests/e2e"),
         ),
     )
 
@@ -129,7 +127,8 @@ def lanes() -> tuple[tuple[Stage, ...], ...]:
 def leftovers() -> tuple[Stage, ...]:
     """Stages for whichever lane is through first."""
     return (
-        _tests("browsers", *BROWSERS),
+        _tests("browsers", BROWSERS),
+        _tests("pages", ACCESSIBILITY),
         # They wait most of the time, for leases to run out and databases to come back.
         _tests("faults", FAULTS, "-n", "3"),
         Stage("fuzz", _module("tests.fuzz"), missing=_no_fuzzer()),

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from playwright.sync_api import ConsoleMessage, Page, expect
 
-from tests.support import desktop_image
 from tests.support.product import Product, wait_for
 from workers.hypervisor.errors import HypervisorError
 
@@ -163,9 +162,6 @@ class Story:
             return bool(rows) and rows[0][0] == "ready"
 
         wait_for(f"{slug} is built", ready, seconds=seconds, every=1)
-        if slug == desktop_image.NAME:
-            version = UUID(str(self.product.rows(sql, slug)[0][2]))
-            desktop_image.keep_desktop_image(self.product.home / "images" / f"{version}.qcow2")
 
     def assert_nothing_left(self, machine: UUID) -> None:
         ((pool,),) = self.product.rows("SELECT pool_dir FROM hosts_host")

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from tests.e2e.conftest import ARTEFACTS
 from tests.e2e.story import Story
+from tests.e2e.studio import pool_with_a_parent
 from tests.support.product import Product, new_context, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real, pytest.mark.timeout(2700)]
@@ -86,35 +87,14 @@ def is_on_a_desktop(person: Story, *, seconds: float = 120) -> None:
     wait_for("the desktop is on the screen", lambda: person.colours_on_screen() > 300, seconds=seconds)
 
 
-def make_pool(story: Story, name: str) -> None:
+def let_in(story: Story, pool: UUID) -> None:
     page = story.page
-    page.goto(f"{story.product.url}/pools/new/")
-    page.fill("input[name=title]", "Studio")
-    page.fill("input[name=name]", name)
-    page.select_option("select[name=image_version]", label=_option(page, "image_version", "desktop"))
-    page.select_option("select[name=flavour]", label=_option(page, "flavour", "Medium"))
-    page.fill("input[name=minimum]", "0")
-    page.fill("input[name=maximum]", "1")
-    page.fill("input[name=spare]", "1")
-    story.picture("new-pool")
-    page.get_by_role("button", name="Create pool").click()
-    page.wait_for_url(re.compile(r"/pools/[0-9a-f-]{36}/$"))
-
-
-def _option(page: Page, field: str, word: str) -> str:
-    labels = page.locator(f"select[name={field}] option").all_inner_texts()
-    return next(label for label in labels if word.lower() in label.lower())
-
-
-def let_in(story: Story, pool: str) -> None:
-    page = story.page
-    ((pk,),) = story.product.rows("SELECT id FROM pools_pool WHERE name = ?", pool)
     for person in PEOPLE:
-        page.goto(f"{story.product.url}/pools/{UUID(str(pk))}/edit/")
+        page.goto(f"{story.product.url}/pools/{pool}/edit/")
         page.fill("input[name=who]", person)
         page.get_by_role("button", name="Let in").click()
         expect(page.locator("#people")).to_contain_text(person)
-    page.goto(f"{story.product.url}/pools/{UUID(str(pk))}/")
+    page.goto(f"{story.product.url}/pools/{pool}/")
 
 
 def spare_is_there(story: Story, *, seconds: float) -> None:
@@ -123,15 +103,7 @@ def spare_is_there(story: Story, *, seconds: float) -> None:
 
 
 def test_straight_to_a_desktop_and_back_to_it_and_a_line_for_those_who_wait(story: Story, sit_down: SitDown) -> None:
-    story.wait_for_image("debian-12-desktop", seconds=1500)
-    pool = f"studio-{secrets.token_hex(2)}"
-    make_pool(story, pool)
-    let_in(story, pool)
-    wait_for(
-        "there is something to fork from",
-        lambda: story.product.rows("SELECT count(*) FROM parents_parent WHERE state = 'ready'") == [(1,)],
-        seconds=1200,
-    )
+    let_in(story, pool_with_a_parent(story))
     spare_is_there(story, seconds=900)
     story.picture("pool-with-a-spare")
 

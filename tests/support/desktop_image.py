@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import inspect
-import shutil
 from pathlib import Path
 
 from tests.support.product import ROOT
@@ -26,16 +25,6 @@ def build_desktop_image(cache_dir: Path = CACHE) -> Path:
             scratch = cache_dir / "desktop-build"
             build.build_image(load_recipes()[NAME], image, scratch=scratch, progress=lambda _percent, _words: None)
     return image
-
-
-def keep_desktop_image(built: Path, cache_dir: Path = CACHE) -> None:
-    """One that a product has just built by the same recipe: nobody needs to build it again."""
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    image = cache_dir / f"desktop-{_key()}.qcow2"
-    part = image.with_suffix(".part")
-    if not image.exists():
-        shutil.copyfile(built, part)
-        part.replace(image)
 
 
 def _key() -> str:

@@ -13,19 +13,17 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from tests.integration.hypervisor.harness import Bench, make_spec
-from tests.support.desktop_image import build_desktop_image
-from tests.support.libvirtd import run_name, unique_suffix, wait_until
-from tests.support.settled import wait_for_desktop
+from tests.e2e.story import Story
+from tests.e2e.studio import parent_in_use, pool_with_a_parent
+from tests.integration.hypervisor.harness import Bench, RealBackstage, make_parent_spec
+from tests.support.libvirtd import wait_until
 from workers.hypervisor import cloud_init, guest_identity
-from workers.hypervisor.guest_identity import TEMPLATE_USER, GuestIdentity
+from workers.hypervisor.guest_identity import GuestIdentity
 from workers.hypervisor.kvm.driver import KvmDriver
 from workers.hypervisor.types import Forked, MachineSpec, ParentSpec, PowerState
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.real, pytest.mark.timeout(2700)]
 
-GIB = 1 << 30
-MEMORY_MIB = 1024
 # What nobody may find in a parent, though it was in each of its forks.
 MARKER = "alices-own-comment-7c1e"
 # One line each; run in the guest, as root.
@@ -42,36 +40,22 @@ FACTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def desktop(real_bench: Bench) -> Iterator[ParentSpec]:
-    """A parent that was captured with its desktop on the screen."""
-    driver, image, uuid = real_bench.driver, uuid4(), uuid4()
-    driver.put_image(image, build_desktop_image(), progress=lambda _percent: None)
-    spec = ParentSpec(
-        uuid=uuid,
-        name=run_name(f"-parent{unique_suffix()}"),
-        image=image,
-        vcpus=2,
-        memory_mib=MEMORY_MIB,
-        disk_bytes=10 * GIB,
-        desktop=True,
-        seed=cloud_init.seed(
-            instance_id=uuid,
-            hostname="template",
-            user=TEMPLATE_USER,
-            password_hash=None,
-            ssh_keys=(),
-            mac="52:54:00:00:00:00",
-            desktop=True,
-        ),
-    )
-    driver.start_parent(spec)
-    wait_for_desktop(driver, uuid)
-    driver.capture_parent(uuid, trial_agent=True)
-    yield spec
-    real_bench.clean()
-    driver.delete_parent(uuid)
-    driver.delete_image(image)
+@pytest.fixture
+def parent(story: Story) -> ParentSpec:
+    """The product's own, which was captured with its desktop on the screen."""
+    pool_with_a_parent(story)
+    uuid, vcpus, memory_mib = parent_in_use(story)
+    return make_parent_spec(uuid4(), uuid=uuid, vcpus=vcpus, memory_mib=memory_mib, desktop=True)
+
+
+@pytest.fixture
+def bench(story: Story) -> Iterator[Bench]:
+    """The product's own host. It finds machines there of which it knows nothing, and leaves them alone."""
+    product = story.product
+    ((uri, network),) = product.rows("SELECT uri, network FROM hosts_host")
+    bench = Bench("real", product.driver(), uuid4(), Path(), str(network), RealBackstage(product.uri or str(uri)))
+    yield bench
+    bench.clean()
 
 
 def inside(bench: Bench, machine: UUID, script: str) -> str:
@@ -81,8 +65,7 @@ def inside(bench: Bench, machine: UUID, script: str) -> str:
 
 
 def forked(bench: Bench, parent: ParentSpec, user: str, key: str, password_hash: str) -> MachineSpec:
-    spec = make_spec(bench.network, vcpus=parent.vcpus, memory_mib=parent.memory_mib, desktop=True)
-    bench.machines.append(spec.uuid)
+    spec = bench.spec(vcpus=parent.vcpus, memory_mib=parent.memory_mib, desktop=True)
     driver, nic = bench.driver, spec.nics[0]
     seed = cloud_init.seed(
         instance_id=spec.uuid,
@@ -128,14 +111,14 @@ def domain_facts(spec: MachineSpec) -> set[str]:
 
 
 def test_two_forks_of_a_desktop_share_nothing_that_makes_them_who_they_are(
-    real_bench: Bench, desktop: ParentSpec, tmp_path: Path
+    bench: Bench, parent: ParentSpec, tmp_path: Path
 ) -> None:
-    bench, driver = real_bench, real_bench.driver
+    driver = bench.driver
     people = {}
     for user in ("alice", "bob"):
         key, public = ssh_key(tmp_path, user)
         password_hash = cloud_init.hash_password(f"{user}'s password")
-        people[user] = (forked(bench, desktop, user, public, password_hash), key, password_hash)
+        people[user] = (forked(bench, parent, user, public, password_hash), key, password_hash)
     facts = {user: facts_of(bench, spec) for user, (spec, _key, _hash) in people.items()}
     for name in FACTS:
         ours, theirs = facts["alice"][name], facts["bob"][name]
@@ -163,7 +146,7 @@ def test_two_forks_of_a_desktop_share_nothing_that_makes_them_who_they_are(
         assert inside(bench, spec.uuid, f"su {user} -c 'sudo -n id -u'") == "0"
         signs_in(user, key, driver.addresses(spec.uuid)[0], told["host keys"])
 
-    no_secret_in(bench, desktop, [password_hash for _spec, _key, password_hash in people.values()])
+    no_secret_in(bench, parent, [password_hash for _spec, _key, password_hash in people.values()])
     stays_who_it_is_after_a_cold_start(bench, people["alice"][0], facts["alice"])
 
 
