@@ -1,381 +1,66 @@
-"""Killed at any line, on real QEMU: real processes, real SIGKILLs, around every step of every workflow for hosts."""
+"""Killed at any line, on real QEMU: what is done to machines, and what happens to QEMU and libvirt meanwhile."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-import libvirt
 import pytest
-from django.core.management import call_command
 from django.db import connection
-from django.utils import timezone
-from pytest_django import DjangoDbBlocker
-from pytest_django.fixtures import Settings
 
-from portal.accounts.models import Membership, Project, User
-from portal.accounts.permissions import Role
-from portal.copies.states import Identity
 from portal.hosts.models import Host
-from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.jobs.models import Job
 from portal.jobs.names import JobName, JobStatus, StepName
 from portal.machines import services
-from portal.machines.models import Flavour, Machine
+from portal.machines.models import Machine
 from portal.machines.states import PowerState, Status
-from tests.integration.crash.conftest import any_recipe, room_for_many
-from tests.integration.crash.mortal import work_and_die, work_on
-from tests.integration.crash.scenes import SCENES, Scene, Stage
-from tests.integration.crash.steps import step_replaced
-from tests.support.agreement import ON_HOSTS, disagreements
-from tests.support.libvirtd import (
-    Libvirtd,
-    alone,
-    foreign_domain_xml,
-    run_name,
-    running_libvirtd,
-    temporary_pool,
-    unavailable,
-    unique_suffix,
-    wait_until,
+from tests.integration.crash.real import (
+    RealStage,
+    is_of_machines,
+    killed_around,
+    libvirtd,
+    other_uri,
+    own_folders,
+    played,
+    qemus,
+    stage,
+    watched_shortly,
+    wrong,
 )
-from tests.support.microguest import build_microguest
-from workers import reconcile
+from tests.integration.crash.scenes import Scene
+from tests.integration.crash.steps import step_replaced
+from tests.support.libvirtd import Libvirtd, wait_until
 from workers.hosts import driver_of
-from workers.hypervisor import registry
 from workers.hypervisor.types import PowerState as HostPowerState
-from workers.imaging.facts import ImageFacts
-from workers.imaging.inspector import inspect_image
 from workers.watch import Watcher
-from workers.workflows import WORKFLOWS, images, power
-from workers.workflows.base import Context, Step
+from workers.workflows.base import Context
+
+__all__ = ["libvirtd", "other_uri", "own_folders", "stage", "watched_shortly"]
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
-IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
-# Where libvirt keeps a running domain's sockets.
-LIVE = Path("/var/lib/libvirt/qemu")
-# These happen in the portal's own folders and touch no host.
-NOT_ON_HOSTS = {JobName.IMAGE_BUILD, JobName.IMAGE_IMPORT, JobName.IMAGE_FETCH, JobName.ISO_IMPORT}
-# Before its system is up, a guest hears no power button, lets no device go and has no agent.
-HEARD_INSIDE = {
-    JobName.MACHINE_STOP,
-    JobName.MACHINE_REBOOT,
-    JobName.MACHINE_PASSWORD,
-    JobName.MACHINE_SSH_KEY,
-    JobName.DISK_DETACH,
-    JobName.CARD_REMOVE,
-}
-# What a workflow has in common with these is tried with them.
-LIKE: dict[JobName, tuple[JobName, ...]] = {
-    JobName.MACHINE_CLONE: (JobName.MACHINE_CREATE,),
-    JobName.MACHINE_REBUILD: (JobName.MACHINE_CREATE, JobName.MACHINE_FORCE_OFF),
-    JobName.IMAGE_CAPTURE: (JobName.MACHINE_CLONE,),
-}
 
-
-def tried_elsewhere(name: JobName, step: Step[Any]) -> bool:
-    return any(step.run is other.run for like in LIKE.get(name, ()) for other in WORKFLOWS[like].steps)
-
-
-STEPS = [
-    (name, scene, step.name)
-    for name, played in SCENES.items()
-    for scene in played
-    for step in scene.steps_of(name)
-    if name not in NOT_ON_HOSTS and scene.real
-    if not tried_elsewhere(name, step)
-]
-
-
-def moments() -> Iterator[tuple[JobName, Scene, StepName, bool]]:
-    """Before a workflow's first step that is tried, and after each: with a step's work done and not yet written down.
-
-    Before a later step there is what is after the one before it, written down. On hosts in memory that is tried too.
-    """
-    begun = set[tuple[JobName, str]]()
-    for name, scene, step in STEPS:
-        if (name, scene.name) not in begun:
-            begun.add((name, scene.name))
-            yield name, scene, step, False
-        yield name, scene, step, True
-
-
-MOMENTS = [
-    pytest.param(*moment, id=f"{name}{'-' if scene.name else ''}{scene.name}-{step}-{'after' if after else 'before'}")
-    for moment in moments()
-    for name, scene, step, after in [moment]
-]
-
-
-@dataclass
-class RealStage(Stage):
-    """Machines are used again as long as they are whole: each takes seconds to boot."""
-
-    folder: Path
-    identity = Identity.KEPT
-
-    def work_on(self, job: Job) -> Job:
-        return work_on(job)
-
-    def built(self) -> Machine:
-        whole = Machine.objects.filter(
-            host=self.host,
-            status=Status.READY,
-            keeps_definition=False,
-            missing_since=None,
-            flavour=self.flavour,
-            wanted_vcpus=None,
-            **services.NOT_IN_RESCUE,
-        )
-        machine = whole.order_by("-power_state").first() or super().built()
-        if machine.power_state != PowerState.RUNNING:
-            self.work_on(services.request_start(machine, actor=self.alice))
-            machine.refresh_from_db()
-        return machine
-
-    def built_anew(self) -> Machine:
-        return super().built()
-
-    def forget_clones(self) -> None:
-        """They are machines like others."""
-
-    def thin_out(self) -> None:
-        """Every guest that boots takes its share of the machine; two are enough to go on with."""
-        ours = Machine.objects.filter(host=self.host)
-        for machine in [*ours.filter(status=Status.READY)[2:], *ours.filter(status=Status.BINNED)]:
-            self.work_on(services.request_delete(machine, actor=self.operator))
-
-    def go_on(self, job: Job) -> Job:
-        """What happens after a worker died: its lease runs out, another one comes, hosts are compared."""
-        Job.objects.filter(lease_until__isnull=False).update(lease_until=timezone.now() - dt.timedelta(seconds=1))
-        job.refresh_from_db()
-        job = self.work_on(job)
-        self.reconcile()
-        return job
-
-    def reconcile(self) -> None:
-        for host in (self.host, self.other):
-            reconcile.reconcile_host(host.pk)
-
-
-@pytest.fixture(scope="module")
-def libvirtd() -> Iterator[Libvirtd]:
-    if reason := unavailable():
-        pytest.skip(reason)
-    with running_libvirtd() as daemon:
-        yield daemon
-
-
-@pytest.fixture(scope="module")
-def other_uri() -> Iterator[str]:
-    """A second libvirt on this machine: that of a user without rights."""
-    home = Path(tempfile.mkdtemp(prefix="casement-crash-", dir="/tmp"))
-    try:
-        shutil.chown(home, "nobody")
-        environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-        program = shutil.which("libvirtd", path=environment["PATH"])
-        assert program is not None
-        command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", program]
-        with (home / "output").open("w") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=home)
-        try:
-            socket = home / "libvirt" / "libvirt-sock"
-            wait_until(lambda: socket.exists() or process.poll() is not None, 60)
-            assert socket.exists(), (home / "output").read_text()
-            yield f"qemu+unix:///session?socket={socket}"
-        finally:
-            process.terminate()
-            process.wait(30)
-    finally:
-        shutil.rmtree(home)
-
-
-@pytest.fixture(scope="module")
-def stage(
-    libvirtd: Libvirtd,
-    other_uri: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    django_db_blocker: DjangoDbBlocker,
-) -> Iterator[RealStage]:
-    """On a database of its own: rows stay from test to test, as machines do, and other processes see them."""
-    folder = tmp_path_factory.mktemp("portal")
-    microguest = build_microguest(IMAGES)
-    with django_db_blocker.unblock(), pytest.MonkeyPatch.context() as patch:
-        connection.close()
-        patch.setitem(connection.settings_dict, "NAME", str(folder / "db.sqlite3"))
-        call_command("migrate", verbosity=0)
-        patch.setattr("django.conf.settings.IMAGES_DIR", folder / "images")
-        patch.setattr("django.conf.settings.GUEST_BOOT_TIMEOUT_S", 0)  # Most of it happens while it boots.
-        patch.setattr(images, "load_recipes", any_recipe)
-        patch.setattr(images, "build_image", _copied_from(microguest))
-        try:
-            with temporary_pool() as pool, temporary_pool() as other_pool:
-                stage = _stage((libvirtd.uri, pool), (other_uri, other_pool), folder)
-                stage.version.path.parent.mkdir()
-                shutil.copy(microguest, stage.version.path)
-                stage.version.size_bytes = microguest.stat().st_size
-                with alone():
-                    for host in (stage.host, stage.other):
-                        driver_of(host).prepare_host()
-                try:
-                    yield stage
-                finally:
-                    _clean(stage)
-        finally:
-            registry.close_all()
-            connection.close()
-
-
-def _stage(first: tuple[str, Path], second: tuple[str, Path], folder: Path) -> RealStage:
-    project = Project.objects.create(name="Lighthouse", bin_days=0)
-    alice = User.objects.create_user("alice")
-    Membership.objects.create(user=alice, project=project, role=Role.OWNER)
-    operator = User.objects.create_user("olga", is_staff=True, is_superuser=True)
-    image = Image.objects.create(slug="micro", title="Micro", kind=Kind.SERVER, source=Source.UPLOAD, has_agent=False)
-    version = ImageVersion.objects.create(
-        image=image, number=1, status=VersionStatus.READY, size_bytes=1, virtual_size_bytes=128 << 20, sha256="0" * 64
-    )
-    flavour = Flavour.objects.create(name="tiny", title="Tiny", vcpus=1, memory_mib=256, disk_gib=1)
-    host = _host("local", *first)
-    other = _host("other", *second, enabled=False)
-    room_for_many(project)
-    conn = libvirt.open(first[0])
-
-    def add_foreign() -> UUID:
-        uuid = uuid4()
-        conn.defineXML(foreign_domain_xml(run_name(f"-foreign{unique_suffix()}"), str(uuid)))
-        return uuid
-
-    def remove_domain(uuid: UUID) -> None:
-        conn.lookupByUUIDString(str(uuid)).undefine()
-
-    return RealStage(project, alice, operator, flavour, version, host, other, add_foreign, remove_domain, folder)
-
-
-def _host(name: str, uri: str, pool: Path, **values: Any) -> Host:
-    return Host.objects.create(
-        name=name,
-        uri=uri,
-        pool_dir=str(pool),
-        network=run_name(),
-        network_mode="nat",
-        accelerator="tcg",
-        last_seen_at=timezone.now(),
-        cpus=1,
-        memory_mib=4096,
-        storage_total_bytes=64 << 30,
-        storage_free_bytes=64 << 30,
-        vcpu_overcommit=1000,
-        memory_overcommit=1000,
-        **values,
-    )
-
-
-def _copied_from(microguest: Path) -> Callable[..., ImageFacts]:
-    def build(_recipe: object, destination: Path, *, scratch: Path, progress: Callable[[int, str], None]) -> ImageFacts:
-        scratch.mkdir()
-        shutil.copy(microguest, scratch / "disk")
-        (scratch / "disk").rename(destination)
-        scratch.rmdir()
-        return inspect_image(destination)
-
-    return build
-
-
-def _clean(stage: RealStage) -> None:
-    for host in (stage.host, stage.other):
-        driver = driver_of(host)
-        for uuid in Machine.objects.values_list("pk", flat=True):
-            driver.undefine(uuid)
-            driver.delete_storage(uuid)
-
-
-@pytest.fixture(autouse=True)
-def _own_folders(stage: RealStage, settings: Settings) -> None:
-    """The same for all tests here, since what was built stays."""
-    settings.IMAGES_DIR, settings.UPLOADS_DIR = stage.folder / "images", stage.folder / "uploads"
-    settings.ISOS_DIR = stage.folder / "isos"
-
-
-@pytest.fixture(autouse=True)
-def _watched_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This guest is off within seconds of being asked."""
-    monkeypatch.setattr(power, "WATCHED_S", 6)
-
-
-def wrong() -> list[str]:
-    """What does not agree, and what is left on the host of machines that are no more."""
-    known = {str(pk): status for pk, status in Machine.objects.values_list("pk", "status")}
-    # Other portals may have machines on this libvirt; they are no more ours than anyone's.
-    ours = [text for text in disagreements() if "belongs to nobody" not in text or text.split()[0] in known]
-    gone = [uuid for uuid, status in known.items() if status not in ON_HOSTS]
-    return [*ours, *(text for uuid in gone for text in _left_of(uuid))]
-
-
-def _left_of(uuid: str) -> Iterator[str]:
-    conn = libvirt.open("qemu:///system")
-    try:
-        yield from (f"{uuid}: QEMU {pid} runs" for pid in _qemus(uuid))
-        yield from (f"{uuid}: {path} is left" for path in LIVE.glob(f"*casement-{uuid[:8]}*"))
-        for binding in conn.listAllNWFilterBindings():
-            with contextlib.suppress(libvirt.libvirtError):  # Another machine's, which has gone since.
-                if uuid in binding.XMLDesc():
-                    yield f"{uuid}: a filter on {binding.portDev()} is left"
-        if "<host " in conn.networkLookupByName(run_name()).XMLDesc():
-            yield "an address is kept for a machine"
-    finally:
-        conn.close()
-
-
-def _qemus(uuid: str) -> list[int]:
-    """Process ids. A QEMU's arguments hold its machine's UUID."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_text(errors="replace")
-        except OSError:
-            continue
-        if command.split("\0")[0].endswith("qemu-system-x86_64") and uuid in command:
-            found.append(int(process.name))
-    return found
-
-
-@pytest.mark.parametrize(("name", "scene", "step", "after"), MOMENTS)
+@pytest.mark.parametrize(("name", "scene", "step", "after"), played(is_of_machines))
 def test_killed_around_a_step_the_work_is_done_all_the_same(
     stage: RealStage, name: JobName, scene: Scene, step: StepName, after: bool
 ) -> None:
-    job = scene.ask(stage)
-    if name in HEARD_INSIDE:
-        wait_until(lambda: driver_of(stage.host).agent_ready(job.target_id), 120)
-    work_and_die(job, step, after=after, seconds=120)
-    job = stage.go_on(job)
-    assert job.status == JobStatus.DONE, job.error_message
-    assert scene.done(stage, job)
-    assert wrong() == []
-    stage.thin_out()
+    killed_around(stage, name, scene, step, after=after)
 
 
 def _kill_qemu(stage: RealStage, machine: UUID) -> None:
-    (pid,) = _qemus(str(machine))
+    (pid,) = qemus(str(machine))
     os.kill(pid, signal.SIGKILL)
     # Until libvirt has seen it.
     wait_until(lambda: driver_of(stage.host).power_state(machine) == HostPowerState.SHUT_OFF, 30)
 
 
 def test_a_guest_whose_qemu_is_killed_while_it_is_built_is_taken_back(stage: RealStage) -> None:
+    stage.plays(stage.booting)
     machine = stage.asked()
     with step_replaced(JobName.MACHINE_CREATE, StepName.BOOT, _first(lambda: _kill_qemu(stage, machine.pk))):
         job = stage.work_on(Job.objects.get(target_id=machine.pk))
@@ -394,6 +79,7 @@ def test_a_libvirtd_that_restarts_in_the_middle_of_a_build_holds_it_up_only(
 ) -> None:
     if not libvirtd.ours:
         pytest.skip("this machine's libvirtd is not the tests' to restart")
+    stage.plays(stage.booting)
     with step_replaced(JobName.MACHINE_CREATE, step, _first(libvirtd.restart)):
         machine = stage.built_anew()
     stage.reconcile()
@@ -417,6 +103,7 @@ def _first(happens: Callable[[], None]) -> Callable[[Callable[..., None]], Calla
 
 
 def test_a_qemu_that_is_killed_later_is_seen_and_can_be_started_again(stage: RealStage) -> None:
+    stage.plays(stage.booting)
     machine = stage.built()
     _kill_qemu(stage, machine.pk)
     stage.reconcile()
@@ -432,6 +119,7 @@ def test_a_qemu_that_is_killed_later_is_seen_and_can_be_started_again(stage: Rea
 def test_events_reach_the_rows_through_a_libvirtd_that_restarts(stage: RealStage, libvirtd: Libvirtd) -> None:
     if not libvirtd.ours:
         pytest.skip("this machine's libvirtd is not the tests' to restart")
+    stage.plays(stage.booting)
     machine = stage.built()
     with watching():
         for restarted in (False, True):
