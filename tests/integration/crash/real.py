@@ -72,6 +72,7 @@ HEARD_INSIDE = {
     JobName.MACHINE_REBOOT,
     JobName.MACHINE_PASSWORD,
     JobName.MACHINE_SSH_KEY,
+    JobName.DISK_ATTACH,  # Of a machine that has many, one goes first.
     JobName.DISK_DETACH,
     JobName.CARD_REMOVE,
 }
