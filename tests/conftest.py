@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import uuid4
+from zlib import crc32
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -27,18 +28,34 @@ DATABASE_FIXTURES = {"db", "transactional_db"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--only-database", action="store_true", help="only tests that use the database, for another one")
+    parser.addoption("--half", type=int, choices=(0, 1), help="of the tests that take turns on two databases this half")
+    parser.addoption("--turn", type=int, help="of what is tried at very many moments every third, from this one on")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--only-database"):
-        kept = [item for item in items if _uses_database(item)]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    only_database, half = config.getoption("--only-database"), config.getoption("--half")
+
+    def is_kept(item: pytest.Item) -> bool:
+        if not _uses_database(item):
+            return not only_database
+        return half is None or not _takes_turns(item) or crc32(item.nodeid.encode()) % 2 == half
+
+    kept = [item for item in items if is_kept(item)]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if not is_kept(item)])
         items[:] = kept
 
 
 def _uses_database(item: pytest.Item) -> bool:
     fixtures: list[str] = getattr(item, "fixturenames", [])
     return item.get_closest_marker("django_db") is not None or not DATABASE_FIXTURES.isdisjoint(fixtures)
+
+
+def _takes_turns(item: pytest.Item) -> bool:
+    """Races, which are about the database, and backups, which try both by themselves, are always run."""
+    here = Path(__file__).parent
+    turns = any(item.path.is_relative_to(here / name) for name in ("portal", "workers"))
+    return turns and not item.path.is_relative_to(here / "portal" / "keeping")
 
 
 @pytest.fixture(autouse=True)

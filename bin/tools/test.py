@@ -36,6 +36,7 @@ _ALONE = ("hypervisor", "profiles", "crash/test_real.py", "crash/test_real_devic
 TWO = ("-n", "2", "--dist", "worksteal")
 NEED_HYPERVISOR = tuple(f"tests/integration/{name}" for name in _ALONE)
 PRINTING = Lock()
+ELSEWHERE = (*NEED_HYPERVISOR, FAULTS, BROWSERS, ACCESSIBILITY)
 # pytest's: the list of what failed; and of each a line with its name, the error's lines, and where it was raised.
 FAILED = re.compile(r"(FAILED|ERROR) ")
 WHY = re.compile(r"(____* \S+ ____*$|E   |(tests|portal|workers|bin)/\S+\.py:\d+: \w+$)")
@@ -61,19 +62,26 @@ class Outcome:
 
 
 def main(argv: list[str]) -> int:
-    only, arguments = _split(argv)
+    only, arguments = _split([word for word in argv if word != "--all"])
+    turn = None if "--all" in argv else _turn()
     # Whatever a stage leaves in its home is gone afterwards.
     with tempfile.TemporaryDirectory(prefix="casement-test-") as home:
         os.environ["CASEMENT_TEST_HOME"] = home
-        return _all(only, arguments)
+        return _all(only, arguments, turn)
 
 
-def _all(only: Sequence[str], arguments: Sequence[str]) -> int:
+def _turn() -> int:
+    """Another one with each commit."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return int(done.stdout[:4] or "0", 16)
+
+
+def _all(only: Sequence[str], arguments: Sequence[str], turn: int | None) -> int:
     if arguments:
         return subprocess.run(
             [sys.executable, "-m", "pytest", *arguments], env=_environment({}, name="some"), check=False
         ).returncode
-    outcomes = [*_run_checks(_chosen(checks(), only)), *_run_tests(only)]
+    outcomes = [*_run_checks(_chosen(checks(), only)), *_run_tests(only, turn)]
     return _summary(outcomes)
 
 
@@ -101,25 +109,29 @@ def checks() -> list[Stage]:
     ]
 
 
-def lanes() -> tuple[tuple[Stage, ...], ...]:
-    """Stages of one lane run one after the other: they share the database's cores, or libvirt and the screen."""
+def lanes(turn: int | None) -> tuple[tuple[Stage, ...], ...]:
+    """Stages of one lane run one after the other: they share the database's cores, or libvirt and the screen.
+
+    Without a `turn` everything is run. With one, a test that uses the database has one of the two, and with the next
+    commit the other; and of the moments at which workers are killed on hosts in memory a third has its turn.
+    """
+    here, there = ([], []) if turn is None else (["--half", str(turn % 2)], ["--half", str((turn + 1) % 2)])
+    moments = [] if turn is None else ["--turn", str(turn)]
     return (
         (
             # Many of them wait for a process they started, so two run at a time.
-            _tests("unit", *UNIT, *TWO),
+            _tests("unit", *UNIT, *here, *TWO),
             # What tries both databases by itself, or needs none, is not run a second time.
-            _tests("postgresql", *UNIT[:2], RACES, "--only-database", *_ignored("tests/portal/keeping"), *TWO),
-            _tests(
-                "integration", "tests/integration", *_ignored(*NEED_HYPERVISOR, FAULTS, BROWSERS, ACCESSIBILITY), *TWO
-            ),
+            _tests("postgresql", *UNIT[:2], RACES, "--only-database", *there, *_ignored("tests/portal/keeping"), *TWO),
+            _tests("integration", "tests/integration", *_ignored(*ELSEWHERE), *moments, *TWO),
         ),
         (
-            # Guests take their time to boot, and libvirt to set up its firewall: three files of tests share it, and one
+            # Guests take their time to boot, and libvirt to set up its firewall: two files of tests share it, and one
             # after the other stops it.
             _tests(
                 "hypervisor",
                 *NEED_HYPERVISOR,
-                *("-m", "not restarts_libvirtd", "-n", "3", "--dist", "loadfile"),
+                *("-m", "not restarts_libvirtd", "-n", "2", "--dist", "loadfile"),
             ),
             _tests("libvirtd", *NEED_HYPERVISOR, "-m", "restarts_libvirtd"),
             _tests("e2e", "tests/e2e"),
@@ -150,8 +162,8 @@ def _tests(name: str, *arguments: str) -> Stage:
     return Stage(name, _module("pytest", *arguments))
 
 
-def _run_tests(only: Sequence[str]) -> list[Outcome]:
-    chosen = [_chosen(lane, only) for lane in lanes()]
+def _run_tests(only: Sequence[str], turn: int | None) -> list[Outcome]:
+    chosen = [_chosen(lane, only) for lane in lanes(turn)]
     rest = deque(_chosen(leftovers(), only))
     show = sum(len(lane) for lane in chosen) + len(rest) == 1
     with _kernel_in_a_hurry(), ThreadPoolExecutor(max_workers=len(chosen)) as pool:

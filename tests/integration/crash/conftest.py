@@ -1,7 +1,8 @@
 """A stage on hosts in memory."""
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -31,6 +32,15 @@ def room_for_many(project: Project, *hosts: Host) -> None:
         Host.objects.filter(pk=host.pk).update(
             cpus=MANY, memory_mib=MANY * 1024, storage_total_bytes=MANY << 30, storage_free_bytes=MANY << 30
         )
+
+
+@pytest.fixture
+def lives_of(pytestconfig: pytest.Config) -> Callable[[int], Iterator[int]]:
+    """How many moments a worker lives through: each `stride`-th number. With `--turn` a third of these, by turns."""
+    turn = pytestconfig.getoption("--turn")
+    if turn is None:
+        return lambda stride: itertools.count(step=stride)
+    return lambda stride: itertools.count(turn % 3, 3 * stride)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from workers.workflows.base import Context
 
 pytestmark = pytest.mark.django_db
 
+LivesOf = Callable[[int], Iterator[int]]
 PLAYED = [(name, scene) for name, scenes in SCENES.items() for scene in scenes]
 IDS = [f"{name}{'-' if scene.name else ''}{scene.name}" for name, scene in PLAYED]
 STEPS = [(name, scene, step.name) for name, scene in PLAYED for step in scene.steps_of(name)]
@@ -227,8 +228,10 @@ def play_and_die(job: Job, lives: float) -> bool:
 
 
 @pytest.mark.parametrize(("name", "scene"), PLAYED, ids=IDS)
-def test_killed_at_any_line_the_work_is_done_all_the_same(stage: Stage, name: JobName, scene: Scene) -> None:
-    for lives in itertools.count(step=scene.stride):
+def test_killed_at_any_line_the_work_is_done_all_the_same(
+    stage: Stage, name: JobName, scene: Scene, lives_of: LivesOf
+) -> None:
+    for lives in lives_of(scene.stride):
         job = scene.ask(stage)
         died = play_and_die(job, lives)
         job = go_on(stage, job)
@@ -248,10 +251,12 @@ FALLIBLE_IDS = [f"{name}{'-' if scene.name else ''}{scene.name}" for name, scene
 
 
 @pytest.mark.parametrize(("name", "scene"), FALLIBLE, ids=FALLIBLE_IDS)
-def test_killed_at_any_line_of_taking_back_nothing_is_left(stage: Stage, name: JobName, scene: Scene) -> None:
+def test_killed_at_any_line_of_taking_back_nothing_is_left(
+    stage: Stage, name: JobName, scene: Scene, lives_of: LivesOf
+) -> None:
     """The last step fails for good, and the worker dies at any line, before, while or after it takes the work back."""
     last = WORKFLOWS[name].steps[-1].name
-    for lives in itertools.count(step=scene.stride):
+    for lives in lives_of(scene.stride):
         job = scene.ask(stage)
         with step_replaced(name, last, lambda run: _fails(run, after=False)):
             died = play_and_die(job, lives)
@@ -282,8 +287,10 @@ CANCELLED_SCENES = [
 
 
 @pytest.mark.parametrize("scene", CANCELLED_SCENES)
-def test_cancelled_at_any_line_and_killed_at_the_next_nothing_is_left(stage: Stage, scene: Scene) -> None:
-    for lives in itertools.count(step=3):
+def test_cancelled_at_any_line_and_killed_at_the_next_nothing_is_left(
+    stage: Stage, scene: Scene, lives_of: LivesOf
+) -> None:
+    for lives in lives_of(3):
         job = scene.ask(stage)
         died = play_and_die(job, lives)
         request_cancel(job)

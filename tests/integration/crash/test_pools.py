@@ -6,7 +6,6 @@ The machines' jobs are in the matrix of `test_fake.py`; here the one dies who lo
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable
 
 import pytest
@@ -20,7 +19,7 @@ from portal.pools import broker, filling, services
 from portal.pools.models import Desktop, Place, Pool, Session
 from portal.pools.states import DesktopState, EndReason, PlaceState
 from tests.integration.crash.scenes import Stage
-from tests.integration.crash.test_fake import Countdown
+from tests.integration.crash.test_fake import Countdown, LivesOf
 from tests.support.agreement import disagreements
 from tests.support.desktops import handed_out_twice
 from tests.workers.support import Killed, work_on
@@ -87,10 +86,10 @@ STORIES = [_hand_out, _take_back, _look_after, _have_made_new, _let_go]
 
 @pytest.mark.parametrize("story", STORIES)
 def test_killed_at_any_line_nothing_is_lost_or_doubled(
-    stage: Stage, pool: Pool, bob: User, vera: User, story: Callable[[Pool, list[User]], None]
+    stage: Stage, pool: Pool, bob: User, vera: User, story: Callable[[Pool, list[User]], None], lives_of: LivesOf
 ) -> None:
     people = [stage.alice, bob, vera]
-    for lives in itertools.count():
+    for lives in lives_of(1):
         _prepare(stage, pool, people, story)
         countdown = Countdown(lives)
         died = True
