@@ -28,14 +28,19 @@ DATABASE_FIXTURES = {"db", "transactional_db"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--only-database", action="store_true", help="only tests that use the database, for another one")
-    parser.addoption("--half", type=int, choices=(0, 1), help="of the tests that take turns on two databases this half")
-    parser.addoption("--turn", type=int, help="of what is tried at very many moments every third, from this one on")
+    parser.addoption("--half", type=int, choices=(0, 1), help="of tests that take turns on two databases this half")
+    parser.addoption(
+        "--turn", type=int, help="what is tried in very many ways is tried in some of them: whose turn it is"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     only_database, half = config.getoption("--only-database"), config.getoption("--half")
+    turn = config.getoption("--turn")
 
     def is_kept(item: pytest.Item) -> bool:
+        if turn is not None and item.get_closest_marker("by_turns"):
+            return bool(crc32(item.nodeid.encode()) % 2 == turn % 2)
         if not _uses_database(item):
             return not only_database
         return half is None or not _takes_turns(item) or crc32(item.nodeid.encode()) % 2 == half

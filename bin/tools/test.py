@@ -24,7 +24,7 @@ from threading import Lock
 from tests.support.postgres import private_postgres
 from tools.options import ROOT
 
-STAGE_LIMIT_S = 50 * 60
+STAGE_LIMIT_S = 60 * 60
 # Of our own names, those that whoever runs the tests may set.
 FOR_TESTS = {"CASEMENT_ARTEFACTS", "CASEMENT_E2E_HOME"}
 UNIT = ("tests/portal", "tests/workers", "tests/install", "tests/support")
@@ -113,10 +113,11 @@ def lanes(turn: int | None) -> tuple[tuple[Stage, ...], ...]:
     """Stages of one lane run one after the other: they share the database's cores, or libvirt and the screen.
 
     Without a `turn` everything is run. With one, a test that uses the database has one of the two, and with the next
-    commit the other; and of the moments at which workers are killed on hosts in memory a third has its turn.
+    commit the other; of the moments at which workers are killed a third has its turn on hosts in memory, and half of
+    them on real ones; and pages are looked at in one of two ways.
     """
     here, there = ([], []) if turn is None else (["--half", str(turn % 2)], ["--half", str((turn + 1) % 2)])
-    moments = [] if turn is None else ["--turn", str(turn)]
+    moments = _by_turns(turn)
     return (
         (
             # Many of them wait for a process they started, so two run at a time.
@@ -131,7 +132,7 @@ def lanes(turn: int | None) -> tuple[tuple[Stage, ...], ...]:
             _tests(
                 "hypervisor",
                 *NEED_HYPERVISOR,
-                *("-m", "not restarts_libvirtd", "-n", "2", "--dist", "loadfile"),
+                *("-m", "not restarts_libvirtd", "-n", "2", "--dist", "loadfile", *moments),
             ),
             _tests("libvirtd", *NEED_HYPERVISOR, "-m", "restarts_libvirtd"),
             _tests("e2e", "tests/e2e"),
@@ -139,15 +140,19 @@ def lanes(turn: int | None) -> tuple[tuple[Stage, ...], ...]:
     )
 
 
-def leftovers() -> tuple[Stage, ...]:
+def leftovers(turn: int | None) -> tuple[Stage, ...]:
     """Stages for whichever lane is through first."""
     return (
         _tests("browsers", BROWSERS),
-        _tests("pages", ACCESSIBILITY),
+        _tests("pages", ACCESSIBILITY, *_by_turns(turn)),
         # They wait most of the time, for leases to run out and databases to come back.
         _tests("faults", FAULTS, "-n", "3"),
         Stage("fuzz", _module("tests.fuzz"), missing=_no_fuzzer()),
     )
+
+
+def _by_turns(turn: int | None) -> list[str]:
+    return [] if turn is None else ["--turn", str(turn)]
 
 
 def _no_fuzzer() -> str:
@@ -164,7 +169,7 @@ def _tests(name: str, *arguments: str) -> Stage:
 
 def _run_tests(only: Sequence[str], turn: int | None) -> list[Outcome]:
     chosen = [_chosen(lane, only) for lane in lanes(turn)]
-    rest = deque(_chosen(leftovers(), only))
+    rest = deque(_chosen(leftovers(turn), only))
     show = sum(len(lane) for lane in chosen) + len(rest) == 1
     with _kernel_in_a_hurry(), ThreadPoolExecutor(max_workers=len(chosen)) as pool:
         done = pool.map(lambda lane: _run_lane(chain(lane, _taken_from(rest)), show=show), chosen)

@@ -131,6 +131,11 @@ class Site:
     sessions: dict[str, str]
     paths: dict[str, list[str]]
     admin_paths: list[str]
+    turn: int | None
+
+    def looks(self, all_of_them: list[Look]) -> list[Look]:
+        """With `--turn` one of them, by turns."""
+        return all_of_them if self.turn is None else [all_of_them[self.turn % len(all_of_them)]]
 
     def page(self, who: str, look: Look) -> Page:
         context = self.browser.new_context(
@@ -145,7 +150,7 @@ class Site:
 
 
 @pytest.fixture
-def site(redis_db: str, tmp_path: Path) -> Iterator[Site]:
+def site(redis_db: str, tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Site]:
     estate = build_estate(hosts=8, machines=12, projects=2)
     newcomer = User.objects.create_user("newcomer")
     people = {OPERATOR: estate.operator, MEMBER: estate.member, NEWCOMER: newcomer}
@@ -157,7 +162,9 @@ def site(redis_db: str, tmp_path: Path) -> Iterator[Site]:
     environment = {"DJANGO_SETTINGS_MODULE": "tests.bench.scale.settings", "REDIS_URL": redis_db}
     with web_processes(1, environment, tmp_path) as [web], sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
-        yield Site(f"http://localhost:{web.port}", browser, sessions, paths, admin_paths)
+        yield Site(
+            f"http://localhost:{web.port}", browser, sessions, paths, admin_paths, pytestconfig.getoption("--turn")
+        )
         browser.close()
 
 
@@ -536,7 +543,7 @@ def put_on(page: Page, look: Look) -> None:
 def check_forms(site: Site, who: str, names: Sequence[str]) -> dict[str, list[Finding]]:
     """Sent empty, past the browser's own checks: the page that comes back says what is missing."""
     wrong: dict[str, list[Finding]] = defaultdict(list)
-    for look in LOOKS[who][:2]:
+    for look in site.looks(LOOKS[who]):
         page = site.page(who, look)
         for name in names:
             page.goto(site.url + reverse(name))
@@ -564,7 +571,7 @@ def test_no_page_has_a_serious_or_critical_finding(site: Site) -> None:
     ]:
         pages = pages_among(site, who, paths)
         assert len(pages) >= least, (who, pages)
-        wrong |= check(site, who, pages, LOOKS[who])
+        wrong |= check(site, who, pages, site.looks(LOOKS[who]))
     wrong |= check_forms(site, OPERATOR, FORMS) | check_forms(site, NOBODY, ["accounts:login"])
     assert not wrong, told(wrong)
 
@@ -574,7 +581,7 @@ def test_no_page_of_the_admin_has_one_that_is_ours(site: Site) -> None:
     assert len(pages) > 40
     wrong = {
         path: [one for one in found if (one.rule, re.sub(r"/\d+/", "/{pk}/", path)) not in OF_DJANGO]
-        for path, found in check(site, OPERATOR, pages, [LIGHT_DESK, COLOURS]).items()
+        for path, found in check(site, OPERATOR, pages, site.looks([LIGHT_DESK, COLOURS])).items()
     }
     wrong = {path: found for path, found in wrong.items() if found}
     assert not wrong, told(wrong)

@@ -23,6 +23,7 @@ __all__ = ["libvirtd", "other_uri", "own_folders", "stage", "watched_shortly"]
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(("name", "scene", "step", "after"), played(lambda name: not is_of_machines(name)))
 def test_killed_around_a_step_the_work_is_done_all_the_same(
     stage: RealStage, name: JobName, scene: Scene, step: StepName, after: bool
