@@ -43,14 +43,19 @@ def passwords(story: Story) -> dict[str, str]:
 
 
 @pytest.fixture
-def sit_down(browser: Browser, stage: Product, passwords: dict[str, str]) -> Iterator[SitDown]:
+def sit_down(
+    browser: Browser, stage: Product, passwords: dict[str, str], request: pytest.FixtureRequest
+) -> Iterator[SitDown]:
     """A browser of its own in which the person has just signed in; wherever that leads is where they are."""
     contexts = []
+    stories: list[Story] = []
+    failed_before = request.session.testsfailed
 
     def begin(name: str) -> Story:
         contexts.append(new_context(browser, width=1280, height=860))
         page = contexts[-1].new_page()
         told = Story(page, stage, ARTEFACTS, f"test_pool_{name}_{len(contexts)}")
+        stories.append(told)
         page.goto(f"{stage.url}/")
         page.fill("input[name=username]", name)
         page.fill("input[name=password]", passwords[name])
@@ -59,6 +64,9 @@ def sit_down(browser: Browser, stage: Product, passwords: dict[str, str]) -> Ite
         return told
 
     yield begin
+    if request.session.testsfailed > failed_before:
+        for told in stories:
+            told.picture("failed")
     for context in contexts:
         context.close()
 
