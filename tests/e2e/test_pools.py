@@ -6,7 +6,6 @@ Everything on the way is real: the desktop image, the parent that desktops are f
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
@@ -30,7 +29,7 @@ def passwords(story: Story) -> dict[str, str]:
     """Three people, whom the operator lets in to the portal as one does."""
     made = {}
     for name in PEOPLE:
-        made[name] = f"{secrets.token_hex(8)}-Aa1"
+        made[name] = f"{name} waits for a desktop, 1 of 3"  # The same again in a home that is kept.
         if story.product.rows("SELECT id FROM accounts_user WHERE username = ?", name):
             continue
         story.page.goto(f"{story.product.url}/admin/accounts/user/add/")
@@ -89,7 +88,7 @@ def made_by(person: Story, machine: UUID) -> tuple[str, str]:
     return str(how), str(reason)
 
 
-def is_on_a_desktop(person: Story, *, seconds: float = 120) -> None:
+def is_on_a_desktop(person: Story, *, seconds: float = 300) -> None:
     person.page.wait_for_url(SESSION, timeout=seconds * 1000)
     person.wait_for_screen(seconds=seconds)
     wait_for("the desktop is on the screen", lambda: person.colours_on_screen() > 300, seconds=seconds)
