@@ -98,7 +98,8 @@ def ssh_key(folder: Path, name: str) -> tuple[Path, str]:
 def facts_of(bench: Bench, spec: MachineSpec) -> dict[str, str]:
     """All of them by one program: the agent takes its time for each."""
     wait_until(lambda: bench.driver.addresses(spec.uuid) != (), 300)
-    told = inside(bench, spec.uuid, "\n".join(f"echo '== {name}'; {script}" for name, script in FACTS.items()))
+    scripts = (f"echo '== {name}'; ({script}) || exit 1" for name, script in FACTS.items())
+    told = inside(bench, spec.uuid, "\n".join(scripts))
     parts = re.split(r"^== (.+)$", told, flags=re.MULTILINE)[1:]
     return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
