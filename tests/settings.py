@@ -20,3 +20,6 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405 - from the 
     # Races are about who wins, not about how long a busy machine lets the others wait.
     DATABASES["default"]["OPTIONS"]["timeout"] = 120  # noqa: F405 - from the star import
     DATABASES["default"]["TEST"] = {"NAME": os.path.join(os.environ["CASEMENT_HOME"], "test.sqlite3")}  # noqa: F405, PTH118
+else:
+    # The same for hundreds of threads of one process that connect at the same moment.
+    DATABASES["default"]["OPTIONS"]["connect_timeout"] = 120  # noqa: F405 - from the star import

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from portal.accounts.models import Project, User
 from portal.console.models import ConsoleSession
+from portal.console.thumbnails import AFTER_FAILURE_S
 from portal.deployments import access
 from portal.deployments.lists import entries_of
 from portal.deployments.models import Deployment
@@ -152,7 +153,8 @@ def test_a_teacher_sees_all_steps_in_and_tells_and_a_pupil_is_told(school: Schoo
     mia = teacher.locator("article", has=teacher.get_by_role("heading", name="Mia K."))
     expect(mia).to_contain_text("at the screen")
     loaded = "() => [...document.querySelectorAll('img[data-thumbnail]')].filter((i) => i.naturalWidth > 1).length > 3"
-    teacher.wait_for_function(loaded)
+    # A display too slow for its picture on a busy machine is left in peace for a minute.
+    teacher.wait_for_function(loaded, timeout=4_000 * AFTER_FAILURE_S)
     snap(teacher, "deployment-wall", whole=True)
 
     # A message to all.
