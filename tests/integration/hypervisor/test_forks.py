@@ -367,7 +367,10 @@ def answers(bench: Bench, spec: MachineSpec) -> None:
             return bench.driver.run_in_guest(spec.uuid, ("/bin/echo", "here")).stdout
         return b""
 
-    wait_until(lambda: bench.driver.agent_ready(spec.uuid) and said() == b"here\n", 300)
+    def state() -> str:
+        return f"{bench.driver.power_state(spec.uuid)}; {bench.driver.console_log(spec.uuid)[-2000:]!r}"
+
+    wait_until(lambda: bench.driver.agent_ready(spec.uuid) and said() == b"here\n", 300, state)
 
 
 def test_what_cannot_be_forked_raises_only_our_errors(bench: Bench, parent: ParentSpec) -> None:
