@@ -193,6 +193,9 @@ def test_only_allowed_devices_appear(golden: Path) -> None:
     names = [option for option in options if option and option.startswith("-")]
     assert names in (["-object", "-machine", "-incoming"], ["-object", "-machine"], [])
     assert bool(names) == (golden.stem in WITH_A_PARENTS_MEMORY)
+    # Of what libvirt knows of its QEMU, one thing is held back, and nothing added.
+    told = [(element.tag, dict(element.attrib)) for element in root.find(f"{{{QEMU_NAMESPACE}}}capabilities")]  # type: ignore[union-attr]
+    assert told == [(f"{{{QEMU_NAMESPACE}}}del", {"capability": "cpu-unavailable-features"})]
 
 
 def test_every_disk_names_its_format_and_ends_its_chain() -> None:
