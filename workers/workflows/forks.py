@@ -35,8 +35,10 @@ logger = logging.getLogger(__name__)
 LOOKED_FOR_S = 2.0
 LOOKED_EVERY_S = 0.05
 COME_BACK_S = 0.5
-# A fork that has not its own identity after this is none.
-IDENTITY_S = 60.0
+# On a busy host the program takes its time; one that is begun anew only makes the host busier.
+PROGRAM_S = 120.0
+# A fork that has not its own identity after this is none. Giving up early is dear: a boot costs the host far more.
+IDENTITY_S = 300.0
 SEED_BYTES = 64
 
 
@@ -94,7 +96,7 @@ def _wait_for_agent(machine: Machine, driver: HypervisorDriver) -> None:
 
 def _tell_who_it_is(machine: Machine, driver: HypervisorDriver) -> None:
     argv, stdin = guest_identity.program(identity_of(machine))
-    result = driver.run_in_guest(machine.pk, argv, stdin=stdin)
+    result = driver.run_in_guest(machine.pk, argv, stdin=stdin, timeout_s=PROGRAM_S)
     said = result.stdout.decode(errors="replace").splitlines()
     if result.exit_code != 0 or f"{guest_identity.DONE} {machine.pk}" not in said:
         logger.warning("machine %s took no identity: %s", machine.pk, result.stderr.decode(errors="replace")[-500:])
