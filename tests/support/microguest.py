@@ -55,7 +55,6 @@ ARGUMENTS = (
     "lsm=",
     "mitigations=off",
     "nokaslr",
-    "tsc=reliable",
 )
 # At a signed module's end: the signature, its 12 bytes of description (the last 4 are its length), and this.
 SIGNED = b"~Module signature appended~\n"
