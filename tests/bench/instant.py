@@ -8,14 +8,18 @@ desktop image and CASEMENT_BENCH_HOME a folder whose images are built, so that n
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from tests.bench.instants import clicks, forks
-from tests.bench.rows import Row
+from tests.bench.rows import Row, table
 from tests.support.desktop_image import build_desktop_image
 
 
 def run() -> list[Row]:
     given = os.environ.get("BENCH_IMAGE")
     image = Path(given) if given else build_desktop_image()
-    return [*forks.run(image), *clicks.run()]
+    forked = forks.run(image)
+    # The second half takes as long again; who ends it has the first.
+    print(table(forked), file=sys.stderr, flush=True)
+    return [*forked, *clicks.run()]
