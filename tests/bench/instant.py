@@ -21,5 +21,5 @@ def run() -> list[Row]:
     image = Path(given) if given else build_desktop_image()
     forked = forks.run(image)
     # The second half takes as long again; who ends it has the first.
-    print(table(forked), file=sys.stderr, flush=True)
+    sys.stderr.write(f"{table(forked)}\n")
     return [*forked, *clicks.run()]

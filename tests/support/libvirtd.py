@@ -79,10 +79,13 @@ def running_libvirtd() -> Iterator[Libvirtd]:
                 _start()
             libvirtd = Libvirtd(ours=_started_by_tests())
             remove_leftovers()  # Of two that do it at once, one would find gone what the other took away.
+        _in_use.append(libvirtd)
         try:
             yield libvirtd
         finally:
-            remove_leftovers(of_this_run=True)
+            _in_use.remove(libvirtd)
+            if not _in_use:
+                remove_leftovers(of_this_run=True)
             with alone():
                 _stop_if_last(users.fileno(), libvirtd)
 
@@ -175,6 +178,8 @@ def _start() -> None:
 
 # Kept so that a stopped child is waited for; otherwise it would stay behind as a zombie and seem alive.
 _children: list[subprocess.Popen[bytes]] = []
+# By fixtures of this process: the first of them that ends must not take the others' machines along.
+_in_use: list[Libvirtd] = []
 
 
 def _started_by_tests() -> bool:

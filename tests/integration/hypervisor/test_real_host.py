@@ -19,7 +19,15 @@ import pytest
 
 from tests.integration.hypervisor import rfb
 from tests.integration.hypervisor.harness import GIB, Bench, RealBackstage, following, make_seed
-from tests.support.libvirtd import Libvirtd, foreign_domain_xml, run_name, temporary_pool, unique_suffix, wait_until
+from tests.support.libvirtd import (
+    Libvirtd,
+    foreign_domain_xml,
+    run_name,
+    running_libvirtd,
+    temporary_pool,
+    unique_suffix,
+    wait_until,
+)
 from workers.hypervisor.errors import (
     GuestAgentError,
     HostUnreachableError,
@@ -52,6 +60,15 @@ def off(machine: UUID) -> tuple[EventKind, UUID, PowerState]:
 
 def is_off(event: MachineEvent, machine: UUID) -> bool:
     return (event.kind, event.uuid, event.power_state) == off(machine)
+
+
+def test_what_ends_first_in_a_test_run_leaves_the_others_network_and_pool(bench: Bench) -> None:
+    """Several suites share one process; each has its own use of libvirt."""
+    with running_libvirtd(), temporary_pool() as other:
+        assert other.is_dir()
+    assert not other.exists()
+    spec = bench.started()
+    assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
 
 
 # --- the console --------------------------------------------------------------------------------------------------
