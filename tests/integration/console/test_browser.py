@@ -591,10 +591,8 @@ def test_quality_goes_down_on_a_slow_line_and_the_machine_is_told(
         page.get_by_text("Size and quality").click()
         # Who looks at the figures has the line measured every second.
         page.get_by_role("button", name="Statistics").click()
-        wait_until(page, lambda: levels(server)[-1] != (6, 2), seconds=60)
-        quality, compression = levels(server)[-1]
-        assert quality < 6
-        assert compression > 2
+        # Each of the two is a message of its own, and between them a step is half told.
+        wait_until(page, lambda: levels(server)[-1] in {(3, 6), (1, 9)}, seconds=60)
         expect(page.locator("[data-figure=level]")).to_contain_text("(automatic)")
         expect(page.locator("[data-figure=level]")).not_to_contain_text("balanced")
 
