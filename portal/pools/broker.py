@@ -137,14 +137,14 @@ def _free_desktop(pool: Pool, person: User) -> _Free | None:
 
 
 def _first_ready(pool: Pool, *, rather_on: UUID | None = None, **values: object) -> _Free | None:
-    """Of those that run, the lowest number, `rather_on` that host if there is one. What another transaction is just
-    handing out is passed over.
+    """Of those that run, the one that has been free for longest, `rather_on` that host if there is one: what was only
+    just forked is still busy with itself. What another transaction is just handing out is passed over.
     """
     runs = {"machine__status": Status.READY, "machine__power_state": PowerState.RUNNING, "machine__task": Task.NONE}
     ready = Desktop.objects.filter(pool=pool, state=DesktopState.SPARE, **runs, **values)
-    ready = ready.select_for_update(skip_locked=True, of=("self",)).order_by("number")
+    ready = ready.select_for_update(skip_locked=True, of=("self",)).order_by("state_since", "number")
     if rather_on is not None:
-        ready = ready.order_by(Case(When(machine__host=rather_on, then=0), default=1), "number")
+        ready = ready.order_by(Case(When(machine__host=rather_on, then=0), default=1), "state_since", "number")
     found = ready.values_list("pk", "machine__id", "machine__name").first()
     return _Free(*found) if found else None
 

@@ -228,7 +228,7 @@ class Desktop(models.Model):
         ]
         indexes = [
             # What the broker hands out, in order; and what belongs to a person.
-            models.Index(fields=["pool", "state", "person", "number"], name="desktop_pool_state"),
+            models.Index(fields=["pool", "state", "person", "state_since"], name="desktop_pool_free"),
         ]
 
     def __str__(self) -> str:

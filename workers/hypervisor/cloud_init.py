@@ -139,7 +139,8 @@ def _autologin(user: str) -> dict[str, str]:
 
 
 def _network_config(mac: str) -> dict[str, Any]:
-    card = {"match": {"macaddress": mac}, "dhcp4": True}
+    # It has its name from here. For one from the network a guest would start a service at each of its boots.
+    card = {"match": {"macaddress": mac}, "dhcp4": True, "dhcp4-overrides": {"use-hostname": False}}
     return {"version": 2, "ethernets": {"casement0": card}}
 
 

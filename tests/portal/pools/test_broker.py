@@ -56,6 +56,14 @@ def test_a_pool_fills_itself_and_hands_one_out(make_pool: MakePool, look: Look, 
     assert states(pool) == ["spare", "spare", "taken"]
 
 
+def test_the_one_that_has_been_free_for_longest_is_handed_out(make_pool: MakePool, look: Look, charlie: User) -> None:
+    pool = look(make_pool(entitled=(charlie,), spare=2))
+    long_ago = timezone.now() - dt.timedelta(minutes=5)
+    Desktop.objects.filter(pool=pool, number=2).update(state_since=long_ago)
+    session = taken_by(broker.ask(pool, charlie))
+    assert session.desktop.number == 2
+
+
 def test_signed_out_it_is_nobodys_at_once_and_new_afterwards(make_pool: MakePool, look: Look, charlie: User) -> None:
     pool = look(make_pool(entitled=(charlie,), spare=1, minimum=1, maximum=1))
     session = taken_by(broker.ask(pool, charlie))

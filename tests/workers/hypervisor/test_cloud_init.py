@@ -139,7 +139,8 @@ def test_the_network_goes_by_the_cards_address() -> None:
     config = yaml.safe_load(make().network_config)
     (card,) = config["ethernets"].values()
     assert config["version"] == 2
-    assert card == {"match": {"macaddress": "52:54:00:12:34:56"}, "dhcp4": True}
+    name = {"use-hostname": False}
+    assert card == {"match": {"macaddress": "52:54:00:12:34:56"}, "dhcp4": True, "dhcp4-overrides": name}
     with pytest.raises(InvalidSeedError):
         make(mac="not a mac")
 
