@@ -25,8 +25,10 @@ const common = {
 };
 
 async function bundle() {
-  await build({
+  const { metafile } = await build({
     ...common,
+    absWorkingDir: out,
+    metafile: true,
     entryPoints: await entries("js", ".js"),
     outdir: join(out, "js"),
     format: "esm",
@@ -35,6 +37,7 @@ async function bundle() {
     // noVNC awaits at its top level, which these browsers know and esbuild's oldest targets do not.
     supported: { "top-level-await": true },
   });
+  await parts(metafile);
   await build({
     ...common,
     entryPoints: await entries("css", ".css"),
@@ -42,6 +45,26 @@ async function bundle() {
     loader: { ".woff2": "file", ".svg": "dataurl", ".png": "file" },
     assetNames: "../fonts/[name]-[hash]",
   });
+}
+
+/** What each script loads: `parts` before it runs, `later` when it comes to it. A page can ask for them at once. */
+async function parts({ outputs }) {
+  const imported = (name, kind) => outputs[name].imports.filter((one) => one.kind === kind).map((one) => one.path);
+  const reached = (name, found) => {
+    for (const path of imported(name, "import-statement").filter((one) => !found.has(one))) {
+      reached(path, found.add(path));
+    }
+    return found;
+  };
+  const known = {};
+  for (const [name, { entryPoint }] of Object.entries(outputs)) {
+    if (!entryPoint || name.includes("/chunks/")) continue;
+    const before = reached(name, new Set());
+    const later = new Set([name, ...before].flatMap((one) => imported(one, "dynamic-import")));
+    const plain = (paths) => [...paths].map((path) => path.replace(/^js\//, "")).sort();
+    known[basename(name, ".js")] = { parts: plain(before), later: plain(later) };
+  }
+  await writeFile(join(out, "js", "parts.json"), JSON.stringify(known));
 }
 
 async function files(folder, pattern) {

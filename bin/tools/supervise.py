@@ -1,6 +1,7 @@
 """Run the processes under supervisord, tell the terminal what happens to them, and stop them all in order."""
 
 import contextlib
+import ctypes
 import http.client
 import signal
 import subprocess
@@ -23,6 +24,16 @@ LAST_LINES = 8
 STOP_LIMIT_S = 90.0
 STEADY_S = 10
 TROUBLE = {"BACKOFF", "FATAL", "EXITED"}
+_LIBC = ctypes.CDLL(None)
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _waits_for_orphans() -> None:
+    """A guest's process is nobody's child, and libvirtd believes that it ended only when somebody has waited for it.
+
+    The first process of a machine that has no init system may take seconds for that, or never do it.
+    """
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class Supervisor:
@@ -48,6 +59,7 @@ class Supervisor:
             stdout=subprocess.DEVNULL,
             stderr=(options.log_dir / "supervisord.err").open("w", encoding="utf-8"),
             start_new_session=True,
+            preexec_fn=_waits_for_orphans,  # noqa: PLW1509 - One call of the kernel, nothing that a thread may hold.
         )
         self._told: dict[str, str] = {}
 

@@ -37,6 +37,9 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
         await self._leave()
 
     async def live_changed(self, event: dict[str, Any]) -> None:
+        if event.get("now"):
+            await self.send_json({"topics": event["topics"]})
+            return
         self.waiting.update(dict.fromkeys(event["topics"]))
         if self.sender is None or self.sender.done():
             self.sender = asyncio.create_task(self._send_waiting())

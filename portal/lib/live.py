@@ -38,20 +38,23 @@ def user_group(user_id: object) -> str:
     return f"user.{user_id}"
 
 
-def publish_on_commit(groups: Iterable[str], topics: Iterable[str]) -> None:
-    """Send `topics` (such as "machine:<id>" or "machines") to every tab in `groups`, after the commit."""
+def publish_on_commit(groups: Iterable[str], topics: Iterable[str], *, now: bool = False) -> None:
+    """Send `topics` (such as "machine:<id>" or "machines") to every tab in `groups`, after the commit.
+
+    `now` is for what somebody waits for in front of a page: it is not gathered with what comes after it.
+    """
     group_list, topic_list = list(dict.fromkeys(groups)), list(topics)
-    transaction.on_commit(lambda: _publish(group_list, topic_list))
+    transaction.on_commit(lambda: _publish(group_list, topic_list, now=now))
 
 
-def _publish(groups: list[str], topics: list[str]) -> None:
+def _publish(groups: list[str], topics: list[str], *, now: bool = False) -> None:
     layer = get_channel_layer()
     if layer is None:
         return
 
     async def send() -> None:
         for group in groups:
-            await layer.group_send(group, {"type": "live.changed", "topics": topics})
+            await layer.group_send(group, {"type": "live.changed", "topics": topics, "now": now})
 
     try:
         if _loop is not None:

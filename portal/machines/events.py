@@ -18,6 +18,11 @@ def machine_changed(machine: Machine) -> None:
     )
 
 
+def screen_came(machine: Machine) -> None:
+    """Whoever waits for it in front of the machine's page sees it at once."""
+    live.publish_on_commit([live.project_group(machine.project_id), live.OPERATORS], [f"screen:{machine.pk}"], now=True)
+
+
 def machines_changed(machines: Collection[Machine]) -> None:
     """As `machine_changed`, in one message for many of one project."""
     if machines:

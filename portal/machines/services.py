@@ -466,6 +466,7 @@ def record_started(machine: Machine, *, console_socket: str, serial_socket: str 
         serial_socket=serial_socket,
         boot_deadline=now + dt.timedelta(seconds=settings.GUEST_BOOT_TIMEOUT_S),
     )
+    events.screen_came(machine)
 
 
 @transaction.atomic

@@ -173,6 +173,7 @@ def _begin(
     audit.record(person, "desktop.taken", pool, detail={"desktop": free.machine_name}, request_ip=request_ip)
     events.record_taken(session, machine_name=free.machine_name)
     events.session_changed(session)
+    events.served(session)
     if pool.keeps_files:
         wake(pool)
     return session

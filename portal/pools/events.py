@@ -22,6 +22,11 @@ def session_changed(session: Session) -> None:
     live.publish_on_commit([live.OPERATORS, live.user_group(session.person_id)], topics)
 
 
+def served(session: Session) -> None:
+    """Who waits for it in front of the page is led to it at once."""
+    live.publish_on_commit([live.user_group(session.person_id)], [f"served:{session.pool_id}"], now=True)
+
+
 def line_changed(pool: Pool, people: Iterable[int]) -> None:
     """Those who wait look at their place again."""
     groups = [live.user_group(person) for person in people]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from portal.jobs import services as jobs
 from portal.jobs.models import Job
 from portal.jobs.names import JobStatus
 from portal.lib.live import OPERATORS, publish_on_commit
-from portal.machines.events import machine_changed
+from portal.machines.events import machine_changed, screen_came
 from portal.machines.models import Machine
 from portal.machines.states import PowerState
 from tests.support.redis import redis_db, redis_url
@@ -42,7 +42,9 @@ FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component
 # As in static/js/base/live.js: so many times longer than the portal took a part rests, give or take a fifth.
 LEAST_RESTS = 40 * 0.8
 LIST = re.compile(r"/machines/(\?.*)?$")
+DETAIL = re.compile(r"/machines/[0-9a-f-]{36}/\?stage=")
 CHANGES = 150
+GATHER_MS = 50
 
 
 @pytest.fixture
@@ -102,6 +104,43 @@ def test_a_storm_of_changes_costs_the_portal_a_small_share_and_the_tab_stays_rig
 
     at_once([stops])
     expect(tab.locator(f"#machine-{machine.pk}")).to_contain_text("Shut off", timeout=60_000)
+
+
+def test_a_screen_that_somebody_waits_for_is_not_held_back_by_the_pages_rest(
+    page: tuple[Page, str], machine: Machine
+) -> None:
+    """Between two looks at the portal a page rests, here for longer than its clock is let go on."""
+    tab, url = page
+    # Without a screen, which has news of its own.
+    off = {"power_state": PowerState.SHUT_OFF, "console_socket": ""}
+    at_once([lambda: Machine.objects.filter(pk=machine.pk).update(**off)])
+    fetched: list[Response] = []
+    heard: list[str] = []
+    tab.on("response", lambda response: fetched.append(response) if DETAIL.search(response.url) else None)
+    tab.on("websocket", lambda line: line.on("framereceived", lambda frame: heard.append(str(frame))))
+    tab.clock.install()
+    tab.goto(f"{url}/machines/{machine.pk}/")
+    wait_until(tab, lambda: bool(fetched))  # It looks once when it hears from the portal.
+    tab.wait_for_timeout(1000)
+    tab.clock.pause_at(tab.evaluate("(Date.now() + 1) / 1000"))
+    looked = len(fetched)
+    at_once([lambda: machine_changed(machine)])
+    wait_until(tab, lambda: f"machine:{machine.pk}" in heard[-1])
+    wait_until(tab, lambda: tab.clock.run_for(GATHER_MS) is None and len(fetched) > looked)
+    looked = len(fetched)
+    at_once([lambda: screen_came(machine)])
+    wait_until(tab, lambda: f"screen:{machine.pk}" in heard[-1])
+    for _ in range(GATHER_MS):
+        tab.clock.run_for(1)
+        tab.wait_for_timeout(20)
+    wait_until(tab, lambda: len(fetched) > looked)
+
+
+def wait_until(tab: Page, condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        tab.wait_for_timeout(20)
 
 
 def test_many_are_chosen_by_keyboard_stay_chosen_and_their_results_come_by_themselves(

@@ -165,11 +165,11 @@ def _is_leftover(name: str, *, of_this_run: bool) -> bool:
 
 
 def _start() -> None:
-    command = [sys.executable, "-m", "workers.hypervisor.kvm.daemon", "--run-dir", str(_RUN_DIR)]
+    daemon_command = [sys.executable, "-m", "workers.hypervisor.kvm.daemon", "--run-dir", str(_RUN_DIR)]
+    command = [sys.executable, "-m", "tests.support.reaper", str(_RUN_DIR / "pid"), *daemon_command]
     root = Path(__file__).parents[2]
     with (_RUN_DIR / "output").open("w") as output:
         process = subprocess.Popen(command, cwd=root, stdout=output, stderr=output, start_new_session=True)
-    (_RUN_DIR / "pid").write_text(str(process.pid), encoding="ascii")
     _children.append(process)
     wait_until(lambda: daemon.is_running() or process.poll() is not None, 60)
     if process.poll() is not None:

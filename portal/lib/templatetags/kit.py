@@ -1,14 +1,19 @@
 """The kit's small parts for every template: icons, sizes, times, form fields. `{% load kit %}`."""
 
 import datetime as dt
+import json
 from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urljoin
 
 from django import template
+from django.contrib.staticfiles import finders
+from django.contrib.staticfiles.storage import staticfiles_storage
 from django.forms import BoundField, CheckboxInput, CheckboxSelectMultiple, RadioSelect, Select
 from django.templatetags.static import static
 from django.urls import get_script_prefix
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
@@ -34,6 +39,38 @@ def _icon(name: str, css: str, _prefix: str) -> SafeString:
         static("icons.svg"),
         name,
     )
+
+
+@register.simple_tag
+def screen_script() -> SafeString:
+    """The screen's script, and at once all that it will ask for: one after the other they take four rounds."""
+    parts = format_html_join("", '<link rel="modulepreload" href="{}">', ((one,) for one in _parts("console")))
+    return format_html('{}<script type="module" src="{}"></script>', parts, static("js/console.js"))
+
+
+@register.simple_tag
+def screen_soon() -> SafeString:
+    """For pages that people come from to a screen: the browser fetches what it needs when it has nothing else to do."""
+    script = static("js/console.js")
+    wanted = [("style", static("css/console.css")), *(("script", one) for one in (script, *_parts("console")))]
+    return format_html_join("", '<link rel="prefetch" as="{}" href="{}">', wanted)
+
+
+def _parts(script: str) -> list[str]:
+    """The addresses of what a script loads; none where the front end is not built. Written by static/build.mjs."""
+    known = _known_parts().get(script, {"parts": [], "later": []})
+    address = static(f"js/{script}.js") if known["parts"] else ""
+    return [urljoin(address, part) for part in (*known["parts"], *known["later"])]
+
+
+@lru_cache(maxsize=1)
+def _known_parts() -> dict[str, dict[str, list[str]]]:
+    """As collected beside the scripts that are served; where those are served from the build, from there."""
+    name = "js/parts.json"
+    collected = staticfiles_storage.path(name)
+    file = collected if Path(collected).exists() else finders.find(name)
+    found: dict[str, dict[str, list[str]]] = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    return found
 
 
 @register.simple_tag

@@ -1,6 +1,7 @@
 /* Keeps the page true: one WebSocket says which things changed; what shows them is fetched again and morphed in.
 
-An element says what it shows: data-live="machine:<id> machines" hx-get="…" hx-trigger="live" hx-swap="morph". */
+An element says what it shows: data-live="machine:<id> machines" hx-get="…" hx-trigger="live" hx-swap="morph". What
+somebody waits for in front of it, such as a screen, data-live-now="screen:<id>" brings without any rest. */
 
 import htmx from "htmx.org";
 
@@ -23,11 +24,10 @@ const rests = new Map(); // key of an element -> how long it rests after a refre
 
 const keyOf = (element) => element.id || element.getAttribute("hx-get");
 
-function concerns(element, topics) {
-  if (topics.has("*")) {
-    return true;
-  }
-  return element.dataset.live.split(/\s+/).some((topic) => topics.has(topic));
+const names = (words, topics) => (words ?? "").split(/\s+/).some((topic) => topics.has(topic));
+
+function concerns({ dataset }, topics) {
+  return topics.has("*") || names(dataset.live, topics) || names(dataset.liveNow, topics);
 }
 
 /** What a morph leaves alone (data-keep, base/morph.js) does not come along with what is around it. */
@@ -51,12 +51,13 @@ export function refresh(topics, atOnce = false) {
   const soon = hit.filter((element) => wait(keyOf(element)) <= SOON_MS);
   for (const element of hit) {
     if (!soon.some((other) => other !== element && comesWith(other, element))) {
-      plan(keyOf(element), atOnce);
+      const now = names(element.dataset.liveNow, wanted);
+      plan(keyOf(element), atOnce || now, now ? 0 : GATHER_MS);
     }
   }
 }
 
-function plan(key, atOnce = false) {
+function plan(key, atOnce = false, gather = GATHER_MS) {
   if (atOnce) {
     clearTimeout(dirty.get(key));
     dirty.delete(key);
@@ -64,7 +65,7 @@ function plan(key, atOnce = false) {
   if (!dirty.has(key)) {
     dirty.set(
       key,
-      setTimeout(() => run(key, atOnce), atOnce ? GATHER_MS : wait(key)),
+      setTimeout(() => run(key, atOnce), atOnce ? gather : wait(key)),
     );
   }
 }

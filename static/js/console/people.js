@@ -160,6 +160,21 @@ function answerRefusals(root) {
 
 let following = Boolean(document.body.dataset.liveUrl);
 
+// A screen that takes longer is worth a word from the portal about why.
+const FIRST_FRAME_MS = 1500;
+
+/** The screen comes first: whatever else asks the portal in that moment makes it come later. */
+function afterFirstFrame(root, begin) {
+  let timer = 0;
+  const once = () => {
+    clearTimeout(timer);
+    root.removeEventListener("casement:first-frame", once);
+    begin();
+  };
+  root.addEventListener("casement:first-frame", once);
+  timer = setTimeout(once, FIRST_FRAME_MS);
+}
+
 /** Wires the panel of `root` to the screen there. */
 export function wirePeople(root) {
   const panel = panelOf(root);
@@ -169,7 +184,7 @@ export function wirePeople(root) {
   if (!following) {
     // A page with nothing but the screen follows no changes by itself. Who is signed out hears it from the screen.
     following = true;
-    follow(panel.dataset.liveUrl, () => {});
+    afterFirstFrame(root, () => follow(panel.dataset.liveUrl, () => {}));
     keepTimesRight();
     document.addEventListener("htmx:afterSwap", () => showTimes());
   }

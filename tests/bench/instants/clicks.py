@@ -9,12 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
 from playwright.sync_api import Browser, Page
 
+from tests.bench.instants.forks import cpu_s, running_qemus
 from tests.bench.launch import _delete, _status
 from tests.bench.rows import Row
 from tests.support.product import ROOT, Product, chromium, new_context, running_product, sign_in, wait_for
@@ -23,7 +24,8 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 AT_ONCE = 10
 FORK_S, SPARE_S, ALL_S = 0.9, 0.4, 8.0
 PASSWORD = "a-bench-person's-password"
-SETTLE_S = 20.0
+# All free desktops together, of one processor, over so long: then none of them is only just made.
+CALM, CALM_S = 0.4, 5.0
 _DRAWN = "performance.timeOrigin / 1000 + performance.getEntriesByName('casement:first-frame')[0].startTime / 1000"
 _COLOURS = """() => {
     const canvas = document.querySelector("[data-console-stage] canvas");
@@ -136,7 +138,29 @@ def _settings_of(product: Product) -> dict[str, str]:
 def _spares(product: Product, number: int) -> None:
     sql = "SELECT count(*) FROM pools_desktop WHERE state = 'spare'"
     wait_for(f"{number} are free", lambda: product.rows(sql)[0][0] >= number, seconds=1800)
-    time.sleep(SETTLE_S)  # Another person's desktop that starts just now is not what is measured.
+    _rests()
+
+
+def _rests() -> None:
+    """Another person's desktop that starts just now is not what is measured."""
+    wait_for("the desktops have come to rest", lambda: _busy() < CALM, seconds=600)
+
+
+def _busy() -> float:
+    """What all machines take now, in processors."""
+    before, began = _used(), time.monotonic()
+    time.sleep(CALM_S)
+    spent = sum(seconds - before.get(pid, 0.0) for pid, seconds in _used().items())
+    return spent / (time.monotonic() - began)
+
+
+def _used() -> dict[int, float]:
+    """Processor seconds of each machine that runs, by QEMU's number."""
+    found = {}
+    for pid, _words in running_qemus():
+        with suppress(OSError):  # It has just ended.
+            found[pid] = cpu_s(pid)
+    return found
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
@@ -180,6 +204,7 @@ def _clicks(browser: Browser, product: Product, number: int) -> float:
     page = _fill(browser, product, number, place="/desktops/")
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/desktops/")
+    page.wait_for_load_state("networkidle")
     began = time.time()
     page.get_by_role("article").get_by_role("link").first.click(no_wait_after=True)
     took = _drawn(page) - began
@@ -196,6 +221,7 @@ def _launches(browser: Browser, product: Product) -> Iterator[float]:
         page.locator("label.tile", has_text="Debian 12 desktop").click()
         page.locator("label.size", has_text="Medium").first.click()
         page.fill("input[name=name]", f"bench-{secrets.token_hex(3)}")
+        page.wait_for_load_state("networkidle")
         began = time.time()
         page.click("[data-launch]", no_wait_after=True)
         yield _drawn(page) - began
@@ -203,8 +229,9 @@ def _launches(browser: Browser, product: Product) -> Iterator[float]:
         how = product.rows("SELECT made_by FROM machines_machine WHERE id = ?", machine.replace("-", ""))
         _wait_until_ready(product, machine)
         assert how == [("fork",)], how
+        page.goto(f"{product.url}/machines/new/")  # A machine's own page leaves by itself when it is gone.
         _delete(page, product, machine)
-        time.sleep(2)
+        _rests()
     page.context.close()
 
 

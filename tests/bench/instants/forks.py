@@ -302,11 +302,11 @@ def _idle(stage: Stage) -> Iterator[Row]:
     time.sleep(SETTLE_S)
     pids = [_pid_of(spec.name) for spec in specs]
     private = [_private_mb(pid) for pid in pids]
-    before = [_cpu_s(pid) for pid in pids]
+    before = [cpu_s(pid) for pid in pids]
     began = time.monotonic()
     time.sleep(WATCH_S)
     watched = time.monotonic() - began
-    shares = [(_cpu_s(pid) - then) / watched for pid, then in zip(pids, before, strict=True)]
+    shares = [(cpu_s(pid) - then) / watched for pid, then in zip(pids, before, strict=True)]
     later = [_private_mb(pid) for pid in pids]
     yield Row(
         "instant.memory",
@@ -321,14 +321,21 @@ def _idle(stage: Stage) -> Iterator[Row]:
 
 
 def _pid_of(name: str) -> int:
+    for pid, words in running_qemus():
+        if any(word.startswith(f"guest={name},".encode()) for word in words):
+            return pid
+    raise AssertionError(f"QEMU of {name} does not run")
+
+
+def running_qemus() -> Iterator[tuple[int, list[bytes]]]:
+    """Of this machine, each with the words of its command line."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"qemu-system" in words[0] and any(word.startswith(f"guest={name},".encode()) for word in words):
-            return int(process.name)
-    raise AssertionError(f"QEMU of {name} does not run")
+        if b"qemu-system" in words[0]:
+            yield int(process.name), words
 
 
 def _private_mb(pid: int) -> float:
@@ -338,6 +345,7 @@ def _private_mb(pid: int) -> float:
     return kib * 1024 / 1e6
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """What it has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS

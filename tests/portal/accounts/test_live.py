@@ -10,11 +10,12 @@ from django.contrib.auth.models import AnonymousUser
 from pytest_django.fixtures import Settings
 
 from portal import settings as portal_settings
+from portal.accounts import consumers
 from portal.accounts.consumers import LiveConsumer
 from portal.accounts.events import memberships_changed
 from portal.accounts.models import Membership, User
 from portal.lib.live import OPERATORS, publish_on_commit
-from portal.machines.events import machine_changed
+from portal.machines.events import machine_changed, screen_came
 from portal.machines.models import Machine
 from tests.support.websocket import WebsocketCommunicator
 
@@ -106,4 +107,17 @@ async def test_many_changes_at_once_are_few_messages_and_none_is_lost(machine: M
     assert messages < 25
     assert heard.count("machines") == messages
     assert len(heard) - messages == len(names)
+    await tab.close()
+
+
+async def test_what_somebody_waits_for_is_not_gathered_with_what_comes_after(
+    machine: Machine, vera: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "REST_S", 600)
+    tab = await opened(vera)
+    await sync_to_async(machine_changed)(machine)
+    assert f"machine:{machine.pk}" in await tab.topics()
+    await sync_to_async(machine_changed)(machine)
+    await sync_to_async(screen_came)(machine)
+    assert await tab.topics() == [f"screen:{machine.pk}"]
     await tab.close()
