@@ -126,7 +126,12 @@ def test_a_screen_that_somebody_waits_for_is_not_held_back_by_the_pages_rest(
     looked = len(fetched)
     at_once([lambda: machine_changed(machine)])
     wait_until(tab, lambda: f"machine:{machine.pk}" in heard[-1])
-    wait_until(tab, lambda: tab.clock.run_for(GATHER_MS) is None and len(fetched) > looked)
+
+    def looks_again() -> bool:
+        tab.clock.run_for(GATHER_MS)
+        return len(fetched) > looked
+
+    wait_until(tab, looks_again)
     looked = len(fetched)
     at_once([lambda: screen_came(machine)])
     wait_until(tab, lambda: f"screen:{machine.pk}" in heard[-1])
