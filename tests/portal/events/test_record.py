@@ -167,7 +167,7 @@ def test_followers_are_told_after_the_commit(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     told: list[tuple[list[str], list[str]]] = []
-    monkeypatch.setattr(live, "_publish", lambda groups, topics: told.append((groups, topics)))
+    monkeypatch.setattr(live, "_publish", lambda groups, topics, **_how: told.append((groups, topics)))
     with django_capture_on_commit_callbacks(execute=True):
         services.record_deleted(machine)
         assert told == []
