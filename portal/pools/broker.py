@@ -142,9 +142,9 @@ def _first_ready(pool: Pool, *, rather_on: UUID | None = None, **values: object)
     """
     runs = {"machine__status": Status.READY, "machine__power_state": PowerState.RUNNING, "machine__task": Task.NONE}
     ready = Desktop.objects.filter(pool=pool, state=DesktopState.SPARE, **runs, **values)
-    ready = ready.select_for_update(skip_locked=True, of=("self",)).order_by("state_since", "number")
+    ready = ready.select_for_update(skip_locked=True, of=("self",)).order_by("state_since")
     if rather_on is not None:
-        ready = ready.order_by(Case(When(machine__host=rather_on, then=0), default=1), "state_since", "number")
+        ready = ready.order_by(Case(When(machine__host=rather_on, then=0), default=1), "state_since")
     found = ready.values_list("pk", "machine__id", "machine__name").first()
     return _Free(*found) if found else None
 

@@ -227,7 +227,9 @@ class Desktop(models.Model):
             models.CheckConstraint(condition=Q(state__in=DesktopState.values), name="desktop_state_known"),
         ]
         indexes = [
-            # What the broker hands out, in order; and what belongs to a person.
+            # What there is, by state and number; and what belongs to a person.
+            models.Index(fields=["pool", "state", "person", "number"], name="desktop_pool_state"),
+            # What the broker hands out, in order.
             models.Index(fields=["pool", "state", "person", "state_since"], name="desktop_pool_free"),
         ]
 
