@@ -9,6 +9,8 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils import timezone
+from hypothesis import HealthCheck
+from hypothesis import settings as of_hypothesis
 from pytest_django.fixtures import Settings
 
 from portal.accounts.models import Membership, Project, User
@@ -21,6 +23,10 @@ from portal.machines.states import PowerState, Status
 PASSWORD = "correct-horse-battery"
 
 GIB = 1024**3
+
+# On a busy machine an example that takes long, or is made slowly, says nothing of what it tries.
+of_hypothesis.register_profile("casement", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+of_hypothesis.load_profile("casement")
 
 
 DATABASE_FIXTURES = {"db", "transactional_db"}

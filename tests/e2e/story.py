@@ -34,6 +34,9 @@ _SIZE = """() => {
 }"""
 
 
+expect.set_options(timeout=60_000)
+
+
 def _us_keyboard() -> dict[str, tuple[str, bool]]:
     """Each character with its key's code and whether Shift is held."""
     keys = {" ": ("Space", False)}
@@ -80,18 +83,24 @@ class Story:
 
     def launch(self, image: str, name: str, *, size: str) -> UUID:
         """From the list of machines to a machine that is being built."""
+        self.fill_in_launch(image, name, size=size)
+        return self.send_launch()
+
+    def fill_in_launch(self, image: str, name: str, *, size: str) -> None:
         self.page.goto(f"{self.product.url}/machines/new/")
         self.page.locator("label.tile", has_text=image).first.click()
         self.page.locator("label.size", has_text=size).first.click()
         self.page.fill("input[name=name]", name)
         self.picture("before-launch")
+
+    def send_launch(self) -> UUID:
         self.page.click("[data-launch]")
         self.page.wait_for_url(re.compile(r"/machines/[0-9a-f-]{36}/"))
         found = re.search(r"[0-9a-f-]{36}", self.page.url)
         assert found is not None
         return UUID(found[0])
 
-    def wait_for_screen(self, *, seconds: float = 120) -> None:
+    def wait_for_screen(self, *, seconds: float = 300) -> None:
         self.page.wait_for_selector("[data-console][data-first-frame]", timeout=seconds * 1000)
 
     def press(self, button: str) -> None:
@@ -117,10 +126,10 @@ class Story:
         """Give the tab this size, and wait until the guest's own screen has it too, as the guest says itself."""
         self.page.set_viewport_size({"width": width, "height": height})
         size = f"{width} x {height}"
-        wait_for(f"the guest is {size}", lambda: self.page.evaluate(_SIZE) == size, seconds=120)
+        wait_for(f"the guest is {size}", lambda: self.page.evaluate(_SIZE) == size, seconds=300)
         ask = ("env", "DISPLAY=:0", "XAUTHORITY=/run/lightdm/root/:0", "xrandr")
         self.wait_in_guest(machine, f"current {size}", *ask)
-        wait_for("the wallpaper fills it", lambda: self.share_of_screen("r + g + b < 30") < 0.1, seconds=120)
+        wait_for("the wallpaper fills it", lambda: self.share_of_screen("r + g + b < 30") < 0.1, seconds=300)
 
     def type(self, text: str) -> None:
         """Into the guest, key by key with Shift held as a person holds it; slowly, for it is emulated."""
@@ -147,7 +156,7 @@ class Story:
         except HypervisorError:
             return ""
 
-    def wait_in_guest(self, machine: UUID, wanted: str, *argv: str, seconds: float = 120) -> None:
+    def wait_in_guest(self, machine: UUID, wanted: str, *argv: str, seconds: float = 300) -> None:
         wait_for(f"{argv} gives {wanted!r}", lambda: wanted in self.in_guest(machine, *argv), seconds=seconds)
 
     def wait_for_image(self, slug: str, *, seconds: float) -> None:

@@ -67,7 +67,7 @@ def _finds_nothing(name: str, seconds: int) -> bool:
         found.mkdir()
         for number, seed in enumerate(SEEDS[name]):
             (corpus / str(number)).write_bytes(seed)
-        options = [f"-max_total_time={seconds}", "-max_len=20000", "-timeout=10", "-rss_limit_mb=1024"]
+        options = [f"-max_total_time={seconds}", "-max_len=20000", "-timeout=60", "-rss_limit_mb=1024"]
         argv = [
             sys.executable,
             "-m",

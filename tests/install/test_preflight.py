@@ -62,8 +62,10 @@ def test_a_home_too_deep_for_libvirts_sockets_is_told_of() -> None:
 
 
 def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_: threading.Event().wait(1))
+    end = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: end.wait(60))
     assert not preflight.own_name_resolves(seconds=0.05)
+    end.set()
 
 
 def test_a_name_that_does_not_resolve_comes_with_the_line_to_add(monkeypatch: pytest.MonkeyPatch) -> None:

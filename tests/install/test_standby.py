@@ -28,7 +28,7 @@ def test_it_waits_while_another_serves_and_then_steps_in(tmp_path: Path) -> None
             time.sleep(0.5)
             assert process.poll() is None
             other.close()
-            assert process.communicate(timeout=20)[0] == "['--run-dir', '/run-dir']\n"
+            assert process.communicate(timeout=60)[0] == "['--run-dir', '/run-dir']\n"
 
 
 @pytest.mark.parametrize("made", [False, True])

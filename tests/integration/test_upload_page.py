@@ -44,6 +44,7 @@ T = TypeVar("T")
 MIB = 1024**2
 PIECE = 8 * MIB
 PIECES = 5
+expect.set_options(timeout=60_000)
 ADDRESS = "**/uploads/*-*"
 
 
@@ -148,9 +149,8 @@ def test_a_page_that_is_left_goes_on_where_it_was_when_the_file_is_chosen_again(
 
     site.page.route(ADDRESS, hold)
     site.page.on("dialog", lambda dialog: dialog.accept())
-    site.choose(disc)
     with site.page.expect_request(lambda one: one.headers.get("upload-offset") == str(2 * PIECE)):
-        pass
+        site.choose(disc)
     site.page.goto(f"{site.url}/isos/")
     site.page.unroute(ADDRESS)  # What it held back went with the page.
     unfinished = site.page.locator("#unfinished")
@@ -172,9 +172,8 @@ def test_a_web_process_that_is_killed_holds_the_upload_up_only(site: Site, disc:
         route.continue_()
 
     site.page.route(ADDRESS, kill_once)
-    site.choose(disc)
     with site.page.expect_request(lambda one: one.headers.get("upload-offset") == str(PIECE)):
-        pass
+        site.choose(disc)
     ask(site.start_web)
     arrived(site, disc)
     assert killed and site.offsets[0] == 0 and site.offsets[-1] == 4 * PIECE

@@ -37,6 +37,7 @@ def test_every_landed_migration_is_tried() -> None:
     } <= tried
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.django_db(transaction=True)
 def test_rows_of_every_landed_state_come_whole_to_the_newest() -> None:
     """One way through all states: in each of them every table gets rows, which go on from there with those before."""

@@ -59,7 +59,7 @@ class Libvirtd:
     def stop(self) -> None:
         pid = self.pid()
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not _is_alive(pid), 30)
+        wait_until(lambda: not _is_alive(pid), 120)
 
     def start(self) -> None:
         _start()
@@ -171,7 +171,7 @@ def _start() -> None:
     with (_RUN_DIR / "output").open("w") as output:
         process = subprocess.Popen(command, cwd=root, stdout=output, stderr=output, start_new_session=True)
     _children.append(process)
-    wait_until(lambda: daemon.is_running() or process.poll() is not None, 60)
+    wait_until(lambda: daemon.is_running() or process.poll() is not None, 120)
     if process.poll() is not None:
         raise AssertionError(f"libvirtd did not start: {(_RUN_DIR / 'output').read_text()}")
 

@@ -141,7 +141,7 @@ def outside_world(folder: Path) -> Iterator[Outside]:
         yield Outside(folder, authority, ssl.create_default_context(cafile=str(authority.ca)), stack)
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = 20, what: str = "it") -> None:
+def wait_for(condition: Callable[[], object], *, seconds: float = 60, what: str = "it") -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about in {seconds} s"

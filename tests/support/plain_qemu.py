@@ -111,7 +111,7 @@ def _firmware(directory: Path, uefi: bool) -> list[str]:
     return [word for drive in drives for word in ("-drive", drive)]
 
 
-def _connected(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 10) -> socket.socket:
+def _connected(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 60) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
 
     def reached() -> bool:

@@ -44,7 +44,7 @@ def redis_db(redis_url: str, settings: Settings) -> str:
     return redis_url
 
 
-def _wait_for(url: str, seconds: float = 10) -> None:
+def _wait_for(url: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     with redis.Redis.from_url(url) as client:
         while True:

@@ -21,7 +21,7 @@ from django.db import connection
 
 from portal.accounts.models import User
 
-START_S = 60
+START_S = 120
 CSRF = "c" * 32
 HOST = "127.0.0.1"
 

@@ -29,7 +29,7 @@ class WebsocketCommunicator:
         self._application = application
         self._ends: Any = None
 
-    async def connect(self, timeout: float = 10) -> tuple[bool, Any]:
+    async def connect(self, timeout: float = 60) -> tuple[bool, Any]:
         """Whether it was accepted, and the chosen subprotocol or the closing code."""
         self._ends = _communicator(self._application, self.scope)
         await self._ends.send_input({"type": "websocket.connect"})
@@ -41,7 +41,7 @@ class WebsocketCommunicator:
     async def send_to(self, *, bytes_data: bytes) -> None:
         await self._ends.send_input({"type": "websocket.receive", "bytes": bytes_data})
 
-    async def receive_output(self, timeout: float = 10) -> dict[str, Any]:
+    async def receive_output(self, timeout: float = 60) -> dict[str, Any]:
         message: dict[str, Any] = await self._ends.receive_output(timeout=timeout)
         return message
 
@@ -49,6 +49,6 @@ class WebsocketCommunicator:
         nothing: bool = await self._ends.receive_nothing(timeout=timeout)
         return nothing
 
-    async def disconnect(self, timeout: float = 10) -> None:
+    async def disconnect(self, timeout: float = 60) -> None:
         await self._ends.send_input({"type": "websocket.disconnect", "code": 1000})
         await self._ends.wait(timeout=timeout)

@@ -310,6 +310,7 @@ def test_programs_that_have_them_open_are_told_then_ended(
     guests.holds[machine.pk] = ["soffice"]
     away = profiles.release(machine)
     assert away is not None
+    monkeypatch.setattr(work, "TOLD_FOR_S", 600)
     runner.run(away.pk)
     step = away.steps.get(name="close_files")
     assert "soffice" in step.detail

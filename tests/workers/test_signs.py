@@ -45,7 +45,8 @@ def test_a_worker_lives_while_it_runs(redis_db: str, tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_for("the worker's first sign", lambda: process.poll() is None and pulse.living().workers, seconds=60)
+        wait_for("the worker's first sign", lambda: process.poll() is None and pulse.living().workers, seconds=180)
+        wait_for("it works", lambda: " ready." in log.read_text(), seconds=60)
         living = pulse.living()
         assert living.workers == ("worker@here",)
         assert living.queues == {"default", "host.local"}
@@ -78,12 +79,12 @@ def test_its_children_tell_tabs_from_one_loop_of_their_own(monkeypatch: pytest.M
     assert loop is not None
     seen: list[asyncio.AbstractEventLoop] = []
     monkeypatch.setattr(layer, "group_send", _noting(seen, layer.group_send))
-    live._publish(["operators"], ["machines"])
-    live._publish(["operators"], ["jobs"])
+    live._publish([("operators", ["machines"], False)])
+    live._publish([("operators", ["jobs"], False)])
     assert [async_to_sync(layer.receive)(channel)["topics"] for _each in "12"] == [["machines"], ["jobs"]]
     assert seen == [loop, loop]
     loop.call_soon_threadsafe(loop.stop)
-    wait_for("its loop has stopped", lambda: not loop.is_running(), seconds=30)
+    wait_for("its loop has stopped", lambda: not loop.is_running(), seconds=60)
     loop.close()
 
 

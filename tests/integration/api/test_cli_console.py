@@ -30,7 +30,7 @@ from tests.portal.console.screens import SECRET
 from tests.support.microguest import READY, build_microguest
 from tests.support.product import wait_for
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 
 LEAVE = b"\x1d"
 ASKS_WHERE = b"\x1b[6n"  # where the cursor is
@@ -277,13 +277,17 @@ def test_a_real_guest_is_worked_on(shell: Shell, path: str, machine: Machine) ->
         running_qemu(str(Path(path).with_name("vnc")), SECRET, *guest),
         terminal(shell, "beacon") as here,
     ):
-        here.shows(READY.encode())
+        wait_for("the guest is up", lambda: READY.encode() in here.seen, seconds=3 * LIMIT_S, every=0.05)
         here.types(b"echo $((6*7))-is-it\r")
         here.shows(b"42-is-it")
         here.types(b"echo for-$((20+22)) && sleep 1000\r")
         here.shows(b"for-42")
-        here.types(b"\x03")
-        here.types(b"echo again-$((2+3))\r")
-        here.shows(b"again-5")
+
+        def is_back() -> bool:
+            """Between the words and the program there is nothing yet that Ctrl-C would end."""
+            here.types(b"\x03echo again-$((2+3))\r")
+            return b"again-5" in here.seen
+
+        wait_for("its shell is back", is_back, seconds=LIMIT_S, every=2)
         here.types(LEAVE)
         assert here.ends() == 0

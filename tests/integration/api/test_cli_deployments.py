@@ -14,7 +14,7 @@ from tests.portal.deployments.conftest import dana, emil, plan, room, run_all
 
 __all__ = ["dana", "emil", "plan", "room"]
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 
 
 def test_a_class_from_its_list_to_its_end(shell: Shell, room: Project, plan: Plan, dana: User, emil: User) -> None:

@@ -13,7 +13,7 @@ from portal.pools.states import DesktopState, PlaceState
 from tests.integration.api.shell import Shell
 from tests.support.pool_rows import pool_of
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 
 
 def test_a_desktop_is_opened_kept_and_left(shell: Shell, machine: Machine, alice: User, bob: User) -> None:

@@ -20,7 +20,7 @@ from portal.machines.models import Attachment, Machine
 from tests.integration.api.shell import LIMIT_S, Shell
 from tests.portal.figures.test_views import told
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 
 
 def happen(machine: Machine, number: int) -> None:

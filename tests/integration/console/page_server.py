@@ -60,12 +60,14 @@ class Line:
 
     def messages(self) -> list[bytes]:
         """Whole messages of the browser since the last connection, without the handshake's 14 bytes."""
+        # It goes on meanwhile, in the server's thread.
+        said = bytearray(self.said)
         found, at = [], 14
-        while at < len(self.said):
-            size = message_size(self.said, at)
-            if size is None or at + size > len(self.said):
+        while at < len(said):
+            size = message_size(said, at)
+            if size is None or at + size > len(said):
                 break
-            found.append(bytes(self.said[at : at + size]))
+            found.append(bytes(said[at : at + size]))
             at += size
         return found
 
@@ -204,5 +206,5 @@ def served(page: PageServer, *, port: int = 0) -> Iterator[PageServer]:
         yield page
     finally:
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=60)
         listener.close()

@@ -9,14 +9,13 @@ import pytest
 
 from portal.console.relay import relay
 from portal.console.rfb import ClientStream, DisplayError, open_display
-from tests.integration.console.qemu import running_qemu
+from tests.integration.console.qemu import firmware_asks, running_qemu
 from tests.portal.console.displays import MemoryBrowser
 
 pytestmark = pytest.mark.real
 
 SECRET = "s3cr3tpw"
 GREETING = 12 + 2 + 4
-SETTLED_S = 1.5  # SeaBIOS has chosen its text mode by then, so the screen keeps its size.
 
 
 async def first_picture(browser: MemoryBrowser) -> bytes:
@@ -35,7 +34,7 @@ async def test_the_screen_of_a_real_qemu_comes_through_the_relay(
     socket_path: str, record_property: Callable[[str, object], None]
 ) -> None:
     with running_qemu(socket_path, SECRET):
-        await asyncio.sleep(SETTLED_S)
+        await firmware_asks(socket_path)
         started = time.monotonic()
         display = await open_display(socket_path, SECRET)
         opened = time.monotonic()
@@ -61,7 +60,7 @@ async def test_a_real_qemu_refuses_the_wrong_password(socket_path: str) -> None:
 
 async def test_two_real_viewers_share_the_screen_though_one_wants_it_alone(socket_path: str) -> None:
     with running_qemu(socket_path, SECRET):
-        await asyncio.sleep(SETTLED_S)
+        await firmware_asks(socket_path)
         browsers = [MemoryBrowser(), MemoryBrowser()]
         displays = [await open_display(socket_path, SECRET) for _ in browsers]
         sessions = [

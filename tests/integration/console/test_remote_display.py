@@ -20,6 +20,7 @@ import uvloop
 from portal.console.rfb import DisplayError, RemoteDisplay, open_display, open_display_blocking
 from portal.console.rfb.handshake import ServerInit
 from tests.support.certificates import Authority, Signed
+from tests.support.product import free_port
 
 pytestmark = pytest.mark.real
 
@@ -28,7 +29,7 @@ SECRET = "s3cr3tpw"
 ONE_PIXEL = b"\2\0\0\1\0\0\0\0" + b"\3\0\0\0\0\0\0\1\0\1"
 PIXEL_SIZE = 4 + 12 + 4
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 Opens = Callable[[RemoteDisplay, str | None], tuple[ServerInit, bytes]]
 
@@ -37,7 +38,7 @@ async def _open(address: RemoteDisplay, secret: str | None) -> tuple[ServerInit,
     display = await open_display(address, secret, deadline=DEADLINE)
     try:
         display.writer.write(ONE_PIXEL)
-        return display.init, await asyncio.wait_for(display.reader.readexactly(PIXEL_SIZE), 10)
+        return display.init, await asyncio.wait_for(display.reader.readexactly(PIXEL_SIZE), 60)
     finally:
         await display.close()
 
@@ -54,7 +55,7 @@ def _by_uvloop(address: RemoteDisplay, secret: str | None) -> tuple[ServerInit, 
 def _by_blocking(address: RemoteDisplay, secret: str | None) -> tuple[ServerInit, bytes]:
     connection, init, rest = open_display_blocking(address, secret, deadline=DEADLINE)
     with connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.sendall(ONE_PIXEL)
         while len(rest) < PIXEL_SIZE:
             piece = connection.recv(PIXEL_SIZE - len(rest))
@@ -78,16 +79,13 @@ class Place:
     authority: Authority
 
 
-def _port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def _place(folder: Path, *, name: str = "127.0.0.1", days: int = 30) -> Place:
     authority = Authority(folder)
     authority.server(name, days=days)
     ours = authority.client()
-    address = RemoteDisplay("127.0.0.1", _port(), "127.0.0.1", str(authority.ca), str(ours.certificate), str(ours.key))
+    address = RemoteDisplay(
+        "127.0.0.1", free_port(), "127.0.0.1", str(authority.ca), str(ours.certificate), str(ours.key)
+    )
     return Place(address, folder, authority)
 
 
@@ -101,7 +99,7 @@ def _qemu(place: Place, *, password: bool = True) -> Iterator[None]:
     argv += ["-object", f"secret,id=vnc,data={SECRET}", "-vnc", vnc + (",password-secret=vnc" if password else "")]
     process = subprocess.Popen(argv)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not _listens(port):
             assert process.poll() is None and time.monotonic() < deadline, "QEMU's VNC did not come up"
             time.sleep(0.02)
@@ -238,15 +236,15 @@ def _impostor(port: int, said: bytes, *, then: bytes = b"", secure: Signed | Non
         try:
             yield heard
         finally:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
 
 def _play(server: socket.socket, said: bytes, then: bytes, secure: Signed | None, heard: bytearray) -> None:
-    server.settimeout(20)
+    server.settimeout(60)
     connection, _ = server.accept()
     with connection, suppress(OSError):
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.sendall(said)
         if secure is not None:
             while len(heard) < len(GREETING) + 1 + 2 + 4:

@@ -35,6 +35,7 @@ __all__ = ["redis_db", "redis_url", "socket_path"]
 pytestmark = [
     pytest.mark.real,
     pytest.mark.django_db(transaction=True),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here"),
     pytest.mark.skipif(
         not (settings.BASE_DIR / "static" / "dist" / "js" / "serial.js").exists(),
@@ -131,7 +132,7 @@ def types(tab: Page, words: str) -> None:
 def test_a_guest_is_worked_in_on_its_serial_console(place: Place, alice: User, bob: User, vera: User) -> None:
     bobs = place.sit_down(bob)
     assert place.complaints == []
-    wait_for("the guest", lambda: READY.encode() in read_log(place.logs), seconds=120)
+    wait_for("the guest", lambda: READY.encode() in read_log(place.logs), seconds=300)
     bobs.get_by_role("button", name="Enter").click()
     expect(rows(bobs)).to_contain_text("#")
     types(bobs, "hostname se''rial-$((6*7)); hostname")

@@ -28,7 +28,7 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 POLL_S = 0.2
 # Settings that a test may have changed.
-PASSED_ON = ("IMAGES_DIR", "UPLOADS_DIR", "ISOS_DIR", "GUEST_BOOT_TIMEOUT_S")
+PASSED_ON = ("IMAGES_DIR", "UPLOADS_DIR", "ISOS_DIR", "GUEST_BOOT_TIMEOUT_S", "GUEST_SHUTDOWN_TIMEOUT_S")
 
 
 def work_and_die(job: Job, step: StepName, *, after: bool, seconds: float) -> None:
@@ -47,7 +47,7 @@ def work_and_die(job: Job, step: StepName, *, after: bool, seconds: float) -> No
         worker.close()
 
 
-def work_on(job: Job, *, seconds: float = 120) -> Job:
+def work_on(job: Job, *, seconds: float = 600) -> Job:
     """Let a worker in this process come back to the job until it has ended."""
     deadline = time.monotonic() + seconds
     while True:

@@ -32,7 +32,7 @@ from workers.hypervisor.fake import FakeHost
 from workers.workflows import WORKFLOWS
 from workers.workflows.base import Context
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(900)]
 
 LivesOf = Callable[[int], Iterator[int]]
 PLAYED = [(name, scene) for name, scenes in SCENES.items() for scene in scenes]

@@ -25,7 +25,7 @@ from tests.support.desktops import handed_out_twice
 from tests.workers.support import Killed, work_on
 from workers import reconcile
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from workers.workflows.base import Context
 
 __all__ = ["libvirtd", "other_uri", "own_folders", "stage", "watched_shortly"]
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.by_turns
@@ -57,7 +57,7 @@ def _kill_qemu(stage: RealStage, machine: UUID) -> None:
     (pid,) = qemus(str(machine))
     os.kill(pid, signal.SIGKILL)
     # Until libvirt has seen it.
-    wait_until(lambda: driver_of(stage.host).power_state(machine) == HostPowerState.SHUT_OFF, 30)
+    wait_until(lambda: driver_of(stage.host).power_state(machine) == HostPowerState.SHUT_OFF, 120)
 
 
 def test_a_guest_whose_qemu_is_killed_while_it_is_built_is_taken_back(stage: RealStage) -> None:
@@ -134,7 +134,7 @@ def test_events_reach_the_rows_through_a_libvirtd_that_restarts(stage: RealStage
             _kill_qemu(stage, machine.pk)
             off = Machine.objects.filter(pk=machine.pk, power_state=PowerState.SHUT_OFF)
             rows = Machine.objects.filter(pk=machine.pk).values("status", "task", "power_state", "power_state_at")
-            wait_until(off.exists, 60, rows.get)
+            wait_until(off.exists, 120, rows.get)
     assert wrong() == []
 
 
@@ -145,11 +145,11 @@ def watching() -> Iterator[None]:
     thread = threading.Thread(target=_watch, args=(watcher,))
     thread.start()
     try:
-        wait_until(lambda: len(watcher.threads) == Host.objects.count(), 60)
+        wait_until(lambda: len(watcher.threads) == Host.objects.count(), 120)
         yield
     finally:
         watcher.stop()
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
 
 

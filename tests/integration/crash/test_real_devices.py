@@ -20,7 +20,7 @@ from tests.integration.crash.scenes import Scene
 
 __all__ = ["libvirtd", "other_uri", "own_folders", "stage", "watched_shortly"]
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.by_turns

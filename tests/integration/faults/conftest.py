@@ -59,7 +59,7 @@ class Backend:
         """Nothing is written to disk: whoever starts it anew gets an empty one."""
         options = ("--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no")
         self.start("redis", redis_server(self.home), *options, "--dir", str(self.home))
-        wait_for("Redis answers", self._redis_answers, seconds=30, every=0.05)
+        wait_for("Redis answers", self._redis_answers, seconds=60, every=0.05)
 
     def _redis_answers(self) -> bool:
         with redis.Redis.from_url(f"unix://{self.socket}") as client, contextlib.suppress(redis.ConnectionError):

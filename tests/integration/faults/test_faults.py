@@ -14,7 +14,7 @@ from tests.integration.faults.conftest import Backend, Portal
 from tests.support import postgres
 from tests.support.product import wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 READY = ["ready", "", "running"]
 SLOW = {"create_disk": 2, "write_seed": 2, "define": 2, "start": 2}
@@ -31,7 +31,7 @@ def all_ready(portal: Portal, count: int) -> Callable[[], bool]:
 
 def test_redis_that_comes_back_empty_has_lost_no_work(backend: Backend) -> None:
     """What was queued is found again in the rows, and what was asked for while there was no Redis at all as well."""
-    backend.environment["FAULTS_DELAYS"] = json.dumps({"create_disk": 1})
+    backend.environment["FAULTS_DELAYS"] = json.dumps({"create_disk": 5})
     backend.start_redis()
     portal = backend.portal()
     portal("prepare")
@@ -39,7 +39,12 @@ def test_redis_that_comes_back_empty_has_lost_no_work(backend: Backend) -> None:
         portal("launch")  # There is no worker yet: five messages wait in Redis, and are lost with it.
     backend.start_worker()
     backend.start_beat()
-    wait_for("work is under way", lambda: any(job[0] == "running" for job in portal("states")["jobs"]), seconds=120)
+    wait_for(
+        "work is under way",
+        lambda: any(job[0] == "running" for job in portal("states")["jobs"]),
+        seconds=120,
+        every=0.1,
+    )
     backend.stop("redis")
     portal("launch")
     backend.start_redis()
@@ -59,7 +64,12 @@ def test_a_database_that_is_away_in_the_middle_of_a_build_ends_nothing(backend: 
         backend.start_beat()
         for _ in range(3):
             portal("launch")
-        wait_for("work is under way", lambda: any(job[0] == "running" for job in portal("states")["jobs"]), seconds=120)
+        wait_for(
+            "work is under way",
+            lambda: any(job[0] == "running" for job in portal("states")["jobs"]),
+            seconds=120,
+            every=0.1,
+        )
         postgres.stop(url)
         away_since = time.monotonic()
         assert "OperationalError" in portal.ask("launch")["error"]
@@ -77,13 +87,18 @@ def test_a_clock_that_is_set_back_holds_up_nothing(backend: Backend, tmp_path: P
     clock.write_text("0")
     backend.start_redis()
     # Nothing is on the host yet when the worker dies: it is in the worker's memory.
-    backend.environment |= {"FAULTS_DELAYS": json.dumps({"has_image": 5}), "FAULTS_CLOCK": str(clock)}
+    backend.environment |= {"FAULTS_DELAYS": json.dumps({"has_image": 15}), "FAULTS_CLOCK": str(clock)}
     portal = backend.portal()
     portal("prepare")
     backend.start_worker()
     backend.start_beat()
     portal("launch")
-    wait_for("work is under way", lambda: any(job[0] == "running" for job in portal("states")["jobs"]), seconds=120)
+    wait_for(
+        "work is under way",
+        lambda: any(job[0] == "running" for job in portal("states")["jobs"]),
+        seconds=120,
+        every=0.1,
+    )
     backend.kill("worker")
     clock.write_text("-3600")
     before = dt.datetime.now(dt.UTC)

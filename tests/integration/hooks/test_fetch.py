@@ -20,7 +20,7 @@ from portal.jobs.services import send_again
 from tests.integration.hooks.conftest import ADDRESS, StartWorker
 from tests.support.outside import Asked, Handler, Outside, wait_for
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
 
 DISK = b"\0" * 510 + b"\x55\xaa" + os.urandom(512) + b"\0" * (4 * 1024**2)
 HALF = len(DISK) // 2
@@ -41,7 +41,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_fetch_is_followed_by_one_tha
         handler.end_headers()
         handler.wfile.write(DISK[:HALF])
         half_is_there.set()
-        let_go.wait(60)
+        let_go.wait(240)
 
     server = outside.serve(respond, name=ADDRESS, address=ADDRESS)
     with worker("fetches", 1, "--pool", "solo") as first:
@@ -53,17 +53,17 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_fetch_is_followed_by_one_tha
             checksum=hashlib.sha256(DISK).hexdigest(),
             project=project,
         )
-        assert half_is_there.wait(60)
+        assert half_is_there.wait(120)
         wait_for(lambda: version.part_path.is_file() and version.part_path.stat().st_size > 0, what="the first part")
         first.send_signal(signal.SIGKILL)
-        first.wait(20)
+        first.wait(60)
     let_go.set()
     kept = version.part_path.stat().st_size
     assert 0 < kept <= HALF
     Job.objects.update(lease_until=timezone.now() - dt.timedelta(seconds=1))
     with worker("fetches", 1, "--pool", "solo"):
         assert send_again() == 1
-        wait_for(lambda: not Job.objects.get().is_active, seconds=60, what="the end of the job")
+        wait_for(lambda: not Job.objects.get().is_active, seconds=180, what="the end of the job")
     version = ImageVersion.objects.get()
     assert version.status == VersionStatus.READY, version.error
     assert version.upload_sha256 == hashlib.sha256(DISK).hexdigest()

@@ -29,6 +29,10 @@ from workers.hypervisor.types import (
 )
 
 GIB = 1 << 30
+# What an emulated guest may take on a busy machine: to be up, and to do anything else.
+BOOT_S, GUEST_S = 300, 120
+# What must be quick is so in one of them; the machine may look away for as long, but not each time.
+TRIES = 5
 
 
 class Backstage(Protocol):
@@ -125,7 +129,7 @@ class Bench:
     def booted(self, **changes: object) -> MachineSpec:
         """Its agent answers, so the guest's programs run."""
         spec = self.started(**changes)
-        wait_until(lambda: self.driver.agent_ready(spec.uuid), 120)
+        wait_until(lambda: self.driver.agent_ready(spec.uuid), BOOT_S)
         return spec
 
     def parent_spec(self, **changes: object) -> ParentSpec:
@@ -138,7 +142,7 @@ class Bench:
         spec = self.parent_spec(**changes)
         self.driver.start_parent(spec)
         if ready:
-            wait_until(lambda: self.driver.agent_ready(spec.uuid), 300)
+            wait_until(lambda: self.driver.agent_ready(spec.uuid), BOOT_S)
         return spec
 
     def captured(self, *, ready: bool = True, **changes: object) -> ParentSpec:
@@ -156,7 +160,7 @@ class Bench:
         spec = self.fork_spec(parent, **changes)
         assert self.driver.fork(spec, parent.uuid) == Forked("fork")
         if ready:
-            wait_until(lambda: self.driver.agent_ready(spec.uuid), 120)
+            wait_until(lambda: self.driver.agent_ready(spec.uuid), BOOT_S)
         return spec
 
     def clean(self) -> None:
@@ -228,13 +232,15 @@ class EventLog:
         for event in self._driver.events(self._stop.is_set):
             self.events.append(event)
 
-    def wait_for(self, wanted: Callable[[MachineEvent], bool], seconds: float = 20, *, times: int = 1) -> MachineEvent:
+    def wait_for(
+        self, wanted: Callable[[MachineEvent], bool], seconds: float = GUEST_S, *, times: int = 1
+    ) -> MachineEvent:
         wait_until(lambda: sum(map(wanted, list(self.events))) >= times, seconds)
         return next(event for event in self.events if wanted(event))
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "events() did not end when it was told to"
 
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.integration.hypervisor.harness import GIB, Bench, make_seed
+from tests.integration.hypervisor.harness import BOOT_S, GIB, GUEST_S, Bench, make_seed
 from tests.support.libvirtd import wait_until
 from tests.support.microguest import ON_DISK, kernel_for_appliances
 from workers.hypervisor.errors import (
@@ -24,6 +24,8 @@ from workers.hypervisor.errors import (
 from workers.hypervisor.types import Firmware, MachineSpec, VolumeInfo
 from workers.imaging import qemu_img
 from workers.imaging.inspector import inspect_image
+
+pytestmark = pytest.mark.timeout(1200)
 
 
 def nothing(_percent: int) -> None:
@@ -206,7 +208,7 @@ def real(real_bench: Bench, microguest: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def shell(bench: Bench, spec: MachineSpec, command: str) -> str:
-    done = bench.driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", command), timeout_s=60)
+    done = bench.driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", command), timeout_s=GUEST_S)
     assert done.exit_code == 0, (command, done.stderr)
     return done.stdout.decode().strip()
 
@@ -215,7 +217,7 @@ def booted(bench: Bench, spec: MachineSpec) -> MachineSpec:
     bench.driver.write_seed(spec.uuid, make_seed(spec))
     bench.driver.define(spec)
     bench.driver.start(spec.uuid)
-    wait_until(lambda: bench.driver.agent_ready(spec.uuid), 120)
+    wait_until(lambda: bench.driver.agent_ready(spec.uuid), BOOT_S)
     return spec
 
 
@@ -230,7 +232,6 @@ def files(bench: Bench, spec: MachineSpec) -> dict[str, str]:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(600)
 def test_a_copy_has_the_marker_and_an_identity_of_its_own_and_a_renewed_disk_has_neither(
     real: Bench, tmp_path: Path
 ) -> None:

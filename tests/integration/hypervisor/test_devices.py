@@ -11,10 +11,12 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from tests.integration.hypervisor.harness import GIB, Bench
+from tests.integration.hypervisor.harness import GIB, GUEST_S, TRIES, Bench
 from tests.support.libvirtd import wait_until
 from workers.hypervisor.errors import DomainNotFoundError, InvalidOperationError, VolumeNotFoundError
 from workers.hypervisor.types import DiskSpec, IoLimits, MachineSpec, NetworkMode, NicSpec, VolumeInfo
+
+pytestmark = pytest.mark.timeout(900)
 
 MIB = 1 << 20
 CARD = "52:54:00:c0:ff:ee"
@@ -157,10 +159,10 @@ def test_a_running_guest_sees_disks_and_cards_come_grow_and_go(bench: Bench, vol
     bench.driver.grow_disk(spec.uuid, volume, size_bytes=MIB)
     bench.driver.grow_disk(spec.uuid, None, size_bytes=2 * GIB)
     if bench.is_real:
-        wait_until(lambda: sizes(bench, spec).get(serial(volume)) == 96 * MIB, 20)
-        wait_until(lambda: 2 * GIB in sizes(bench, spec).values(), 20)
-    wait_until(lambda: bench.driver.detach_nic(spec.uuid, CARD), 60)
-    wait_until(lambda: bench.driver.detach_disk(spec.uuid, volume), 60)
+        wait_until(lambda: sizes(bench, spec).get(serial(volume)) == 96 * MIB, GUEST_S)
+        wait_until(lambda: 2 * GIB in sizes(bench, spec).values(), GUEST_S)
+    wait_until(lambda: bench.driver.detach_nic(spec.uuid, CARD), GUEST_S)
+    wait_until(lambda: bench.driver.detach_disk(spec.uuid, volume), GUEST_S)
     assert bench.driver.devices(spec.uuid).volumes == frozenset()
     assert bench.driver.devices(spec.uuid).macs == {spec.nics[0].mac}
     assert capacity_of(bench, volume) == 96 * MIB
@@ -169,7 +171,7 @@ def test_a_running_guest_sees_disks_and_cards_come_grow_and_go(bench: Bench, vol
         assert not shell(bench, spec, f"grep -il {CARD} /sys/class/net/*/address || true")
         # What was written stays: it comes back with the disk.
         bench.driver.attach_disk(spec.uuid, DiskSpec(volume))
-        wait_until(lambda: serial(volume) in sizes(bench, spec), 20)
+        wait_until(lambda: serial(volume) in sizes(bench, spec), GUEST_S)
         assert shell(bench, spec, f"dd if={device(bench, spec, volume)} bs=9 count=1 2>/dev/null") == "casement!"
     else:
         bench.driver.attach_disk(spec.uuid, DiskSpec(volume))
@@ -178,13 +180,13 @@ def test_a_running_guest_sees_disks_and_cards_come_grow_and_go(bench: Bench, vol
 
 
 def _marker_is_written_and_limits_hold(bench: Bench, spec: MachineSpec, volume: UUID) -> None:
-    wait_until(lambda: sizes(bench, spec).get(serial(volume)) == 64 * MIB, 20)
-    wait_until(lambda: bool(shell(bench, spec, f"grep -il {CARD} /sys/class/net/*/address || true")), 20)
+    wait_until(lambda: sizes(bench, spec).get(serial(volume)) == 64 * MIB, GUEST_S)
+    wait_until(lambda: bool(shell(bench, spec, f"grep -il {CARD} /sys/class/net/*/address || true")), GUEST_S)
     assert filters_of(CARD) == ["clean-traffic"]
     # The guest sets it up as any other, through its filter.
     name = shell(bench, spec, f"grep -il {CARD} /sys/class/net/*/address | cut -d/ -f5")
-    shell(bench, spec, f"ip link set {name} up && udhcpc -n -q -t 10 -T 1 -i {name} -s /etc/udhcpc")
-    wait_until(lambda: {CARD, spec.nics[0].mac} <= set(bench.driver.card_addresses(spec.uuid)), 30)
+    shell(bench, spec, f"ip link set {name} up && udhcpc -n -q -t 60 -T 1 -i {name} -s /etc/udhcpc")
+    wait_until(lambda: {CARD, spec.nics[0].mac} <= set(bench.driver.card_addresses(spec.uuid)), GUEST_S)
     disk = device(bench, spec, volume)
     shell(bench, spec, f"echo -n casement! | dd of={disk} conv=fsync 2>/dev/null")
     bench.driver.set_io_limits(spec.uuid, volume, IoLimits(bytes_per_s=MIB))
@@ -192,7 +194,10 @@ def _marker_is_written_and_limits_hold(bench: Bench, spec: MachineSpec, volume: 
     # libvirt lets a burst of a tenth of a second pass; the rest of the 6 MiB comes at its rate.
     assert limited > 4
     bench.driver.set_io_limits(spec.uuid, volume, IoLimits())
-    assert seconds_to_read(bench, spec, disk) < limited / 2
+    took: list[float] = []
+    while not took or (took[-1] >= limited / 2 and len(took) < TRIES):
+        took.append(seconds_to_read(bench, spec, disk))
+    assert took[-1] < limited / 2, took
 
 
 def seconds_to_read(bench: Bench, spec: MachineSpec, disk: str) -> float:
@@ -206,7 +211,7 @@ def serial(volume: UUID) -> str:
 
 
 def shell(bench: Bench, spec: MachineSpec, command: str) -> str:
-    done = bench.driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", command), timeout_s=60)
+    done = bench.driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", command), timeout_s=GUEST_S)
     assert done.exit_code == 0, (command, done.stderr)
     return done.stdout.decode().strip()
 

@@ -13,6 +13,8 @@ from tests.integration.hypervisor.harness import GIB, Bench, make_seed
 from workers.hypervisor.errors import InvalidOperationError, VolumeNotFoundError
 from workers.hypervisor.types import MachineSpec, PowerState
 
+pytestmark = pytest.mark.timeout(900)
+
 
 def quietly(_percent: int) -> None:
     """Nobody watches."""

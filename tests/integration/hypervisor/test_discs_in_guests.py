@@ -12,12 +12,12 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from tests.integration.hypervisor.harness import GIB, Bench, make_seed
+from tests.integration.hypervisor.harness import BOOT_S, GIB, GUEST_S, Bench, make_seed
 from tests.support.libvirtd import wait_until
 from tests.support.tiny_iso import IS_IN, IS_OUT, build_signed_iso, build_tiny_iso
 from workers.hypervisor.types import RESCUED_SERIAL, Firmware, MachineSpec
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 _IMAGES = Path(__file__).parents[3] / "var" / "images-dev"
 NVRAM = Path("/var/lib/libvirt/qemu/nvram")
@@ -51,7 +51,7 @@ def started_from(bench: Bench, disc: UUID, firmware: Firmware) -> MachineSpec:
     return spec
 
 
-def said(bench: Bench, spec: MachineSpec, words: bytes, *, seconds: float = 120) -> None:
+def said(bench: Bench, spec: MachineSpec, words: bytes, *, seconds: float = BOOT_S) -> None:
     log = bench.driver.console_log
     wait_until(lambda: words in log(spec.uuid), seconds, lambda: log(spec.uuid)[-2000:])
 
@@ -104,14 +104,14 @@ def test_secure_boot_starts_what_is_signed(bench: Bench) -> None:
     signed = uuid4()
     bench.driver.put_iso(signed, build_signed_iso(_IMAGES), progress=lambda _percent: None)
     spec = started_from(bench, signed, Firmware.UEFI_SECURE)
-    said(bench, spec, IS_IN, seconds=180)
+    said(bench, spec, IS_IN)
     bench.clean()
     bench.driver.delete_iso(signed)
 
 
 def guest(bench: Bench, spec: MachineSpec, script: str) -> bytes:
-    wait_until(lambda: bench.driver.agent_ready(spec.uuid), 180)
-    result = bench.driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", script))
+    wait_until(lambda: bench.driver.agent_ready(spec.uuid), BOOT_S)
+    result = bench.driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", script), timeout_s=GUEST_S)
     assert result.exit_code == 0, (script, result)
     return result.stdout.strip()
 

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.integration.hypervisor.harness import GIB, Bench, make_seed
+from tests.integration.hypervisor.harness import BOOT_S, GIB, GUEST_S, Bench, make_seed
 from tests.support.libvirtd import wait_until
 from tests.support.microguest import ROOT_UUID
 from workers.hypervisor.errors import (
@@ -33,7 +33,7 @@ from workers.hypervisor.kvm.domain_xml import ParentMemory
 from workers.hypervisor.kvm.driver import KvmDriver
 from workers.hypervisor.types import DiskSpec, Firmware, HostConfig, MachineSpec, ParentInfo, ParentSpec, PowerState
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 MIB = 1 << 20
 
@@ -78,7 +78,7 @@ def checksums(bench: Bench, parent: ParentSpec) -> dict[str, str]:
 
 def inside(bench: Bench, machine: UUID, script: str) -> str:
     """What a shell in the guest prints. The fake's guest runs none."""
-    result = bench.driver.run_in_guest(machine, ("/bin/sh", "-c", script), timeout_s=60)
+    result = bench.driver.run_in_guest(machine, ("/bin/sh", "-c", script), timeout_s=GUEST_S)
     assert result.exit_code == 0, (script, result.stderr)
     return result.stdout.decode().strip()
 
@@ -339,7 +339,7 @@ def test_a_fork_leads_the_life_of_any_machine(bench: Bench, parent: ParentSpec) 
     answers(bench, spec)
     driver.delete_snapshot(spec.uuid, snapshot)
     driver.shut_down(spec.uuid)
-    wait_until(lambda: driver.power_state(spec.uuid) is PowerState.SHUT_OFF, 120)
+    wait_until(lambda: driver.power_state(spec.uuid) is PowerState.SHUT_OFF, BOOT_S)
     driver.define(replace(spec, vcpus=2, memory_mib=384))
     driver.start(spec.uuid)
     answers(bench, spec)
@@ -411,7 +411,7 @@ def test_forks_go_on_where_the_template_was_and_share_nothing_from_there(real_be
         "1",
     ]
     bench.driver.shut_down(first.uuid)
-    wait_until(lambda: bench.driver.power_state(first.uuid) is PowerState.SHUT_OFF, 120)
+    wait_until(lambda: bench.driver.power_state(first.uuid) is PowerState.SHUT_OFF, BOOT_S)
     bench.driver.start(first.uuid)
     answers(bench, first)
     assert inside(bench, first.uuid, f"{MOUNT}; cat /disk/mark; hostname") == f"{first.uuid}\nalice-1"
@@ -420,7 +420,7 @@ def test_forks_go_on_where_the_template_was_and_share_nothing_from_there(real_be
 
 
 def counts_on(bench: Bench, machine: UUID, counted: int) -> None:
-    wait_until(lambda: int(inside(bench, machine, "cat /run/counted") or 0) > counted, 30)
+    wait_until(lambda: int(inside(bench, machine, "cat /run/counted") or 0) > counted, GUEST_S)
 
 
 @pytest.fixture

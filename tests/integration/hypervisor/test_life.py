@@ -7,10 +7,12 @@ from uuid import UUID
 
 import pytest
 
-from tests.integration.hypervisor.harness import Bench, following
+from tests.integration.hypervisor.harness import BOOT_S, GUEST_S, Bench, following
 from tests.support.libvirtd import wait_until
 from workers.hypervisor.errors import GuestAgentError, InvalidOperationError
-from workers.hypervisor.types import MachineInfo, PowerState
+from workers.hypervisor.types import EventKind, MachineInfo, PowerState
+
+pytestmark = pytest.mark.timeout(900)
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti alice@laptop"
 # Counts in the guest's memory alone: a guest that started anew begins at one.
@@ -36,6 +38,7 @@ def test_a_machine_that_is_off_is_neither_paused_nor_saved_nor_resized(bench: Be
 
 def test_paused_and_going_on_twice_each(bench: Bench) -> None:
     with following(bench.driver) as log:
+        log.wait_for(lambda event: event.kind is EventKind.RESYNC)  # What happens before that, nobody tells.
         spec, driver = bench.started(), bench.driver
         for _ in range(2):
             driver.suspend(spec.uuid)
@@ -112,8 +115,8 @@ def test_a_booted_guest_is_given_processors_memory_a_password_and_a_key_and_goes
         driver.set_memory(spec.uuid, 320)
         assert driver.get(spec.uuid).vcpus == listed(bench, spec.uuid).vcpus == 2
     if bench.is_real:
-        wait_until(lambda: inside.processors() == 2, 30)
-        wait_until(lambda: 50 < inside.memory_mib() - began_with < 80, 30, inside.memory_mib)
+        wait_until(lambda: inside.processors() == 2, GUEST_S)
+        wait_until(lambda: 50 < inside.memory_mib() - began_with < 80, GUEST_S, inside.memory_mib)
     for _ in range(2):
         driver.set_password(spec.uuid, "alice", "a-new-word")
         driver.add_ssh_key(spec.uuid, "alice", KEY)
@@ -129,7 +132,7 @@ def test_a_booted_guest_is_given_processors_memory_a_password_and_a_key_and_goes
     counted = inside.counted(at_least=1)
     driver.save(spec.uuid)
     driver.start(spec.uuid)
-    wait_until(lambda: driver.agent_ready(spec.uuid), 60)
+    wait_until(lambda: driver.agent_ready(spec.uuid), BOOT_S)
     if bench.is_real:
         # It did not begin anew, and it goes on.
         after = inside.counted(at_least=counted)
@@ -145,7 +148,7 @@ class Inside:
         self._bench, self._machine = bench, machine
 
     def text(self, script: str) -> str:
-        result = self._bench.driver.run_in_guest(self._machine, ("/bin/sh", "-c", script))
+        result = self._bench.driver.run_in_guest(self._machine, ("/bin/sh", "-c", script), timeout_s=GUEST_S)
         assert result.exit_code == 0, result.stderr
         return result.stdout.decode()
 
@@ -157,6 +160,6 @@ class Inside:
 
     def counted(self, *, at_least: int) -> int:
         if self._bench.is_real:
-            wait_until(lambda: int(self.text("cat /run/counted 2>/dev/null || echo 0") or 0) >= at_least, 30)
+            wait_until(lambda: int(self.text("cat /run/counted 2>/dev/null || echo 0") or 0) >= at_least, GUEST_S)
             return int(self.text("cat /run/counted") or at_least)
         return 0

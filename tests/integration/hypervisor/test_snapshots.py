@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from tests.integration.hypervisor.harness import GIB, Bench
+from tests.integration.hypervisor.harness import BOOT_S, GIB, GUEST_S, TRIES, Bench
 from tests.support.libvirtd import wait_until
 from tests.support.microguest import ROOT_UUID
 from workers.hypervisor.errors import DomainNotFoundError, InvalidOperationError, VolumeNotFoundError
@@ -20,12 +20,13 @@ from workers.hypervisor.kvm.driver import KvmDriver
 from workers.hypervisor.types import DiskSpec, Firmware, MachineSpec, PowerState
 from workers.imaging import qemu_img
 
+pytestmark = pytest.mark.timeout(900)
+
 MIB = 1 << 20
 # Nothing of it starts a program, so it is as quick as the guest; a file system that is still holds it up.
 TICKER = "while read up idle < /proc/uptime; do echo $up; done >> /disk/ticks"
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /run/counted; sleep 0.05; done"
 LONGEST_PAUSE_S = 0.5
-TRIES = 5
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_a_guest_finds_its_disk_as_it_was_and_its_processes_running(bench: Bench
     assert set(driver.snapshots(spec.uuid)) == {first, second}
 
     driver.restore_snapshot(spec.uuid, second)
-    wait_until(lambda: driver.agent_ready(spec.uuid), 60)
+    wait_until(lambda: driver.agent_ready(spec.uuid), BOOT_S)
     if bench.is_real:
         assert inside.run("ls /disk | grep -x -e old -e new -e newest").split() == ["new", "old"]
         assert inside.run("kill -0 $(cat /run/pid) && echo lives").strip() == "lives"
@@ -238,7 +239,7 @@ def test_a_guest_finds_its_disk_as_it_was_and_its_processes_running(bench: Bench
     driver.restore_snapshot(spec.uuid, first)
     assert driver.power_state(spec.uuid) is PowerState.SHUT_OFF
     driver.start(spec.uuid)
-    wait_until(lambda: driver.agent_ready(spec.uuid), 120)
+    wait_until(lambda: driver.agent_ready(spec.uuid), BOOT_S)
     inside.run(f"mkdir -p /disk && mount -t ext4 $(findfs UUID={ROOT_UUID}) /disk")
     if bench.is_real:
         assert inside.run("ls /disk | grep -x -e old -e new -e newest").split() == ["old"]
@@ -252,11 +253,15 @@ def _what_a_dead_worker_left_is_put_right(bench: Bench, spec: MachineSpec) -> No
     assert isinstance(driver, KvmDriver)
     for finish in (lambda: driver.take_snapshot(spec.uuid, snapshot, memory=False), None):
         driver._begin(spec.uuid, snapshot, memory=False)
-        assert driver._with(spec.uuid, "freeze", lambda domain: agent.ask(domain, "guest-fsfreeze-freeze", limit_s=20))
+        assert driver._with(
+            spec.uuid, "freeze", lambda domain: agent.ask(domain, "guest-fsfreeze-freeze", limit_s=GUEST_S)
+        )
         if finish is not None:
             finish()
         driver.delete_snapshot(spec.uuid, snapshot)
-        status = driver._with(spec.uuid, "ask", lambda domain: agent.ask(domain, "guest-fsfreeze-status", limit_s=20))
+        status = driver._with(
+            spec.uuid, "ask", lambda domain: agent.ask(domain, "guest-fsfreeze-status", limit_s=GUEST_S)
+        )
         assert status == "thawed"
     driver._begin(spec.uuid, snapshot, memory=True)
     driver.suspend(spec.uuid)
@@ -272,21 +277,21 @@ class Inside:
         self._bench, self._machine = bench, spec.uuid
 
     def run(self, script: str) -> str:
-        result = self._bench.driver.run_in_guest(self._machine, ("/bin/sh", "-c", script), timeout_s=60)
+        result = self._bench.driver.run_in_guest(self._machine, ("/bin/sh", "-c", script), timeout_s=GUEST_S)
         assert result.exit_code == 0, (script, result.stderr)
         return result.stdout.decode()
 
     def counted(self, *, at_least: int) -> int:
         if not self._bench.is_real:
             return at_least
-        wait_until(lambda: int(self.run("cat /run/counted 2>/dev/null || echo 0") or 0) >= at_least, 30)
+        wait_until(lambda: int(self.run("cat /run/counted 2>/dev/null || echo 0") or 0) >= at_least, GUEST_S)
         return int(self.run("cat /run/counted") or at_least)
 
     def longest_gap(self) -> float:
         """In seconds, between two lines that it wrote to its disk while a snapshot of that was taken."""
         driver, snapshot = self._bench.driver, uuid4()
         self.run(f": > /disk/ticks; ({TICKER}) >/dev/null 2>&1 & echo $! > /run/ticker")
-        wait_until(lambda: int(self.run("wc -l < /disk/ticks")) > 100, 30)
+        wait_until(lambda: int(self.run("wc -l < /disk/ticks")) > 100, GUEST_S)
         assert driver.take_snapshot(self._machine, snapshot, memory=False).quiesced
         self.run("kill $(cat /run/ticker)")
         driver.delete_snapshot(self._machine, snapshot)

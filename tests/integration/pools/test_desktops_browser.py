@@ -104,7 +104,7 @@ def look(tab: Page, name: str) -> None:
     for theme in ("light", "dark"):
         tab.evaluate(f"document.documentElement.dataset.bsTheme = '{theme}'")
         # Colours go over into each other; in between they are neither scheme's.
-        wait_for("the colours are there", lambda: not tab.evaluate(MOVING), seconds=20, every=0.05)
+        wait_for("the colours are there", lambda: not tab.evaluate(MOVING), seconds=60, every=0.05)
         assert axe.findings(tab) == [], (name, theme)
         snap(tab, f"{name}-{theme}")
     tab.set_viewport_size({"width": 390, "height": 844})
@@ -167,7 +167,7 @@ def test_from_signing_in_to_signing_out(site: Site, charlie: User, operator: Use
     home.wait_for_selector(ON_SCREEN)
     session = live_session(charlie)
     assert home.url.endswith(f"/desktops/session/{session.pk}/")
-    wait_for("the first picture is written down", lambda: live_session(charlie).on_screen_at, seconds=30)
+    wait_for("the first picture is written down", lambda: live_session(charlie).on_screen_at, seconds=60)
     snap(home, "desk")
 
     # Another device is asked; taking it over lets the first one go within moments.
@@ -210,7 +210,7 @@ def test_from_signing_in_to_signing_out(site: Site, charlie: User, operator: Use
     home.get_by_role("button", name="I am here").focus()
     home.keyboard.press("Enter")
     expect(over).to_have_count(0)
-    wait_for("the warning is forgotten", lambda: live_session(charlie).warned_at is None, seconds=30)
+    wait_for("the warning is forgotten", lambda: live_session(charlie).warned_at is None, seconds=60)
 
     def soon_over() -> None:
         Pool.objects.update(limit_s=3600)

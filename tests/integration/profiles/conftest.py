@@ -42,7 +42,7 @@ def microguest() -> Path:
     return build_microguest(IMAGES)
 
 
-def work_on(job: Job | None, *, seconds: float = 240) -> Job:
+def work_on(job: Job | None, *, seconds: float = 900) -> Job:
     """As workers do, until it has ended."""
     assert job is not None
     deadline = time.monotonic() + seconds
@@ -68,7 +68,7 @@ class Guest:
         self.machine, self.driver = machine, driver
 
     def says(self, command: str) -> str:
-        result = self.driver.run_in_guest(self.machine.pk, ("/bin/sh", "-c", command), timeout_s=60)
+        result = self.driver.run_in_guest(self.machine.pk, ("/bin/sh", "-c", command), timeout_s=240)
         assert result.exit_code == 0, (command, result.stdout, result.stderr)
         return result.stdout.decode().strip()
 

@@ -24,7 +24,7 @@ from portal.machines.services import request_machine
 from tests.support.together import at_once
 from tests.support.web import HOST, cookie_of, request, web_processes
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 
 GIB = 1024**3
 REQUESTS = 200

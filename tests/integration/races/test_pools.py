@@ -19,7 +19,7 @@ from tests.integration.races import mortal
 from tests.support.desktops import handed_out_twice, people, stocked_pool
 from tests.support.together import at_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 
 PEOPLE, DESKTOPS = 200, 50
 

@@ -100,6 +100,7 @@ def _closing(app: Any) -> Any:
     return served
 
 
+@pytest.mark.timeout(900)
 def test_every_operation_answers_as_its_document_says(schema: Any) -> None:
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) > 50

@@ -13,7 +13,7 @@ from tests.portal.console.displays import display_at, greet, server_init
 from tests.support.product import wait_for
 
 SECRET = "s3cr3tpw"
-UNTIL_S = 30
+UNTIL_S = 60
 WIDTH, HEIGHT = 160, 100
 RED, GREEN = (200, 20, 30), (10, 180, 40)
 _REQUEST, _SIZES = 3, {0: 20, 2: 12, 3: 10}
@@ -60,10 +60,10 @@ class Screen:
             self.most_painting = max(self.most_painting, self.painting)
             await asyncio.sleep(self.paint_s)
             self.painting -= 1
+            self.painted += 1  # Before it is seen: whoever sees it may look at this at once.
             red, green, blue = self.colour
             head = struct.pack(">BxHHHHHi", 0, 1, 0, 0, WIDTH, HEIGHT, 0)
             writer.write(head + bytes([blue, green, red, 0]) * (WIDTH * HEIGHT))
-            self.painted += 1
 
 
 @contextmanager

@@ -51,14 +51,14 @@ def says(*pieces: bytes) -> Paint:
     return paint
 
 
-async def picture_of(socket_path: str, paint: Paint, *, width: int = 640, height: int = 480, s: float = 30) -> Picture:
+async def picture_of(socket_path: str, paint: Paint, *, width: int = 640, height: int = 480, s: float = 120) -> Picture:
     async def talk(reader: Reader, writer: Writer) -> None:
         await greet(reader, writer, secret="s3cr3tpw")
         writer.write(server_init(width=width, height=height))
         await paint(reader, writer)
 
     async with display_at(socket_path, talk):
-        display = await open_display(socket_path, "s3cr3tpw", deadline=30)
+        display = await open_display(socket_path, "s3cr3tpw", deadline=120)
         try:
             return await take_picture(display, deadline=s)
         finally:
@@ -242,7 +242,9 @@ async def test_a_screen_of_59_mb_takes_a_few_mb_of_memory(socket_path: str) -> N
     assert peak < 6 * 1024**2, peak
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(noise=st.binary(max_size=300), cut=st.integers(0, 300))
 async def test_noise_gives_a_picture_or_a_reason(socket_path: str, noise: bytes, cut: int) -> None:
     """Noise alone, and noise after a beginning that is right: nothing but a DisplayError ever comes out."""

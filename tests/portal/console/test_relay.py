@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 import tracemalloc
 
 import pytest
@@ -16,6 +17,7 @@ from tests.portal.console.test_client_stream import KEY, KEY_UP, POINTER, POINTE
 
 HANDSHAKE = 12 + 2 + 4
 NAMED_INIT = 24 + len("box")
+UNTIL_S = 60
 
 
 async def test_both_directions_pass_and_the_name_is_ours(socket_path: str) -> None:
@@ -31,18 +33,20 @@ async def test_both_directions_pass_and_the_name_is_ours(socket_path: str) -> No
     browser = MemoryBrowser()
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, "s3cr3t")
+        began = time.monotonic()
         session = asyncio.ensure_future(relay(browser, display, ClientStream(False), name="box"))
         browser.greet(shared=0)
         browser.say(UPDATE[:3], UPDATE[3:] + KEY)
         everything = await browser.until(HANDSHAKE + NAMED_INIT + 7)
         browser.leave()
         ended = await session
+        took = time.monotonic() - began
     assert await heard.get() == UPDATE + KEY
     assert everything.endswith(b"\0\0\0\x03boxpicture")
     assert b"evil" not in everything
     assert (ended.step, ended.reason) == (Step.ENDED, "browser-gone")
     assert (ended.bytes_up, ended.bytes_down) == (len(UPDATE + KEY), 7)
-    assert ended.seconds < 5
+    assert 0 < ended.seconds <= took
 
 
 async def test_a_line_that_is_no_display_passes_as_it_is() -> None:
@@ -111,10 +115,10 @@ async def test_what_is_held_down_is_let_go_when_control_or_the_session_is_lost(s
         await browser.until(HANDSHAKE + NAMED_INIT + 4)
         if loses == "control":
             stream.set_view_only(True)
-            assert await asyncio.wait_for(heard, 5) == KEY + POINTER + KEY_UP + POINTER_UP
+            assert await asyncio.wait_for(heard, UNTIL_S) == KEY + POINTER + KEY_UP + POINTER_UP
         browser.leave()
         await session
-        assert await asyncio.wait_for(heard, 5) == KEY + POINTER + KEY_UP + POINTER_UP
+        assert await asyncio.wait_for(heard, UNTIL_S) == KEY + POINTER + KEY_UP + POINTER_UP
 
 
 async def test_a_browser_that_stops_reading_stops_the_display_and_not_the_memory(socket_path: str) -> None:
@@ -140,11 +144,13 @@ async def test_a_browser_that_stops_reading_stops_the_display_and_not_the_memory
         await browser.until(HANDSHAKE + NAMED_INIT)
         browser.gate.clear()
         tracemalloc.start()
-        await asyncio.sleep(1)
-        stalled_at, (_, peak) = sent, tracemalloc.get_traced_memory()
+        stalled_at = -1
+        while sent != stalled_at:
+            stalled_at = sent
+            await asyncio.sleep(0.3)
+        (_, peak) = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        await asyncio.sleep(0.2)
-        assert sent == stalled_at, "the display must be held up while the browser does not read"
+        assert sent < 1600 * 65536, "the display must be held up while the browser does not read"
         assert sent - len(browser.received) < 8 * READ_SIZE
         assert peak < 8 * READ_SIZE
         browser.gate.set()
@@ -157,11 +163,12 @@ async def test_a_piece_that_nobody_takes_ends_the_session_in_the_end(
     socket_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_module, "STALL_DEADLINE", 0.1)
+    nobody_reads = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await greet(reader, writer, secret=None)
         writer.write(server_init())
-        await asyncio.sleep(0.1)
+        await nobody_reads.wait()
         writer.write(b"picture")
         await reader.read()
 
@@ -172,6 +179,7 @@ async def test_a_piece_that_nobody_takes_ends_the_session_in_the_end(
         browser.greet()
         await browser.until(HANDSHAKE + NAMED_INIT)
         browser.gate.clear()
+        nobody_reads.set()
         assert (await session).reason == "browser-stalled"
 
 
@@ -210,7 +218,7 @@ async def test_the_verdict_from_outside_ends_the_session_at_once(socket_path: st
         browser.greet()
         await browser.until(HANDSHAKE + NAMED_INIT)
         verdict.set_result(Ended(Step.REVOKED, "signed-out"))
-        ended = await asyncio.wait_for(session, 1)
+        ended = await asyncio.wait_for(session, UNTIL_S)
     assert (ended.step, ended.reason) == (Step.REVOKED, "signed-out")
 
 

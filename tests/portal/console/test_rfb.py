@@ -28,6 +28,7 @@ from portal.console.rfb import (
 from portal.console.rfb.handshake import MAX_REASON, MAX_SERVER_NAME
 from tests.portal.console.displays import PIXEL_FORMAT, Talk, display_at, greet, server_init
 
+UNTIL_S = 60
 Opens = Callable[[str, str | None, float], Awaitable[ServerInit]]
 
 
@@ -80,7 +81,7 @@ async def test_a_display_of_every_version_is_opened_shared(
         await reader.read()
 
     async with display_at(socket_path, talk):
-        init = await opens(socket_path, secret, 5)
+        init = await opens(socket_path, secret, UNTIL_S)
     assert client_inits == [b"\x01"]
     assert init == ServerInit(640, 480, PIXEL_FORMAT)
 
@@ -105,7 +106,7 @@ async def test_a_wrong_password_is_told_apart(socket_path: str, opens: Opens) ->
 
 async def test_an_empty_secret_is_refused_before_anything_is_opened(socket_path: str, opens: Opens) -> None:
     with pytest.raises(DisplayError, match="secret-empty"):
-        await opens(socket_path, "", 5)
+        await opens(socket_path, "", UNTIL_S)
 
 
 async def test_a_display_that_asks_for_no_password_is_not_the_one_that_we_set_up(
@@ -119,7 +120,7 @@ async def test_a_display_that_asks_for_no_password_is_not_the_one_that_we_set_up
 
 async def test_nobody_listening_is_an_os_error(socket_path: str, opens: Opens) -> None:
     with pytest.raises(OSError):
-        await opens(socket_path, "s3cr3t", 5)
+        await opens(socket_path, "s3cr3t", UNTIL_S)
 
 
 async def test_a_display_that_says_nothing_has_a_deadline(socket_path: str, opens: Opens) -> None:
@@ -151,9 +152,13 @@ async def test_a_display_that_drips_has_the_same_deadline_and_not_one_for_each_d
             await asyncio.sleep(0.05)
         await asyncio.sleep(60)
 
-    async with display_at(socket_path, talk):
-        with pytest.raises(DisplayError, match="timeout"):
-            await opens(socket_path, None, 0.4)
+    for deadline in (0.4, 2, 10):  # On a busy machine there may be no time for a second drop.
+        drops = 0
+        async with display_at(socket_path, talk):
+            with pytest.raises(DisplayError, match="timeout"):
+                await opens(socket_path, None, deadline)
+        if drops > 1:
+            break
     assert 1 < drops < MAX_REASON
 
 
@@ -248,7 +253,7 @@ async def _read_by_protocol(path: str) -> bytes:
     connected.transport.set_protocol(collector)
     collector.data_received(connected.rest)
     connected.transport.resume_reading()
-    await asyncio.wait_for(collector.ended, 5)
+    await asyncio.wait_for(collector.ended, UNTIL_S)
     return bytes(collector.heard)
 
 
@@ -258,7 +263,7 @@ async def _read_by_hand_over(path: str) -> bytes:
     heard = await display.reader.readexactly(10)
     collector = _Collector()
     early = display.hand_over(collector)
-    await asyncio.wait_for(collector.ended, 5)
+    await asyncio.wait_for(collector.ended, UNTIL_S)
     await display.close()
     return heard + early + bytes(collector.heard)
 
@@ -281,7 +286,7 @@ def test_the_last_words_reach_the_display(
             if handed_over:
                 display.hand_over(_Collector())
             await display.close(b"last words")
-            return await asyncio.wait_for(heard, 5)
+            return await asyncio.wait_for(heard, UNTIL_S)
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(scene()) == b"last words"
@@ -292,12 +297,12 @@ async def test_a_display_that_takes_nothing_cannot_hold_up_the_end(socket_path: 
         await greet(reader, writer, secret=None)
         writer.write(server_init())
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # It is a transport that reads.
-        await asyncio.sleep(60)
+        await asyncio.sleep(2 * UNTIL_S)
 
     async with display_at(socket_path, talk):
         display = await open_display(socket_path, None)
         display.writer.write(b"x" * (4 << 20))
-        await asyncio.wait_for(display.close(b"last words"), 10)
+        await asyncio.wait_for(display.close(b"last words"), UNTIL_S)
 
 
 async def test_no_connection_is_left_behind_by_a_refusal(socket_path: str, opens: Opens) -> None:
@@ -312,8 +317,8 @@ async def test_no_connection_is_left_behind_by_a_refusal(socket_path: str, opens
 
     async with display_at(socket_path, talk):
         with pytest.raises(DisplayError, match="security-type"):
-            await opens(socket_path, None, 5)
-        await asyncio.wait_for(left.wait(), 5)
+            await opens(socket_path, None, UNTIL_S)
+        await asyncio.wait_for(left.wait(), UNTIL_S)
 
 
 def test_a_handshake_says_what_it_has_to_say_however_the_bytes_come() -> None:
@@ -401,5 +406,5 @@ def test_the_browser_gets_our_name_for_the_screen_cut_to_a_sane_length() -> None
 async def _expect(reason: str, socket_path: str, talk: Talk, opens: Opens, secret: str | None = None) -> None:
     async with display_at(socket_path, talk):
         with pytest.raises(DisplayError) as caught:
-            await opens(socket_path, secret, 5)
+            await opens(socket_path, secret, UNTIL_S)
     assert caught.value.reason == reason

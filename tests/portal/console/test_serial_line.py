@@ -26,6 +26,12 @@ __all__ = ["redis_db", "redis_url"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_db")]
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody loses the port because this machine was busy for some seconds; tests take it away themselves."""
+    monkeypatch.setattr(serial_line, "LEASE_MS", 30_000)
+
+
 @pytest.fixture
 def port(socket_path: str) -> Iterator[SerialPort]:
     with serial_port(socket_path) as port:
@@ -221,8 +227,9 @@ def test_a_lost_lease_is_taken_again_and_the_port_with_it(
     end = attach()
     eventually(lambda: port.has_visitor)
     (holder,) = store().keys("casement:serial:*:holder")
-    store().set(holder, "somebody else", px=1500)
+    store().set(holder, "somebody else")
     eventually(lambda: not port.has_visitor)
+    store().delete(holder)
     eventually(lambda: port.has_visitor and port.visits == 2)
     port.say(b"again")
     until(end, b"again")
@@ -232,7 +239,7 @@ def test_a_silent_line_gives_a_sign_of_life_that_no_terminal_shows(
     port: SerialPort, attach: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serial_line, "ALIVE_S", 0.1)
-    assert until(attach(), bytes(4) + b"\0") == bytes(5)
+    assert not any(until(attach(), bytes(4) + b"\0")), "nothing was printed before, and there is nothing but signs"
 
 
 def test_the_filter_lets_everything_through_or_nothing() -> None:

@@ -40,6 +40,7 @@ class House:
     state: ServerState
     streams: list[Stream] = field(default_factory=list)
     ended: asyncio.Queue[Ended] = field(default_factory=asyncio.Queue)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     may_accept: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def outcome(self) -> str:
@@ -50,6 +51,7 @@ class House:
 async def house(socket_path: str, **options: Any) -> AsyncIterator[House]:
     async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await receive()
+        home.asked.set()
         await home.may_accept.wait()
         browser = await open_browser(scope, receive, send, "binary")
         assert isinstance(browser, Stream)
@@ -133,9 +135,9 @@ async def visit(home: House, path: str = "/ws/console/", *early: bytes) -> Async
     request += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
     writer.write(request.encode())
     for piece in early:
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(home.state.connections) and home.asked.is_set())
         writer.write(piece)
-        await asyncio.sleep(0.05)
+        await until(lambda: any(getattr(one, "_early", False) for one in home.state.connections))
         home.may_accept.set()
     try:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
@@ -164,6 +166,20 @@ class Echo:
                 await writer.drain()
         finally:
             self.left += 1
+
+
+class Clock:
+    """An event loop with a time of its own, for who asks it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._real = loop
+        self.now = loop.time()
+
+    def time(self) -> float:
+        return self.now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -384,11 +400,18 @@ async def test_a_portal_that_stops_says_so(socket_path: str) -> None:
 async def test_a_still_screen_is_kept_alive_and_a_dead_browser_is_not(socket_path: str) -> None:
     alive = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.5}
     async with display_at(socket_path, Echo()), house(socket_path, **alive) as home, visit(home) as tab:
+        # Its seconds pass when this test says so: after a pause of this process its answer could come too late.
+        stream, clock = home.streams[0], Clock(asyncio.get_running_loop())
+        stream._loop = clock  # type: ignore[assignment]
         await tab.greet()
+        await until(lambda: not stream._heard)
         for _ in range(20):
+            clock.now += 0.3
             assert await tab.frame() == (PING, b"")
             tab.writer.write(said(PONG, b""))
+            await until(lambda: stream._heard_at == clock.now)
         assert home.ended.empty()
+        clock.now += 0.6
         assert await home.outcome() == "browser-gone"
 
 

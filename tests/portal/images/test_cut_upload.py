@@ -60,7 +60,7 @@ async def test_a_connection_that_breaks_leaves_nothing(client: Client, project: 
         answers.append(message)
 
     app: Any = get_asgi_application()
-    await asyncio.wait_for(app(scope, arriving.get, send), timeout=10)
+    await asyncio.wait_for(app(scope, arriving.get, send), timeout=60)
     assert answers == []
     assert await Image.objects.acount() == await ImageVersion.objects.acount() == await Job.objects.acount() == 0
     assert files_below(Path(settings.UPLOADS_DIR)) == []

@@ -72,9 +72,9 @@ def test_a_waiting_job_is_taken_again(job: Job) -> None:
     [
         ({"status": JobStatus.QUEUED, "created_at": -10}, 0),
         ({"status": JobStatus.QUEUED, "created_at": -60}, 1),
-        ({"status": JobStatus.WAITING, "due_at": 5}, 0),
+        ({"status": JobStatus.WAITING, "due_at": 40}, 0),
         ({"status": JobStatus.WAITING, "due_at": -10}, 1),
-        ({"status": JobStatus.RUNNING, "lease_until": 5}, 0),
+        ({"status": JobStatus.RUNNING, "lease_until": 40}, 0),
         ({"status": JobStatus.RUNNING, "lease_until": -1}, 1),
         ({"status": JobStatus.DONE, "lease_until": -1}, 0),
     ],

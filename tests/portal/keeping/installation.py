@@ -51,7 +51,7 @@ class Installation:
 
     def python(self, *argv: str) -> subprocess.CompletedProcess[str]:
         environment = self.environment | {"DJANGO_SETTINGS_MODULE": "portal.settings"}
-        return python(argv, environment=environment, timeout_s=120)
+        return python(argv, environment=environment, timeout_s=250)
 
     def make(self) -> None:
         """The settings that bin/run writes, and the tables."""

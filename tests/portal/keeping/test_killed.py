@@ -15,6 +15,8 @@ from portal.keeping.archive import KeepingError
 from tests.portal.keeping.conftest import Make, Saved
 from tests.portal.keeping.installation import Installation, replace_database
 
+pytestmark = pytest.mark.timeout(900)
+
 KILLED = -9
 HARNESS = "tests/portal/keeping/killed.py"
 

@@ -306,7 +306,7 @@ def test_twenty_requests_at_once_get_exactly_what_the_quota_allows(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=150)
     assert sorted(outcomes) == ["made"] * 3 + ["refused"] * 17
     assert used(project)[0] == Machine.objects.count() == 3
 

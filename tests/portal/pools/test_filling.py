@@ -111,8 +111,7 @@ def test_the_hours_say_how_many(make_pool: MakePool, operator: User) -> None:
 
 def test_by_the_hours_it_fills_and_empties(make_pool: MakePool, look: Look, operator: User) -> None:
     pool = make_pool(spare=1, maximum=9)
-    local = timezone.now()
-    services.set_hours(pool, actor=operator, hours=[Hours(local.weekday(), 0, 24 * 60, 4)])
+    services.set_hours(pool, actor=operator, hours=[Hours(day, 0, 24 * 60, 4) for day in range(7)])
     look(pool)
     assert states(pool) == ["spare"] * 4
     services.set_hours(pool, actor=operator, hours=[])

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import time_machine
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -302,8 +303,10 @@ def test_an_idle_person_is_warned_with_a_countdown_and_says_i_am_here(mine: Sess
     client = signed_in(charlie)
     Pool.objects.update(idle_warn_s=600, idle_disconnect_s=120, idle_sign_out_s=600)
     assert "Are you still there?" not in desk(client, mine)
-    Session.objects.update(warned_at=timezone.now() - dt.timedelta(seconds=30))
-    warned = desk(client, mine)
+    now = timezone.now()
+    Session.objects.update(warned_at=now - dt.timedelta(seconds=30))
+    with time_machine.travel(now, tick=False):
+        warned = desk(client, mine)
     assert "Are you still there?" in warned and "data-countdown" in warned and "1 min 30 s" in warned
     here = client.post(reverse("desktops:session-here", args=[mine.pk]), headers=LIVE)
     assert "Are you still there?" not in text(here)

@@ -81,7 +81,7 @@ def test_two_workers_with_one_image_make_one(storage: Storage, pool: Path, sourc
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert not errors
     assert [path.name for path in (pool / "images").iterdir()] == [f"{version}.qcow2"]
 

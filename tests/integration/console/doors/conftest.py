@@ -20,11 +20,14 @@ from uuid import uuid4
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.db import connection
 
 from portal.accounts.models import User
 from portal.console.models import ConsoleSession
 from portal.console.tickets import SUBPROTOCOL_PREFIX
 from portal.lib.secrets import seal
+from portal.lib.store import store
 from portal.machines.models import Machine
 from tests.integration.console.doors.screens import SECRET
 from tests.integration.console.doors.wire import GREETING, Closed, Wire
@@ -35,6 +38,8 @@ __all__ = ["redis_db", "redis_url"]
 
 ROOT = Path(__file__).resolve().parents[4]
 LIMITS = {"USER": 4, "MACHINE": 6, "PROCESS": 10}
+# Of what must happen in time.
+TRIES = 4
 HANDSHAKE = 12 + 2 + 4 + 24 + len("beacon")
 
 
@@ -76,7 +81,7 @@ class Door:
 
     def ask(self, person: Person, path: str, form: dict[str, object] | None = None, *, web: int = 0) -> Any:
         """An ordinary request to one of the web processes."""
-        connection = http.client.HTTPConnection(HOST, self.webs[web % len(self.webs)].port, timeout=30)
+        connection = http.client.HTTPConnection(HOST, self.webs[web % len(self.webs)].port, timeout=60)
         with contextlib.closing(connection):
             return request(connection, path, cookie=person.cookie, form=form)
 
@@ -185,13 +190,13 @@ def running_gateway(redis: str, log_dir: Path) -> Iterator[Door]:
             yield Door("gateway", port, "/screens", webs, process.pid, log_dir)
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) is not None
+            assert process.wait(120) is not None
 
 
 def _wait_for_gateway(port: int) -> None:
     """Its socket is ours and takes connections at once; it answers when it is there."""
     wire = Wire(port)
-    wire.socket.settimeout(60)
+    wire.socket.settimeout(120)
     assert wire.ask("/", [("Host", "localhost")]) == 404
     wire.socket.close()
 
@@ -227,11 +232,27 @@ def socket_paths() -> Iterator[Callable[[], str]]:
         yield lambda: str(Path(directory) / f"{next(numbers)}.sock")
 
 
-def eventually(condition: Callable[[], object], patience: float = 20) -> None:
+def eventually(condition: Callable[[], object], patience: float = 60) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
+
+
+def within(seconds: float, attempt: Callable[[], float]) -> None:
+    """`attempt` gives how long something took. This machine has other work, too, and may look away for as long: then it
+    is tried again, with all as it was before.
+    """
+    before = connection.creation.serialize_db_to_string()
+    took: list[float] = []
+    while not took or (took[-1] >= seconds and len(took) < TRIES):
+        if took:
+            eventually(lambda: not ConsoleSession.objects.filter(ended_at=None).exists())
+            call_command("flush", interactive=False, inhibit_post_migrate=True, verbosity=0)
+            connection.creation.deserialize_db_from_string(before)
+            store().flushall()
+        took.append(attempt())
+    assert took[-1] < seconds, took
 
 
 def copy_of(machine: Machine, number: int, **values: object) -> Machine:

@@ -27,7 +27,7 @@ def display(path: str, talk: Talk) -> Iterator[None]:
     thread = threading.Thread(target=asyncio.run, args=(live(),))
     thread.start()
     try:
-        assert up.wait(20)
+        assert up.wait(60)
         yield
     finally:
         over.set()

@@ -19,7 +19,7 @@ from portal.console.services import end_lost_sessions
 from portal.console.tickets import SUBPROTOCOL_PREFIX
 from portal.lib.store import store
 from portal.machines.models import Machine
-from tests.integration.console.doors.conftest import HANDSHAKE, Door, Person, eventually, running_gateway
+from tests.integration.console.doors.conftest import HANDSHAKE, Door, Person, eventually, running_gateway, within
 from tests.integration.console.doors.screens import qemu
 from tests.integration.console.doors.wire import GREETING, Closed, frame
 from tests.portal.console.test_client_stream import KEY
@@ -75,10 +75,10 @@ def _let_time_pass(session: ConsoleSession) -> None:
 
 @pytest.mark.parametrize("door", ["gateway"], indirect=True)
 def test_who_dawdles_with_the_request_is_cut_off(door: Door) -> None:
+    started = time.monotonic()
     wire = door.wire()
     wire.socket.sendall(b"GET / HTTP/1.1\r\n")
     eventually(lambda: len(door.processes()) == 2)
-    started = time.monotonic()
     assert wire.socket.recv(1) == b""
     assert time.monotonic() - started > 5
     eventually(lambda: len(door.processes()) == 1)
@@ -96,15 +96,20 @@ def test_a_gateway_that_ends_ends_its_screens_and_writes_it_down(
     tmp_path: Path,
 ) -> None:
     """Also when it is killed: its children notice that they are alone."""
-    with running_gateway(redis_url, tmp_path) as door, qemu(screen.console_socket):
-        wire = door.enter(sit_down(alice), screen)
-        children = door.processes()[1:]
-        os.kill(door.pid, how)
-        asked_at = time.monotonic()
-        assert wire.closed() == Closed(4000, "ended", "portal-stopped")
-        assert time.monotonic() - asked_at < 2
-        wire.socket.close()
-        eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-    session = ConsoleSession.objects.get()
-    assert (session.ended_step, session.ended_reason) == ("ended", "portal-stopped")
-    assert "Traceback" not in door.logs()
+
+    def ends() -> float:
+        with running_gateway(redis_url, tmp_path) as door, qemu(screen.console_socket):
+            wire = door.enter(sit_down(alice), screen)
+            children = door.processes()[1:]
+            os.kill(door.pid, how)
+            asked_at = time.monotonic()
+            assert wire.closed() == Closed(4000, "ended", "portal-stopped")
+            took = time.monotonic() - asked_at
+            wire.socket.close()
+            eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+        session = ConsoleSession.objects.get()
+        assert (session.ended_step, session.ended_reason) == ("ended", "portal-stopped")
+        assert "Traceback" not in door.logs()
+        return took
+
+    within(2, ends)

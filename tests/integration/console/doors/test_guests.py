@@ -15,7 +15,7 @@ from portal.deployments import access
 from portal.deployments.models import Seat
 from portal.deployments.services import remove_seat
 from portal.machines.models import Grant, Machine
-from tests.integration.console.doors.conftest import Door, Person, copy_of, eventually
+from tests.integration.console.doors.conftest import Door, Person, copy_of, eventually, within
 from tests.integration.console.doors.screens import flood, qemu
 from tests.portal.test_every_url import seat_on
 
@@ -47,18 +47,29 @@ def _disable(seat: Seat, _alice: User) -> object:
 OF_LINKS = {"revoked": _revoke, "made anew": _make_another, "removed": _remove, "expired": _expire, "off": _disable}
 
 
+def _row_of(seat: Seat) -> Seat:
+    return Seat.objects.select_related("deployment__project", "guest", "person", "machine").get(pk=seat.pk)
+
+
 def _at_the_screen(door: Door, person: Person, screen: Machine, lose: Callable[[], object]) -> str:
     """The reason for which it ended, in time."""
-    with qemu(screen.console_socket, flood):
-        wire = door.enter(person, screen)
-        wire.until(1_000_000)
-        lose()
-        lost_at = time.monotonic()
-        closed = wire.closed()
-        assert time.monotonic() - lost_at < 2
-    eventually(lambda: not ConsoleSession.objects.filter(ended_at=None).exists())
-    assert closed.step == "revoked"
-    return closed.reason
+    reasons = []
+
+    def ends() -> float:
+        with qemu(screen.console_socket, flood):
+            wire = door.enter(person, screen)
+            wire.until(1_000_000)
+            lose()
+            lost_at = time.monotonic()
+            closed = wire.closed()
+            took = time.monotonic() - lost_at
+        eventually(lambda: not ConsoleSession.objects.filter(ended_at=None).exists())
+        assert closed.step == "revoked"
+        reasons.append(closed.reason)
+        return took
+
+    within(2, ends)
+    return reasons[-1]
 
 
 @pytest.mark.parametrize("loss", OF_LINKS)
@@ -69,8 +80,7 @@ def test_a_guests_screen_ends_with_the_link(
     [link] = access.make_links(seat.deployment, [seat], actor=alice, lifetime=DAY)
     assert link.seat.guest is not None
     guest = sit_down(link.seat.guest)
-    seat = Seat.objects.select_related("deployment__project", "guest", "person", "machine").get(pk=seat.pk)
-    reason = _at_the_screen(door, guest, screen, lambda: OF_LINKS[loss](seat, alice))
+    reason = _at_the_screen(door, guest, screen, lambda: OF_LINKS[loss](_row_of(seat), alice))
     assert reason in ({"not-found"} if loss == "expired" else {"signed-out"})
     refused = door.ask(guest, f"/machines/{screen.pk}/console/ticket", {"mode": "view"})
     assert refused.status in {302, 404}
@@ -81,10 +91,10 @@ def test_the_screen_of_a_person_with_an_account_ends_with_the_seat(
     door: Door, alice: User, charlie: User, screen: Machine, sit_down: Callable[[User], Person], loss: str
 ) -> None:
     """Charlie is in another project, and sees this one machine of it."""
-    Seat.objects.filter(pk=seat_on(screen).pk).update(person=charlie)
-    seat = Seat.objects.select_related("deployment__project", "guest", "person", "machine").get()
-    access.open_desktop(seat)
-    reason = _at_the_screen(door, sit_down(charlie), screen, lambda: OF_LINKS[loss](seat, alice))
+    seat = seat_on(screen)
+    Seat.objects.filter(pk=seat.pk).update(person=charlie)
+    access.open_desktop(_row_of(seat))
+    reason = _at_the_screen(door, sit_down(charlie), screen, lambda: OF_LINKS[loss](_row_of(seat), alice))
     assert reason == ("not-found" if loss == "removed" else "signed-out")
 
 

@@ -12,7 +12,7 @@ from portal.console import control
 from portal.console.models import ConsoleSession
 from portal.machines.models import Machine
 from tests.integration.console.doors.causes import LOSSES
-from tests.integration.console.doors.conftest import Door, Person, eventually
+from tests.integration.console.doors.conftest import Door, Person, eventually, within
 from tests.integration.console.doors.screens import flood, qemu
 from tests.portal.console.test_client_stream import UPDATE
 
@@ -28,43 +28,53 @@ def test_a_live_session_ends_within_two_seconds(
 ) -> None:
     """In the midst of a stream that never rests."""
     person = sit_down(bob)
-    with qemu(screen.console_socket, flood):
-        wire = door.enter(person, screen)
-        wire.until(1_000_000)
-        LOSSES[loss].happen(door, person, screen)
-        lost_at = time.monotonic()
-        closed = wire.closed()
-        assert time.monotonic() - lost_at < 2
-    assert (closed.step, 4000 <= closed.code < 5000) == (LOSSES[loss].inside, True)
-    eventually(lambda: ConsoleSession.objects.exclude(ended_at=None).exists())
-    session = ConsoleSession.objects.get()
-    assert (session.ended_step, session.ended_reason) == (closed.step, closed.reason)
-    assert session.bytes_down > 900_000
+
+    def ends() -> float:
+        with qemu(screen.console_socket, flood):
+            wire = door.enter(person, screen)
+            wire.until(1_000_000)
+            LOSSES[loss].happen(door, person, screen)
+            lost_at = time.monotonic()
+            closed = wire.closed()
+            took = time.monotonic() - lost_at
+        assert (closed.step, 4000 <= closed.code < 5000) == (LOSSES[loss].inside, True)
+        eventually(lambda: ConsoleSession.objects.exclude(ended_at=None).exists())
+        session = ConsoleSession.objects.get()
+        assert (session.ended_step, session.ended_reason) == (closed.step, closed.reason)
+        assert session.bytes_down > 900_000
+        return took
+
+    within(2, ends)
 
 
 def test_who_loses_control_holds_nothing_down_and_types_no_more_within_two_seconds(
     door: Door, alice: User, bob: User, screen: Machine, sit_down: Callable[[User], Person]
 ) -> None:
-    with qemu(screen.console_socket) as heard:
-        bobs = door.enter(sit_down(bob), screen)
-        alices = door.enter(sit_down(alice), screen)
-        alices.send(KEY_OF_ALICE + UPDATE)
-        eventually(lambda: bytes(heard) == UPDATE)
-        bobs.send(KEY_OF_BOB)
-        eventually(lambda: bytes(heard) == UPDATE + KEY_OF_BOB)
-        control.take(screen, actor=alice)
-        taken_at = time.monotonic()
-        eventually(lambda: bytes(heard).endswith(BOB_LETS_GO))
-        assert time.monotonic() - taken_at < 2
-        bobs.send(KEY_OF_BOB + UPDATE)
-        eventually(lambda: bytes(heard).endswith(BOB_LETS_GO + UPDATE))
+    people = [sit_down(bob), sit_down(alice)]
 
-        def alice_types() -> bool:
-            alices.send(KEY_OF_ALICE)
-            return heard.find(KEY_OF_ALICE) >= 0
+    def lets_go() -> float:
+        with qemu(screen.console_socket) as heard:
+            bobs, alices = [door.enter(person, screen) for person in people]
+            alices.send(KEY_OF_ALICE + UPDATE)
+            eventually(lambda: bytes(heard) == UPDATE)
+            bobs.send(KEY_OF_BOB)
+            eventually(lambda: bytes(heard) == UPDATE + KEY_OF_BOB)
+            control.take(screen, actor=alice)
+            taken_at = time.monotonic()
+            eventually(lambda: bytes(heard).endswith(BOB_LETS_GO))
+            took = time.monotonic() - taken_at
+            bobs.send(KEY_OF_BOB + UPDATE)
+            eventually(lambda: bytes(heard).endswith(BOB_LETS_GO + UPDATE))
 
-        # Her process hears of it within a second, as his did.
-        eventually(alice_types)
-        bobs.leave()
-        alices.leave()
-    assert heard.count(KEY_OF_BOB) == 1
+            def alice_types() -> bool:
+                alices.send(KEY_OF_ALICE)
+                return heard.find(KEY_OF_ALICE) >= 0
+
+            # Her process hears of it within a second, as his did.
+            eventually(alice_types)
+            bobs.leave()
+            alices.leave()
+        assert heard.count(KEY_OF_BOB) == 1
+        return took
+
+    within(2, lets_go)

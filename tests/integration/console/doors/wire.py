@@ -16,7 +16,7 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 GREETING: Final = b"RFB 003.008\n\x01\x01"
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 60.0
 
 
 def frame(
@@ -84,7 +84,7 @@ class Wire:
 
     def until(self, size: int) -> bytes:
         """Read on until this much has come in all."""
-        deadline = time.monotonic() + 3 * PATIENCE_S
+        deadline = time.monotonic() + 2 * PATIENCE_S
         while len(self.received) < size:
             assert time.monotonic() < deadline, f"only {len(self.received)} bytes of {size} have come"
             closed = self._take()
