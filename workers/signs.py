@@ -3,6 +3,7 @@
 No logging set-up of Celery's, since Django has done it.
 """
 
+import gc
 import time
 from typing import Any
 
@@ -35,8 +36,11 @@ def _leave_logging(**_values: object) -> None:
     """That there is a receiver is what keeps Celery from setting up levels and handlers of its own."""
 
 
-def _keep_loop(**_values: object) -> None:
+def _begin_child(**_values: object) -> None:
     live.keep_loop()
+    # As in the web process: what is loaded by now stays for good, and is not looked through again and again.
+    gc.collect()
+    gc.freeze()
 
 
 def connect() -> None:
@@ -44,5 +48,5 @@ def connect() -> None:
     beats = _Beats()
     heartbeat_sent.connect(beats.on_heartbeat, weak=False)
     worker_shutdown.connect(beats.on_shutdown, weak=False)
-    worker_process_init.connect(_keep_loop, weak=False)
+    worker_process_init.connect(_begin_child, weak=False)
     setup_logging.connect(_leave_logging, weak=False)

@@ -23,13 +23,13 @@ from portal.machines.models import Machine
 
 
 @transaction.atomic
-def settle(machine_id: UUID) -> None:
+def settle(machine_id: UUID, locked: ScreenControl | None = None) -> None:
     """Where nobody present holds control, it goes to who asked first, else to who has been here longest, else to none.
 
     Called after a session began or ended, in the same transaction. The row is locked first: of two that settle at once
-    the second sees what the first one's session did.
+    the second sees what the first one's session did. Who has `locked` it gives it.
     """
-    control = lock(machine_id)
+    control = locked or lock(machine_id)
     waiting = _controlling(machine_id).order_by(F("asked_at").asc(nulls_last=True), "started_at")
     present = list(waiting.values_list("user_id", flat=True))
     if control.user_id in present or (control.user_id is None and not present):
@@ -101,8 +101,12 @@ def holds(machine_id: UUID, user_id: int) -> bool:
 
 def lock(machine_id: UUID) -> ScreenControl:
     """The row as it is now; until the transaction's end nobody else changes who controls this screen."""
-    ScreenControl.objects.get_or_create(machine_id=machine_id, defaults={"since": timezone.now()})
-    return ScreenControl.objects.select_for_update().get(machine=machine_id)
+    rows = ScreenControl.objects.select_for_update().filter(machine=machine_id)
+    try:
+        return rows.get()
+    except ScreenControl.DoesNotExist:
+        ScreenControl.objects.get_or_create(machine_id=machine_id, defaults={"since": timezone.now()})
+        return rows.get()
 
 
 def _controlling(machine_id: UUID) -> QuerySet[ConsoleSession]:
@@ -131,7 +135,8 @@ def _pass(machine_id: UUID, *, held_by: int | None, to: int | None) -> bool:
     row = ScreenControl.objects.filter(machine=machine_id, user=held_by)
     if row.update(user=to, since=timezone.now()) != 1:
         return False
-    ConsoleSession.objects.filter(machine=machine_id, user=to, ended_at=None).update(asked_at=None)
+    if to is not None:
+        ConsoleSession.objects.filter(machine=machine_id, user=to, ended_at=None).update(asked_at=None)
     return True
 
 

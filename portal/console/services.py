@@ -139,12 +139,13 @@ def order_end_of(machine_id: UUID, person_id: int, *, by: str, but: str = "") ->
     open_rows = ConsoleSession.objects.filter(machine=machine_id, user=person_id, ended_at=None, end_ordered_by="")
     if but:
         open_rows = open_rows.exclude(browser=but)
-    numbers = list(open_rows.values_list("pk", flat=True))
-    if numbers:
-        _lock_screens(numbers)
-        ConsoleSession.objects.filter(pk__in=numbers, end_ordered_by="").update(end_ordered_by=by[:150])
-        _people_left(numbers)
-    return len(numbers)
+    if not open_rows.exists():
+        return 0
+    locked = control.lock(machine_id)
+    ended = open_rows.update(end_ordered_by=by[:150])
+    control.settle(machine_id, locked)
+    people_changed(machine_id, Machine.objects.values_list("project_id", flat=True).get(pk=machine_id))
+    return ended
 
 
 @transaction.atomic

@@ -86,9 +86,6 @@ class Webhook(models.Model):
         """Both secrets sign now."""
         return self.old_secret_until is not None and self.old_secret_until > timezone.now()
 
-    def wants(self, kind: str) -> bool:
-        return not self.kinds or kind in self.kinds
-
 
 class DeliveryStatus(models.TextChoices):
     PENDING = "pending", _("To be sent")

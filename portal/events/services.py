@@ -42,11 +42,9 @@ def record(
     data: dict[str, Any] | None = None,
 ) -> Event:
     """Add an event, and a delivery for each webhook of its project that wants it. `data` holds no secret."""
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         event = _add(kind, subject, project, actor.get_username() if actor else "", data)
-        if project is not None:
-            hooks = Webhook.objects.filter(project=project, enabled=True)
-            _deliver_to([hook for hook in hooks if hook.wants(kind)], event)
+        _deliver_to(_who_wants(kind, project), [event])
     return event
 
 
@@ -54,17 +52,12 @@ def record_many(
     kind: Kind, subjects: Sequence[tuple[models.Model, dict[str, Any]]], *, project: UUID | None, actor_name: str = ""
 ) -> None:
     """As `record`, of many things at once, each with its data; the same few statements however many they are."""
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         made = Event.objects.bulk_create(
             [_event(kind, subject, project, actor_name, data) for subject, data in subjects]
         )
         _tell_of_events(project)
-        if project is None:
-            return
-        hooks = Webhook.objects.filter(project=project, enabled=True)
-        for hook in [hook for hook in hooks if hook.wants(kind)]:
-            Delivery.objects.bulk_create([Delivery(webhook=hook, event=event) for event in made])
-            wake(hook.pk)
+        _deliver_to(_who_wants(kind, project), made)
 
 
 def _add(kind: Kind, subject: models.Model, project: UUID | None, actor: str, data: dict[str, Any] | None) -> Event:
@@ -91,10 +84,18 @@ def _tell_of_events(project: UUID | None) -> None:
     live.publish_on_commit(groups, [f"events:{project}"])
 
 
-def _deliver_to(hooks: Sequence[Webhook], event: Event) -> None:
-    Delivery.objects.bulk_create(Delivery(webhook=hook, event=event) for hook in hooks)
-    for hook in hooks:
-        wake(hook.pk)
+def _who_wants(kind: Kind, project: UUID | None) -> list[UUID]:
+    """Keys of webhooks. Asked with everything that happens, so that no more than needed is read."""
+    if project is None:
+        return []
+    hooks = Webhook.objects.filter(project=project, enabled=True).values_list("pk", "kinds")
+    return [pk for pk, kinds in hooks if not kinds or kind in kinds]
+
+
+def _deliver_to(webhooks: Sequence[UUID], made: Sequence[Event]) -> None:
+    Delivery.objects.bulk_create(Delivery(webhook_id=pk, event=event) for pk in webhooks for event in made)
+    for pk in webhooks:
+        wake(pk)
 
 
 def wake(webhook_id: UUID) -> None:
@@ -194,7 +195,7 @@ def try_webhook(webhook: Webhook, *, actor: User, request_ip: str | None = None)
         raise ConflictError(_("This webhook is off. Switch it on to try it."))
     audit.record(actor, "webhook.tested", webhook, request_ip=request_ip)
     event = _add(Kind.WEBHOOK_TEST, webhook, webhook.project_id, actor.get_username(), None)
-    _deliver_to([webhook], event)
+    _deliver_to([webhook.pk], [event])
     tell_webhook(webhook)
     return Delivery.objects.get(webhook=webhook, event=event)
 

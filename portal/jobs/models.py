@@ -69,7 +69,7 @@ class Job(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_name_display()}: {self.target_name}"
+        return f"{JobName(self.name).label}: {self.target_name}"
 
     @property
     def is_active(self) -> bool:

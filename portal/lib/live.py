@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import redis.exceptions
 from asgiref.sync import async_to_sync
@@ -43,17 +43,49 @@ def publish_on_commit(groups: Iterable[str], topics: Iterable[str], *, now: bool
 
     `now` is for what somebody waits for in front of a page: it is not gathered with what comes after it.
     """
-    group_list, topic_list = list(dict.fromkeys(groups)), list(topics)
-    transaction.on_commit(lambda: _publish(group_list, topic_list, now=now))
+    batch = _open_batch() or _Batch()
+    batch.add(groups, topics, now=now)
+    if not batch.is_due:
+        batch.is_due = True
+        transaction.on_commit(batch)
 
 
-def _publish(groups: list[str], topics: list[str], *, now: bool = False) -> None:
+class _Batch:
+    """What one transaction tells, a message for each group: its parts know little of each other, and say it twice."""
+
+    def __init__(self) -> None:
+        self._topics: dict[tuple[str, bool], dict[str, None]] = {}
+        self.is_due = self.is_sent = False
+
+    def add(self, groups: Iterable[str], topics: Iterable[str], *, now: bool) -> None:
+        names = dict.fromkeys(topics)
+        for group in groups:
+            self._topics.setdefault((group, now), {}).update(names)
+
+    def __call__(self) -> None:
+        self.is_sent = True
+        _publish([(group, list(topics), now) for (group, now), topics in self._topics.items()])
+
+
+def _open_batch() -> _Batch | None:
+    """The one that is sent if, and only if, what is written now is committed."""
+    connection = transaction.get_connection()
+    # A savepoint that was released is in the sets still, but nothing can be rolled back to it any more.
+    open_savepoints = {name for name in connection.savepoint_ids if name is not None}
+    for savepoints, work, _robust in reversed(connection.run_on_commit):
+        if isinstance(work, _Batch) and not work.is_sent and open_savepoints <= savepoints:
+            return work
+    return None
+
+
+def _publish(messages: Sequence[tuple[str, list[str], bool]]) -> None:
+    """Of each: the group, its topics, and whether they are awaited."""
     layer = get_channel_layer()
     if layer is None:
         return
 
     async def send() -> None:
-        for group in groups:
+        for group, topics, now in messages:
             await layer.group_send(group, {"type": "live.changed", "topics": topics, "now": now})
 
     try:

@@ -48,10 +48,13 @@ def _bring(pool: Pool) -> None:
 
 def _put_away(pool: Pool) -> None:
     over = Session.objects.filter(pool=pool, ended_at__isnull=False, files_asked_at__isnull=False, files_left_at=None)
-    for session in over.select_related("machine__host"):
+    # Mostly there is none, which is asked without the columns of their machines and hosts.
+    for pk in over.values_list("pk", flat=True):
         with transaction.atomic():
-            left = Session.objects.filter(pk=session.pk, files_left_at=None).update(files_left_at=timezone.now())
-            if left and session.machine is not None and not _goes_on(session):
+            if not Session.objects.filter(pk=pk, files_left_at=None).update(files_left_at=timezone.now()):
+                continue
+            session = Session.objects.select_related("machine__host").get(pk=pk)
+            if session.machine is not None and not _goes_on(session):
                 profiles.release(session.machine)
 
 

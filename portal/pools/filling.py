@@ -42,6 +42,8 @@ TENDED_FOR: Final = dt.timedelta(seconds=30)
 AT_ONCE: Final = 50
 # Together in one transaction, which others wait for.
 BATCH: Final = 10
+# For so long at most a large pool's used desktops wait for more of them.
+GATHERED_FOR: Final = dt.timedelta(seconds=10)
 NEXT_BUILD: Final = dt.timedelta(seconds=20)
 FIRST_RETRY: Final = dt.timedelta(seconds=15)
 LAST_RETRY: Final = dt.timedelta(hours=1)
@@ -75,28 +77,32 @@ def _tend(pool: Pool) -> None:
     if Place.objects.lost().filter(pool=pool).exists():
         broker.drop_lost(pool)
     # A quiet pool is looked at every few seconds: what cannot be is not looked for, and nothing is written.
-    there = _states(pool)
-    if there & {DesktopState.BUILDING, DesktopState.FAILED}:
-        _find_built(pool)
-        _find_failed(pool)
-    if there & {DesktopState.SPARE, DesktopState.TAKEN}:
-        _find_dead(pool)
-    if DesktopState.TAKEN in there:
-        _find_left(pool)
-    _renew(pool)
+    before = _census(pool)
+    changed = _follow(pool, before)
     if pool.kind == PoolKind.NAMED:
-        _give_names(pool)
+        changed |= _give_names(pool)
     _want_parents(pool)
-    _fill(pool)
+    together = _fill(pool, _census(pool) if changed else before)
     files.tend(pool)
-    _remove_machines(pool)
+    _remove_machines(pool, together=together)
     broker.serve(pool)
 
 
-def _states(pool: Pool) -> set[str]:
-    """In which its desktops are."""
-    live = Desktop.objects.filter(pool=pool, state__in=LIVE_DESKTOP).order_by()
-    return set(live.values_list("state", flat=True).distinct())
+def _follow(pool: Pool, census: _Census) -> bool:
+    """Desktops become what their machines have become, and what the pool's version asks for. False if none did."""
+    there, changed = census.states, False
+    if DesktopState.BUILDING in there:
+        changed |= _find_built(pool) > 0
+        changed |= _find_lost_builds(pool)
+    if DesktopState.FAILED in there:
+        changed |= _try_again(pool)
+    if there & {DesktopState.SPARE, DesktopState.TAKEN}:
+        changed |= _find_dead(pool)
+    if DesktopState.TAKEN in there:
+        changed |= _find_left(pool)
+    if census.of_other_versions or pool.recompose_at is not None:
+        changed |= _renew(pool)
+    return changed
 
 
 # --- what came of what was begun ----------------------------------------------------------------------------------
@@ -125,15 +131,32 @@ def _find_built(pool: Pool) -> int:
     return found
 
 
-def _find_failed(pool: Pool) -> None:
+def _find_lost_builds(pool: Pool) -> bool:
     """A build that came to nothing is tried again, later each time."""
     over = Q(machine=None) | ~Q(machine__status__in=[Status.REQUESTED, Status.BUILDING, Status.READY])
-    for desktop in _in(pool, DesktopState.BUILDING).filter(over).select_related("machine", "pool")[:AT_ONCE]:
+    found = _few(_in(pool, DesktopState.BUILDING).filter(over))
+    for desktop in found:
         message = desktop.machine.error_message if desktop.machine is not None else ""
         _failed(desktop, message or str(_GONE))
+    return bool(found)
+
+
+def _few(found: QuerySet[Desktop]) -> list[Desktop]:
+    """With machine and pool. Mostly there is none, which is asked without their hundred columns."""
+    keys = list(found.values_list("pk", flat=True)[:AT_ONCE])
+    return list(Desktop.objects.filter(pk__in=keys).select_related("machine", "pool")) if keys else []
+
+
+def _try_again(pool: Pool) -> bool:
     due = _in(pool, DesktopState.FAILED).filter(Q(retry_at=None) | Q(retry_at__lte=timezone.now()))
-    if due.update(state=DesktopState.RECYCLING, state_since=timezone.now()):
+    return _changed(pool, due.update(state=DesktopState.RECYCLING, state_since=timezone.now()))
+
+
+def _changed(pool: Pool, rows: int) -> bool:
+    """Whoever looks at the pool hears of it."""
+    if rows:
         events.pool_changed(pool)
+    return rows > 0
 
 
 _GONE = "Its machine was removed while it was being built."
@@ -150,7 +173,7 @@ def _failed(desktop: Desktop, message: str) -> None:
         events.pool_changed(desktop.pool)
 
 
-def _find_dead(pool: Pool) -> None:
+def _find_dead(pool: Pool) -> bool:
     """Desktops whose machine is off, gone, or on a host that has been silent for long."""
     off = Q(machine__power_state=PowerState.SHUT_OFF, machine__task=Task.NONE)
     gone = Q(machine=None) | ~Q(machine__status=Status.READY) | Q(machine__missing_since__isnull=False)
@@ -160,18 +183,19 @@ def _find_dead(pool: Pool) -> None:
         silent_since = timezone.now() - SILENT_FOR
         dead |= Q(machine__power_state=PowerState.UNKNOWN, machine__power_state_at__lt=silent_since)
     there = Desktop.objects.filter(pool=pool, state__in=[DesktopState.SPARE, DesktopState.TAKEN])
-    for desktop in there.filter(dead).select_related("machine", "pool")[:AT_ONCE]:
+    found = _few(there.filter(dead))
+    for desktop in found:
         _bury(desktop)
+    return bool(found)
 
 
-def _find_left(pool: Pool) -> None:
+def _find_left(pool: Pool) -> bool:
     """Desktops of people who were deleted with all that is theirs: nobody is on them any more."""
     live = Session.objects.live().filter(desktop=OuterRef("pk"))
     left = _in(pool, DesktopState.TAKEN).filter(~Exists(live)).values("pk")
     state = DesktopState.RECYCLING if pool.kind == PoolKind.FLOATING else DesktopState.SPARE
     rows = _in(pool, DesktopState.TAKEN).filter(pk__in=left)
-    if rows.update(state=state, person=None, state_since=timezone.now()):
-        events.pool_changed(pool)
+    return _changed(pool, rows.update(state=state, person=None, state_since=timezone.now()))
 
 
 def _bury(desktop: Desktop) -> None:
@@ -204,13 +228,15 @@ def _start(machine: Machine) -> None:
 # --- other versions -----------------------------------------------------------------------------------------------
 
 
-def _renew(pool: Pool) -> None:
-    """Free desktops of another version are made new: a few at a time, or all where that is to be at once."""
+def _renew(pool: Pool) -> bool:
+    """Free desktops of another version are made new: a few at a time, or all where that is to be at once. False if none
+    was, and nobody was signed out.
+    """
     old = Desktop.objects.filter(pool=pool).exclude(image_version=pool.image_version_id)
     if not old.filter(state__in=[DesktopState.SPARE, DesktopState.TAKEN]).exists():
         if pool.recompose_at is not None and pool.next_version_id is None:
             Pool.objects.filter(pk=pool.pk, next_version=None).update(recompose_at=None, recompose=Recompose.ROLLING)
-        return
+        return False
     is_due = pool.recompose_at is not None and pool.recompose_at <= timezone.now() and pool.next_version_id is None
     spares = list(old.filter(state=DesktopState.SPARE).order_by("number").values_list("pk", flat=True)[:AT_ONCE])
     if not is_due:
@@ -221,12 +247,12 @@ def _renew(pool: Pool) -> None:
         spares = spares[: max((there + on_the_way) // 2, 1) - on_the_way] if on_the_way < max(there, 1) else []
     now = timezone.now()
     rows = Desktop.objects.filter(pk__in=spares, state=DesktopState.SPARE)
-    if spares and rows.update(state=DesktopState.RECYCLING, state_since=now):
-        events.pool_changed(pool)
+    changed = bool(spares) and _changed(pool, rows.update(state=DesktopState.RECYCLING, state_since=now))
     if is_due:
         on_old = Session.objects.live().filter(desktop__in=old.values("pk"))
         for session in on_old.select_related("pool", "desktop__pool", "person")[:AT_ONCE]:
-            broker.sign_out(session, EndReason.RECOMPOSED)
+            changed |= broker.sign_out(session, EndReason.RECOMPOSED)
+    return changed
 
 
 # --- how many -----------------------------------------------------------------------------------------------------
@@ -242,6 +268,9 @@ class _Census:
     building: int
     recycling: int
     failed: int
+    # Of all of them.
+    of_other_versions: int
+    states: frozenset[str]
 
     @property
     def total(self) -> int:
@@ -249,23 +278,31 @@ class _Census:
 
 
 def _census(pool: Pool) -> _Census:
-    """One query, which an index answers."""
+    """One query."""
     live = Desktop.objects.filter(pool=pool, state__in=LIVE_DESKTOP).order_by()
     nobodys = ExpressionWrapper(Q(person=None), output_field=BooleanField())
-    rows = live.values_list("state", nobodys).annotate(number=Count("pk"))
+    rows = live.values_list("state", "image_version", nobodys).annotate(number=Count("pk"))
     free = dict.fromkeys(map(str, LIVE_DESKTOP), 0)
-    owned = 0
-    for state, is_nobodys, number in rows:
+    owned = others = 0
+    states = set()
+    for state, version, is_nobodys, number in rows:
+        states.add(state)
+        if version != pool.image_version_id:
+            others += number
         if is_nobodys or state == DesktopState.TAKEN:
             free[state] += number
         else:
             owned += number
-    return _Census(owned, free["taken"], free["spare"], free["building"], free["recycling"], free["failed"])
+    return _Census(
+        owned, free["taken"], free["spare"], free["building"], free["recycling"], free["failed"],
+        of_other_versions=others, states=frozenset(states),
+    )  # fmt: skip
 
 
-def _fill(pool: Pool) -> None:
-    """Build what is missing, and let go what is too much."""
-    census = _census(pool)
+def _fill(pool: Pool, census: _Census) -> int:
+    """Build what is missing, and let go what is too much. Returns how many used ones are to be made new together: it
+    costs less than each by itself, and of a large pool's free ones some may be missing for a moment.
+    """
     free_wanted = waiting = 0
     if pool.kind != PoolKind.NAMED:
         waiting = Place.objects.waiting().filter(pool=pool).count()
@@ -282,10 +319,11 @@ def _fill(pool: Pool) -> None:
     orders = [*again, *_new_desktops(pool, new)]
     for start in range(0, len(orders), BATCH):
         if not _may_build(pool):
-            return
+            break
         _build_batch(pool, orders[start : start + BATCH])
     if missing < 0:
         _let_go(pool, -missing)
+    return 1 if waiting or census.spare < wanted // 2 else wanted // 10
 
 
 def _emptied(pool: Pool, wanted: int) -> list[Desktop]:
@@ -294,7 +332,7 @@ def _emptied(pool: Pool, wanted: int) -> list[Desktop]:
     Of the others the numbers are free again.
     """
     gone = Q(machine=None) | Q(machine__status=Status.DELETED)
-    bare = list(_in(pool, DesktopState.RECYCLING).filter(gone).select_related("person").order_by("number")[:AT_ONCE])
+    bare = list(_in(pool, DesktopState.RECYCLING).filter(gone).order_by("number")[:AT_ONCE])
     theirs = [desktop for desktop in bare if desktop.person_id is not None]
     free = [desktop for desktop in bare if desktop.person_id is None]
     _retire(pool, free[wanted:])
@@ -344,14 +382,13 @@ def _let_go(pool: Pool, number: int) -> None:
         events.pool_changed(pool)
 
 
-def _give_names(pool: Pool) -> None:
+def _give_names(pool: Pool) -> bool:
     """Of a named pool everybody who is entitled has one, and nobody else; the most are those who came first."""
     people = list(people_entitled(pool)[: pool.maximum])
     there = Desktop.objects.filter(pool=pool, state__in=LIVE_DESKTOP)
     have = set(there.exclude(person=None).values_list("person_id", flat=True))
     strangers = there.filter(state=DesktopState.SPARE).exclude(person__in=[person.pk for person in people])
-    if strangers.update(state=DesktopState.RECYCLING, person=None, state_since=timezone.now()):
-        events.pool_changed(pool)
+    left = strangers.update(state=DesktopState.RECYCLING, person=None, state_since=timezone.now())
     room = min(pool.maximum - there.count(), AT_ONCE)
     lacking = [person for person in people if person.pk not in have][: max(room, 0)]
     numbers = _free_numbers(pool)
@@ -359,6 +396,7 @@ def _give_names(pool: Pool) -> None:
     for start in range(0, len(orders), BATCH):
         if _may_build(pool):
             _build_batch(pool, orders[start : start + BATCH])
+    return _changed(pool, left) or bool(orders)
 
 
 # --- machines -----------------------------------------------------------------------------------------------------
@@ -514,18 +552,21 @@ def _cannot_build(pool: Pool, error: PortalError) -> None:
     logger.warning("pool %s cannot build: %s", pool.name, error)
 
 
-def _remove_machines(pool: Pool) -> None:
-    """Of desktops that are made new, or go."""
+def _remove_machines(pool: Pool, *, together: int) -> None:
+    """Of desktops that are made new, or go; so many together, or what has waited for GATHERED_FOR."""
+    now = timezone.now()
     there = _in(pool, DesktopState.RECYCLING).filter(machine__status__in=KEPT).exclude(machine__task=Task.DELETING)
-    waited_out = Q(state_since__lt=timezone.now() - FILES_MAY_TAKE)
-    there = there.filter(waited_out | ~files.still_has_files())
-    found = list(there.select_related("machine__host", "machine__project", "pool").order_by("number")[:AT_ONCE])
+    waited_out = Q(state_since__lt=now - FILES_MAY_TAKE)
+    there = there.filter(waited_out | ~files.still_has_files()).order_by("number")
+    found = list(there.values_list("machine", "state_since")[:AT_ONCE])
+    if not found or (len(found) < together and min(since for _key, since in found) > now - GATHERED_FOR):
+        return
     for start in range(0, len(found), BATCH):
-        batch = found[start : start + BATCH]
-        gone = machines.delete_many(pool.project, [desktop.machine for desktop in batch if desktop.machine])
-        left = {machine.pk for machine in gone}
-        for desktop in batch:
-            if desktop.machine is not None and desktop.machine.pk not in left:
+        keys = [key for key, _since in found[start : start + BATCH]]
+        batch = list(Machine.objects.filter(pk__in=keys).select_related("host", "project"))
+        gone = {machine.pk for machine in machines.delete_many(pool.project, batch)}
+        for desktop in _few(_in(pool, DesktopState.RECYCLING).filter(machine__in=set(keys) - gone)):
+            if desktop.machine is not None:
                 _remove(desktop, desktop.machine)
 
 

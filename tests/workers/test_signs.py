@@ -74,7 +74,7 @@ def test_its_children_tell_tabs_from_one_loop_of_their_own(monkeypatch: pytest.M
     monkeypatch.setattr(live, "get_channel_layer", lambda: layer)
     channel = async_to_sync(layer.new_channel)()
     async_to_sync(layer.group_add)("operators", channel)
-    signs._keep_loop()
+    signs._begin_child()
     loop = live._loop
     assert loop is not None
     seen: list[asyncio.AbstractEventLoop] = []

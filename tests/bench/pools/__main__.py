@@ -1,8 +1,9 @@
 """`python -m tests.bench.pools FILE`: sign-ins at their times against large pools, and what becomes of the pools.
 
 Real: the broker, the pools' looking after, audit and event rows, messages to browsers and workers through Redis, and
-the database. Not real: hosts, and the workers' jobs on them, which `fleet.py` does in bulk. People come at their times
-whether or not others have been answered, and an answer's time counts from when its person came.
+the database. Not real: hosts, and the workers' jobs on them, which `fleet.py` does in bulk; and nobody's files follow
+them, which is such jobs too. People come at their times whether or not others have been answered, and an answer's time
+counts from when its person came.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from portal.accounts.models import Project, User
-from portal.console.models import ConsoleSession
+from portal.console.models import ConsoleSession, ScreenControl
 from portal.hosts.models import Host
 from portal.images.models import Image, ImageVersion, Kind, Source, VersionStatus
 from portal.lib import live
@@ -105,6 +106,7 @@ def _pool(number: int, project: Project, version: ImageVersion, flavour: Flavour
         spare=SPARE,
         minimum=0,
         maximum=EACH + SPARE,
+        keeps_files=False,
     )
     group = Group.objects.create(name=pool.name)
     Entitlement.objects.create(pool=pool, group=group)
@@ -141,6 +143,10 @@ def _sit_down(pool: Pool, users: list[User]) -> None:
             )
             for machine, user in zip(machines, users, strict=True)
         ],
+        500,
+    )
+    ScreenControl.objects.bulk_create(
+        [ScreenControl(machine=machine, user=user, since=now) for machine, user in zip(machines, users, strict=True)],
         500,
     )
 

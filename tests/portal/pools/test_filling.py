@@ -380,3 +380,21 @@ def test_a_look_at_a_large_pool_costs_no_more_than_at_a_small_one(
     look(pool)
     assert states(pool) == ["spare"] * 30
     assert look_costs() == small
+
+
+def test_a_large_pools_used_desktops_are_made_new_together(
+    make_pool: MakePool, look: Look, operator: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of its free ones at a time, or what has waited for long."""
+    pool = look(make_pool(entitled=(operator,), spare=30, maximum=40))
+    broker.recycle(pool.desktops.filter(state="spare")[0])
+    look(pool)
+    assert Counter(states(pool)) == {"spare": 29, "recycling": 1}
+    monkeypatch.setattr(filling, "GATHERED_FOR", dt.timedelta())
+    look(pool)
+    assert states(pool) == ["spare"] * 30
+    monkeypatch.setattr(filling, "GATHERED_FOR", dt.timedelta(days=1))
+    for desktop in pool.desktops.filter(state="spare")[:3]:
+        broker.recycle(desktop)
+    look(pool)
+    assert states(pool) == ["spare"] * 30
