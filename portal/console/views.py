@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.urls import get_script_prefix, reverse
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
@@ -15,11 +14,10 @@ from portal.accounts.guests import open_to_guests
 from portal.accounts.models import User
 from portal.accounts.permissions import Permission
 from portal.accounts.selectors import permissions_in
-from portal.console import tickets
+from portal.console.doors import door, door_ahead
 from portal.console.errors import step_of
-from portal.console.selectors import mode_for, target_for
 from portal.console.selftest import run_steps
-from portal.console.tickets import Claim, Kind, Mode
+from portal.console.tickets import Kind, Mode
 from portal.errors import PortalError
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
@@ -34,7 +32,9 @@ def ticket(request: HttpRequest, pk: UUID) -> JsonResponse:
     A refusal says the step, for the page's remedy, and to an operator where it is to be looked for.
     """
     try:
-        return JsonResponse(_ticket(request, pk))
+        wanted = Mode.VIEW if request.POST.get("mode") == Mode.VIEW else Mode.CONTROL
+        kind = Kind.SERIAL if request.POST.get("kind") == Kind.SERIAL else Kind.SCREEN
+        return JsonResponse(door(request, pk, wanted, kind))
     except PortalError as error:
         body = {"code": error.code, "message": str(error.message), "step": step_of(error)}
         return JsonResponse(body | _for_operators(request, pk), status=error.status)
@@ -49,34 +49,21 @@ def _for_operators(request: HttpRequest, pk: UUID) -> dict[str, str]:
     return {"detail": f"{machine.host.name}: {machine.power_state or '?'}"} if machine else {}
 
 
-def _ticket(request: HttpRequest, pk: UUID) -> dict[str, str]:
-    user = request.user
-    assert isinstance(user, User)  # noqa: S101 - LoginRequiredMiddleware lets nobody else through
-    wanted = Mode.VIEW if request.POST.get("mode") == Mode.VIEW else Mode.CONTROL
-    kind = Kind.SERIAL if request.POST.get("kind") == Kind.SERIAL else Kind.SCREEN
-    mode = mode_for(user, pk, wanted)
-    target_for(user, pk, mode, kind)
-    claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode, kind=kind)
-    return {"ticket": tickets.issue(claim), "path": _door(), "mode": mode, "session": str(claim.number)}
-
-
-def _door() -> str:
-    """Where the WebSocket is opened: a path here, or the gateway's whole address."""
-    return settings.CONSOLE_GATEWAY_URL or f"{get_script_prefix()}ws/console/"
-
-
 @open_to_guests
 @require_GET
+@never_cache
 def screen(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Nothing but the guest. A machine that is off still gets the page, which says so and comes alive by itself.
 
-    `?watch=1` is for those who may do more and only want to look, `?take=1` for those who come to take control.
+    `?watch=1` is for those who may do more and only want to look, `?take=1` for those who come to take control. It
+    brings its ticket, if it can have one, and so nobody keeps it.
     """
     machine = machine_for(request.user, pk, Permission.MACHINE_CONSOLE_VIEW)
     may_start = Permission.MACHINE_OPERATE in permissions_in(request.user, machine.project_id)
     start_url = reverse("machines:start", args=[pk]) if may_start else ""
     mode = Mode.VIEW if request.GET.get("watch") else Mode.CONTROL
     context = {"machine": machine, "start_url": start_url, "mode": mode.value, "take": bool(request.GET.get("take"))}
+    context["door"] = door_ahead(request, pk, mode)
     return render(request, "console/screen.html", context)
 
 

@@ -16,7 +16,8 @@ from django.views.decorators.http import require_GET, require_POST, require_safe
 from portal.accounts.http import client_ip, is_live, person
 from portal.accounts.models import User
 from portal.console import browsers
-from portal.console.tickets import session_hash
+from portal.console.doors import door_ahead
+from portal.console.tickets import Mode, session_hash
 from portal.errors import NotFoundError
 from portal.pools import broker
 from portal.pools.desk import Desk, desk_of
@@ -189,6 +190,7 @@ def session(request: HttpRequest, pk: UUID) -> HttpResponse:
         "mode": "control",
         "desk": _desk(request, found),
         "leaving": leaving_words(found.pool),
+        "door": door_ahead(request, machine.pk, Mode.CONTROL),
     }
     return render(request, "pools/screen.html", context)
 

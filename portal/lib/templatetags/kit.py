@@ -44,16 +44,27 @@ def _icon(name: str, css: str, _prefix: str) -> SafeString:
 @register.simple_tag
 def screen_script() -> SafeString:
     """The screen's script, and at once all that it will ask for: one after the other they take four rounds."""
-    parts = format_html_join("", '<link rel="modulepreload" href="{}">', ((one,) for one in _parts("console")))
-    return format_html('{}<script type="module" src="{}"></script>', parts, static("js/console.js"))
+    return format_html('{}<script type="module" src="{}"></script>', _preloads("console"), static("js/console.js"))
+
+
+@register.simple_tag
+def screen_ahead(door: str) -> SafeString:
+    """For the head: the ticket that the page brings (`door_ahead`), if it has one, and the script that uses it."""
+    brought = format_html('<meta name="casement-door" content="{}">', door)
+    script = format_html('<script type="module" async src="{}"></script>', static("js/door.js"))
+    return format_html("{}{}{}", brought, _preloads("door"), script) if door else SafeString()
 
 
 @register.simple_tag
 def screen_soon() -> SafeString:
     """For pages that people come from to a screen: the browser fetches what it needs when it has nothing else to do."""
-    script = static("js/console.js")
-    wanted = [("style", static("css/console.css")), *(("script", one) for one in (script, *_parts("console")))]
+    scripts = dict.fromkeys([static("js/door.js"), static("js/console.js"), *_parts("door"), *_parts("console")])
+    wanted = [("style", static("css/console.css")), *(("script", one) for one in scripts)]
     return format_html_join("", '<link rel="prefetch" as="{}" href="{}">', wanted)
+
+
+def _preloads(script: str) -> SafeString:
+    return format_html_join("", '<link rel="modulepreload" href="{}">', ((one,) for one in _parts(script)))
 
 
 def _parts(script: str) -> list[str]:

@@ -1,5 +1,6 @@
 /* One screen: asks for a ticket, connects, shows, comes back by itself. What is on the page around it is view.js's. */
 
+import { openSocket, takeAhead } from "./door.js";
 import { Keeper } from "./keeper.js";
 import { Line } from "./line.js";
 import { keepStill, onFirstPicture } from "./picture.js";
@@ -7,27 +8,11 @@ import { ConnectionState, afterwards, backoff } from "./state.js";
 import { screenLabel } from "./texts.js";
 import { askForTicket, closeDetail, Refusal } from "./ticket.js";
 
-const SUBPROTOCOL = "casement.ticket.";
 const POLL_MS = 3000;
 // A connection that lasted this long was a good one: after it, the first new attempt comes at once again.
 const STEADY_MS = 5000;
 // The portal gives up a display after 5 s and a silent browser after 10; what takes longer hangs on the way.
 const CONNECT_MS = 20_000;
-
-/** `{socket, state}` for a grant of the portal. `state.opened` and `state.closed` tell what became of it. */
-export function openSocket({ ticket, path }) {
-  const url = new URL(path, window.location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url, ["binary", SUBPROTOCOL + ticket]);
-  const state = { opened: false, closed: null };
-  socket.addEventListener("open", () => {
-    state.opened = true;
-  });
-  socket.addEventListener("close", (event) => {
-    state.closed = event;
-  });
-  return { socket, state };
-}
 
 export class Session {
   /** `view` shows states and holds the stage; see view.js. */
@@ -81,13 +66,16 @@ export class Session {
     this._run += 1;
     const run = this._run;
     this._state.enter("ticket");
+    const ahead = takeAhead(this._view.machine);
     try {
-      const [{ default: RFB }, grant] = await Promise.all([
-        this._viewer,
-        askForTicket(this._view.ticketUrl, this._view.csrfToken, this._view.wantedMode),
-      ]);
+      const [{ default: RFB }, asked] = await Promise.all([this._viewer, ahead?.grant ?? this._ask()]);
+      // One that has been closed by now is not taken: whoever asks is told why.
+      const isGone = ahead?.state.closed;
+      const grant = isGone ? await this._ask() : asked;
       if (run === this._run) {
-        this._open(RFB, grant, run);
+        this._open(RFB, grant, run, isGone ? null : ahead);
+      } else {
+        ahead?.socket.close();
       }
     } catch (error) {
       if (!(error instanceof Refusal)) {
@@ -99,10 +87,14 @@ export class Session {
     }
   }
 
-  _open(RFB, grant, run) {
+  _ask() {
+    return askForTicket(this._view.ticketUrl, this._view.csrfToken, this._view.wantedMode);
+  }
+
+  _open(RFB, grant, run, ahead) {
     performance.mark("casement:ticket");
     this._state.enter("connecting");
-    const { socket, state } = openSocket(grant);
+    const { socket, state } = ahead ?? openSocket(grant);
     this.line = new Line(socket);
     this.rfb = new RFB(this._view.stage, socket, { shared: true });
     this.line.attach(RFB, this.rfb);
@@ -112,10 +104,13 @@ export class Session {
     this._timer = setTimeout(() => this._giveUp("slow"), CONNECT_MS);
     this.rfb.addEventListener("connect", () => run === this._run && this._connected());
     this.rfb.addEventListener("clipboard", (event) => this._view.receiveClipboard(event.detail.text));
-    this.rfb.addEventListener(
-      "disconnect",
-      () => run === this._run && this._disconnected(closeDetail(state.closed, state.opened)),
-    );
+    this.rfb.addEventListener("disconnect", () => {
+      // What the page brought may be too old: only who asks now is told what is wrong.
+      const isTooOld = ahead && !this.keeper;
+      const detail = isTooOld ? { step: "network", reason: "lost" } : closeDetail(state.closed, state.opened);
+      run === this._run && this._disconnected(detail);
+    });
+    ahead?.handOver();
   }
 
   _connected() {

@@ -14,6 +14,7 @@ export class View {
     this.still = root.querySelector("[data-console-still]");
     this._status = root.querySelector("[data-console-status]");
     this.ticketUrl = root.dataset.ticketUrl;
+    this.machine = root.dataset.machine;
     this.machineName = root.dataset.machineName ?? "";
     this._quiet = false;
     this._rfb = null;

@@ -1,8 +1,8 @@
 /* The browser's part of the way to a screen: stream, handshake, picture, latency, bandwidth. Each step has a deadline. */
 
+import { openSocket } from "./door.js";
 import { Line } from "./line.js";
 import { onFirstPicture } from "./picture.js";
-import { openSocket } from "./session.js";
 import { closeDetail, Refusal } from "./ticket.js";
 
 const STEP_MS = 8000;

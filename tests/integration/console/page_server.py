@@ -102,13 +102,16 @@ class LinedBrowser:
 
 @dataclass
 class PageServer:
-    """`refusal` is what the ticket's door answers instead of a ticket; `mode` is what it grants."""
+    """`refusal` is what the ticket's door answers instead of a ticket; `mode` is what it grants. The page brings the
+    ticket `brings` by itself, if there is one.
+    """
 
     socket_path: str
     secret: str
     url: str = ""
     refusal: Answer | None = None
     mode: str = "control"
+    brings: str = ""
     verdict: Ended | None = None
     targets: list[str] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
@@ -121,8 +124,7 @@ class PageServer:
         if scope["type"] == "websocket":
             await self._screen(scope, receive, send)
         elif scope["path"].endswith("/console/ticket"):
-            grant = {"ticket": TICKET, "path": "/ws/console/", "mode": self.mode, "session": "5e55"}
-            status, body = self.refusal or (200, grant)
+            status, body = self.refusal or (200, self._grant(TICKET))
             await _answer(send, status, "application/json", json.dumps(body).encode())
         elif scope["path"].endswith("/screen/test/steps"):
             await _answer(send, 200, "application/json", json.dumps({"steps": self._steps()}).encode())
@@ -131,6 +133,9 @@ class PageServer:
             await _answer(send, 200, "text/plain", b"")
         else:
             await _answer(send, *self._file(scope["path"]))
+
+    def _grant(self, ticket: str) -> dict[str, str]:
+        return {"ticket": ticket, "path": "/ws/console/", "mode": self.mode, "session": "5e55"}
 
     async def _screen(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await receive()
@@ -163,7 +168,8 @@ class PageServer:
         request = RequestFactory().get("/")
         # As the session middleware would: an operator or somebody else.
         vars(request)["user"] = SimpleNamespace(is_staff=self.operator)
-        context = {"machine": FakeMachine(), "start_url": "/start"}
+        door = json.dumps(self._grant(self.brings) | {"machine": str(MACHINE)}) if self.brings else ""
+        context = {"machine": FakeMachine(), "start_url": "/start", "door": door}
         return render_to_string(f"console/{name}.html", context, request)
 
     def _file(self, path: str) -> tuple[int, str, bytes]:

@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from django.conf import settings
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from portal.console.relay import Ended, Step
 from portal.console.rfb import open_display
@@ -331,6 +331,61 @@ def test_a_real_machines_pixels_reach_the_canvas_and_no_ticket_reaches_an_addres
         assert page.evaluate("performance.getEntriesByName('casement:first-frame').length") == 1
     assert not [target for target in server.targets if TICKET in target]
     assert TICKET not in page.content()
+
+
+def hold_viewer(page: Page, held: list[Route]) -> None:
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/rfb-*.js", hold)
+
+
+def note_sockets(page: Page, event: Literal["close", "framereceived"], told: list[object]) -> None:
+    def note(what: object) -> None:
+        told.append(what)
+
+    page.on("websocket", lambda socket: socket.on(event, note))
+
+
+def test_a_page_that_brings_its_ticket_has_its_screen_open_before_the_viewer_is_there(
+    tab: Callable[..., Page], server: PageServer, socket_path: str
+) -> None:
+    server.brings = TICKET
+    held: list[Route] = []
+    with running_qemu(socket_path, SECRET):
+        page = tab(path="static/css/console.css")
+        heard: list[object] = []
+        note_sockets(page, "framereceived", heard)
+        hold_viewer(page, held)
+        page.goto(server.url, wait_until="commit")
+        wait_until(page, lambda: bool(held and heard))
+        held[0].continue_()
+        page = live(page)
+        wait_until(page, lambda: pixels(page)["lit"] > 100)
+        assert TICKET not in page.content()
+    assert not [target for target in server.targets if "/console/ticket" in target]
+    assert len([target for target in server.targets if target.startswith("/ws/console/")]) == 1
+
+
+@pytest.mark.parametrize("viewer_is_late", [False, True])
+def test_a_ticket_that_the_page_brought_too_late_is_asked_for_anew(
+    tab: Callable[..., Page], server: PageServer, socket_path: str, viewer_is_late: bool
+) -> None:
+    """Refused before the viewer has taken it over, or after."""
+    server.brings = "spent"
+    held: list[Route] = []
+    with running_qemu(socket_path, SECRET):
+        page = tab(path="static/css/console.css")
+        closed: list[object] = []
+        note_sockets(page, "close", closed)
+        if viewer_is_late:
+            hold_viewer(page, held)
+        page.goto(server.url, wait_until="commit")
+        if viewer_is_late:
+            wait_until(page, lambda: bool(held and closed))
+            held[0].continue_()
+        live(page)
+    assert len([target for target in server.targets if "/console/ticket" in target]) == 1
 
 
 def test_the_canvas_follows_the_machine_from_mode_to_mode_without_a_reload(

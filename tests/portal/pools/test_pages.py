@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import html
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from portal.accounts.models import User
+from portal.console import tickets
 from portal.console.models import ConsoleSession
 from portal.console.relay import Ended, Step
 from portal.console.selectors import Target
@@ -77,6 +80,16 @@ def test_who_has_one_desktop_is_on_its_screen_with_no_click_after_signing_in(poo
     assert "data-console" in page and str(session.machine_id) in page
     assert "Sign out" in page and "My desktops" in page
     assert answer.headers["Cache-Control"].startswith("max-age=0")
+
+
+@pytest.mark.usefixtures("redis_db")
+def test_the_page_of_a_desktop_brings_the_ticket_to_its_screen(pool: Pool, charlie: User) -> None:
+    answer = enter(signed_in(charlie), pool)
+    page = signed_in(charlie).get(answer.url)
+    grant = json.loads(html.unescape(page.content.decode().split('name="casement-door" content="')[1].split('"')[0]))
+    claim = tickets.redeem(grant["ticket"])
+    assert claim is not None
+    assert (claim.user_id, claim.machine_id) == (charlie.pk, Session.objects.get().machine_id)
 
 
 def test_who_has_several_desktops_gets_a_tile_each(pool: Pool, machine: Machine, charlie: User) -> None:
