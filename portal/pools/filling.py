@@ -16,7 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import BooleanField, Count, Exists, ExpressionWrapper, F, Max, OuterRef, Q, QuerySet
+from django.db.models import BooleanField, Count, Exists, ExpressionWrapper, F, Max, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from portal.accounts.models import User
@@ -42,6 +42,8 @@ TENDED_FOR: Final = dt.timedelta(seconds=30)
 AT_ONCE: Final = 50
 # Together in one transaction, which others wait for.
 BATCH: Final = 10
+# From when the first of them came; so long at most they keep others' desktops from being built.
+PEOPLE_COME_IN: Final = dt.timedelta(seconds=10)
 # For so long at most a large pool's used desktops wait for more of them.
 GATHERED_FOR: Final = dt.timedelta(seconds=10)
 NEXT_BUILD: Final = dt.timedelta(seconds=20)
@@ -311,6 +313,9 @@ def _fill(pool: Pool, census: _Census) -> int:
     most_free = max(pool.maximum - in_use, 0)
     wanted = min(max(pool.minimum - in_use, free_wanted), most_free)
     missing = wanted - census.spare - census.building
+    together = 1 if waiting or census.spare < wanted // 2 else wanted // 10
+    if missing > 0 and not waiting and _people_come_in(pool):
+        return together
     again = _emptied(pool, max(missing, 0))
     new = min(missing - census.recycling - census.failed, pool.maximum - census.total, AT_ONCE - len(again))
     if new > 0 and is_coming(pool.image_version, size_of(pool)):
@@ -323,7 +328,18 @@ def _fill(pool: Pool, census: _Census) -> int:
         _build_batch(pool, orders[start : start + BATCH])
     if missing < 0:
         _let_go(pool, -missing)
-    return 1 if waiting or census.spare < wanted // 2 else wanted // 10
+    return together
+
+
+def _people_come_in(pool: Pool) -> bool:
+    """Whether those who have just come still wait for their first picture: what is built meanwhile makes that later.
+
+    Where people come all the time nothing waits: the first of them came too long ago.
+    """
+    now = timezone.now()
+    came = Session.objects.live().filter(pool=pool, started_at__gt=now - 2 * PEOPLE_COME_IN)
+    seen = came.aggregate(first=Min("started_at"), waiting=Count("pk", filter=Q(on_screen_at=None)))
+    return bool(seen["waiting"]) and seen["first"] > now - PEOPLE_COME_IN
 
 
 def _emptied(pool: Pool, wanted: int) -> list[Desktop]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,12 @@ def make_pool(roomy: Project, operator: User, image_version: ImageVersion, flavo
         return pool
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_screen_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here has a browser; the test of that rule sets its own time."""
+    monkeypatch.setattr(filling, "PEOPLE_COME_IN", dt.timedelta())
 
 
 def work_off() -> None:

@@ -398,3 +398,39 @@ def test_a_large_pools_used_desktops_are_made_new_together(
         broker.recycle(desktop)
     look(pool)
     assert states(pool) == ["spare"] * 30
+
+
+def test_what_is_built_ahead_waits_until_those_who_came_see_their_desktops(
+    make_pool: MakePool, look: Look, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = look(make_pool(entitled=(alice, bob), spare=2, maximum=6))
+    monkeypatch.setattr(filling, "PEOPLE_COME_IN", dt.timedelta(hours=1))
+    session = taken_by(broker.ask(pool, alice))
+    look(pool)
+    assert Counter(states(pool)) == {"spare": 1, "taken": 1}
+    broker.shown(session)
+    look(pool)
+    assert Counter(states(pool)) == {"spare": 2, "taken": 1}
+
+
+def test_where_people_come_all_the_time_others_desktops_are_built_all_the_time(
+    make_pool: MakePool, look: Look, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = look(make_pool(entitled=(alice, bob), spare=2, maximum=6))
+    monkeypatch.setattr(filling, "PEOPLE_COME_IN", dt.timedelta(hours=1))
+    for person, ago in ((alice, 1.5), (bob, 0.1)):
+        session = taken_by(broker.ask(pool, person))
+        Session.objects.filter(pk=session.pk).update(started_at=timezone.now() - dt.timedelta(hours=ago))
+    look(pool)
+    assert Counter(states(pool)) == {"spare": 2, "taken": 2}
+
+
+def test_who_waits_in_line_is_built_for_whoever_comes_in(
+    make_pool: MakePool, look: Look, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = look(make_pool(entitled=(alice, bob), spare=1, maximum=6))
+    monkeypatch.setattr(filling, "PEOPLE_COME_IN", dt.timedelta(hours=1))
+    taken_by(broker.ask(pool, alice))
+    waiting(broker.ask(pool, bob))
+    look(pool)
+    assert Counter(states(pool))["taken"] == 2
