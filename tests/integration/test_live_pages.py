@@ -154,6 +154,32 @@ def wait_until(tab: Page, condition: Callable[[], bool], *, seconds: float = 60)
         tab.wait_for_timeout(20)
 
 
+FIRST_ONE_HANGS = """
+const Real = window.WebSocket;
+window.lines = [];
+window.WebSocket = class extends Real {
+  constructor(url, names) {
+    super(url, names);
+    window.lines.push(this);
+    if (window.lines.length === 1) {
+      const listen = this.addEventListener.bind(this);
+      this.addEventListener = (kind, heard) => kind === "open" || listen(kind, heard);
+    }
+  }
+};
+"""
+
+
+def test_a_line_that_never_comes_about_is_tried_again(page: tuple[Page, str]) -> None:
+    """Browsers themselves wait for minutes. Here the first one is never said to be open."""
+    tab, url = page
+    tab.add_init_script(FIRST_ONE_HANGS)
+    tab.goto(f"{url}/machines/")
+    tab.wait_for_selector("html[data-line=up]", state="attached")
+    assert tab.evaluate("window.lines.length") == 2
+    assert tab.evaluate("window.lines[0].readyState") >= 2, "the first one was let go of"
+
+
 def test_many_are_chosen_by_keyboard_stay_chosen_and_their_results_come_by_themselves(
     page: tuple[Page, str], machine: Machine
 ) -> None:

@@ -15,6 +15,8 @@ const RESTS = 40;
 const SOON_MS = 400;
 const SIGNED_OUT = 4001;
 const LONGEST_WAIT_MS = 15_000;
+// A connection that has not come about by then hangs somewhere on the way: browsers give it up after minutes only.
+const OPEN_MS = 15_000;
 // A page load or a short restart of the portal is no news: the line appears only after so long.
 const QUIET_MS = 2500;
 
@@ -130,12 +132,17 @@ class Line {
     clearTimeout(this._retryTimer);
     const socket = new WebSocket(this._url);
     this._socket = socket;
+    const late = setTimeout(() => socket.close(), OPEN_MS);
     socket.addEventListener("open", () => {
+      clearTimeout(late);
       this._failures = 0;
       this._say(false);
     });
     socket.addEventListener("message", (event) => refresh(JSON.parse(event.data).topics));
-    socket.addEventListener("close", (event) => this._closed(socket, event.code));
+    socket.addEventListener("close", (event) => {
+      clearTimeout(late);
+      this._closed(socket, event.code);
+    });
   }
 
   _closed(socket, code) {
