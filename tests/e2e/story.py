@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -106,6 +107,15 @@ class Story:
     def press(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).first.click()
 
+    def ask_to_delete(self) -> None:
+        """Clicked again where the page was just brought up to date under the pointer."""
+        for _ in range(4):
+            self.page.get_by_role("link", name="Delete…").click()
+            with suppress(AssertionError):
+                expect(self.page.get_by_role("button", name="Delete machine")).to_be_visible(timeout=20_000)
+                return
+        raise AssertionError("the question is not there")
+
     def expect_state(self, text: str, *, seconds: float = 240) -> None:
         expect(self.page.locator(".with-state")).to_contain_text(text, ignore_case=True, timeout=seconds * 1000)
 
@@ -138,10 +148,10 @@ class Story:
             key, shifted = KEYS[character]
             if shifted:
                 self.page.keyboard.down("Shift")
-            self.page.keyboard.press(key, delay=30)
+            self.page.keyboard.press(key, delay=50)
             if shifted:
                 self.page.keyboard.up("Shift")
-            self.page.wait_for_timeout(30)
+            self.page.wait_for_timeout(50)
 
     def type_line(self, text: str) -> None:
         self.type(text)

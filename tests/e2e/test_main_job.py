@@ -77,7 +77,7 @@ def test_a_server_from_launch_to_nothing_left(story: Story) -> None:
     assert page.evaluate("window.notReloaded") is True
     story.picture("shut-off-inside")
 
-    page.get_by_role("link", name="Delete…").click()
+    story.ask_to_delete()
     story.picture("asks-before-deleting")
     page.get_by_label("Past the bin").check()
     story.press("Delete machine")
@@ -139,7 +139,7 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     story.picture("larger-window")
     page.goto(f"{story.product.url}/machines/{machine}/")
 
-    page.get_by_role("link", name="Delete…").click()
+    story.ask_to_delete()
     page.get_by_label("Past the bin").check()
     story.press("Delete machine")
     wait_for(

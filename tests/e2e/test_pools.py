@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from uuid import UUID
 
 import pytest
@@ -185,8 +186,17 @@ def works_in(person: Story, machine: UUID) -> None:
     person.page.keyboard.press("Control+Alt+t")
     wait_for("a terminal opens", lambda: person.in_guest(machine, "pgrep", "-x", "bash"), seconds=300)
     wait_for("its window is there", lambda: person.share_of_screen("r + g + b < 10") > 0.15, seconds=300)
-    person.type_line("echo typed-into-my-files > ~/Files/proof; touch ~/left-behind")
-    person.wait_in_guest(machine, "typed-into-my-files", "cat", "/var/lib/casement/files/proof")
+
+    def is_there() -> bool:
+        # QEMU keeps sixteen strokes for a guest that is busy, and drops what comes then.
+        person.page.keyboard.press("Control+c")
+        person.type_line("echo typed-into-my-files > ~/Files/proof; touch ~/left-behind")
+        with suppress(AssertionError):
+            person.wait_in_guest(machine, "typed-into-my-files", "cat", "/var/lib/casement/files/proof", seconds=60)
+            return True
+        return False
+
+    assert any(is_there() for _ in range(4))
     person.picture("typed")
 
 
