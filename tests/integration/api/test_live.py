@@ -39,8 +39,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 FOLLOWERS = 60
 WITHIN_S = 1.0
-# A busy machine may look away for as long; it does not each time.
-TRIES = 5
 
 
 @dataclass
@@ -96,10 +94,8 @@ def test_a_change_of_a_job_reaches_all_its_followers_within_a_second(web: Web, m
     wait_for("all followers know the job", lambda: all(one.has("queued") for one in followers), seconds=60, every=0.1)
     assert _threads_of(web) < FOLLOWERS / 2
     step = at_once([lambda: _go_on(job)])[0]
-    took: list[list[float]] = []
-    while len(took) < TRIES and not any(map(_is_quick, took)):
-        took.append(_until_all_hear(followers, step, progress=len(took) + 1))
-    assert any(map(_is_quick, took)), [(one[FOLLOWERS // 2], one[-1]) for one in took]
+    took = _until_all_hear(followers, step, progress=1)
+    assert _is_quick(took), took
     at_once([lambda: _end(step)])
     for follower in followers:
         follower.join(60)
@@ -163,12 +159,11 @@ def test_a_projects_events_reach_who_follows_within_a_second_and_end_with_the_to
     wait_for("it is let in", lambda: follower.status == 200, seconds=60, every=0.05)
     at_once([lambda: _happens(machine, elsewhere, "elsewhere")])
     took: list[float] = []
-    while len(took) < 2 or (len(took) < TRIES and min(took) >= WITHIN_S):
-        count = len(took)
+    for count in range(2):
         happened = at_once([partial(_happens, machine, machine.project_id, str(count))])[0]
         wait_for("it is told", lambda count=count: len(follower.events) > count, seconds=60, every=0.05)  # type: ignore[misc]  # the default binds the loop's value
         took.append(follower.events[count][0] - happened)
-    assert min(took) < WITHIN_S, took
+    assert took[0] < WITHIN_S, took
     at_once([lambda: revoke_token(row, actor=alice)])
     follower.join(60)
     assert not follower.is_alive()

@@ -31,8 +31,6 @@ from workers.hypervisor.types import (
 GIB = 1 << 30
 # What an emulated guest may take on a busy machine: to be up, and to do anything else.
 BOOT_S, GUEST_S = 300, 120
-# What must be quick is so in one of them; the machine may look away for as long, but not each time.
-TRIES = 5
 
 
 class Backstage(Protocol):

@@ -19,7 +19,7 @@ import libvirt
 import pytest
 
 from tests.integration.hypervisor import rfb
-from tests.integration.hypervisor.harness import BOOT_S, GIB, GUEST_S, TRIES, Bench, RealBackstage, following, make_seed
+from tests.integration.hypervisor.harness import BOOT_S, GIB, GUEST_S, Bench, RealBackstage, following, make_seed
 from tests.support.libvirtd import (
     Libvirtd,
     foreign_domain_xml,
@@ -264,12 +264,9 @@ def test_the_probe_boots_a_real_kernel_up_to_its_first_process(kernel: Path) -> 
 
 def test_a_host_that_does_not_run_kvm_says_so_within_seconds(kernel: Path) -> None:
     """Either answer is right, as hosts differ; it must come in time and say why."""
-    took: list[float] = []
-    while not took or (took[-1] >= accel.PROBE_LIMIT_S + 5 and len(took) < TRIES):
-        began = time.monotonic()
-        found = accel.probe(kernel)
-        took.append(time.monotonic() - began)
-    assert took[-1] < accel.PROBE_LIMIT_S + 5, took
+    began = time.monotonic()
+    found = accel.probe(kernel)
+    assert time.monotonic() - began < accel.PROBE_LIMIT_S + 5
     assert found.kind in {"kvm", "tcg"}
     assert found.reason.endswith(".")
 
@@ -363,16 +360,12 @@ def test_events_come_within_a_second(bench: Bench) -> None:
     with following(bench.driver) as log:
         log.wait_for(lambda event: event.kind is EventKind.RESYNC)
         conn = bench_conn()
-        took: list[float] = []
-        while not took or (took[-1] >= 1 and len(took) < TRIES):
-            conn.lookupByUUIDString(str(spec.uuid)).suspend()
-            done = time.time()
-            log.wait_for(lambda event: is_paused(event, spec.uuid), times=len(took) + 1)
-            event = [event for event in log.events if is_paused(event, spec.uuid)][len(took)]
-            took.append(event.at.timestamp() - done)
-            bench.driver.start(spec.uuid)
-            assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
-        assert took[-1] < 1, took
+        conn.lookupByUUIDString(str(spec.uuid)).suspend()
+        done = time.time()
+        event = log.wait_for(lambda event: is_paused(event, spec.uuid))
+        assert event.at.timestamp() - done < 1
+        bench.driver.start(spec.uuid)
+        assert bench.driver.power_state(spec.uuid) is PowerState.RUNNING
 
 
 @pytest.mark.restarts_libvirtd

@@ -388,7 +388,7 @@ def test_one_byte_after_the_other_ends_when_its_time_is_over(outside: Outside, w
     with pytest.raises(FetchError) as failed:
         fetch(outside.fetcher(), f"https://{NAME}:{server.port}/", limits)
     assert failed.value.code == "timeout"
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - began < 10
 
 
 def test_a_handshake_that_never_comes_ends_in_time(outside: Outside) -> None:
@@ -401,7 +401,7 @@ def test_a_handshake_that_never_comes_ends_in_time(outside: Outside) -> None:
                 Limits(max_bytes=1, total_s=1.0, silence_s=30),
             )
     assert failed.value.code == "timeout"
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 10
 
 
 def test_less_than_the_least_speed_is_too_slow(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,7 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
     assert rejection(tmp_path).code == "not-a-file"
 
 
-@settings(max_examples=300, deadline=20_000)
+@settings(max_examples=300, deadline=200)
 @given(noise=st.lists(st.tuples(st.integers(0, 160), st.integers(0, 255)), max_size=40), cut=st.integers(0, 400))
 def test_no_header_makes_the_parser_fail_in_another_way(
     tmp_path_factory: pytest.TempPathFactory, noise: list[tuple[int, int]], cut: int

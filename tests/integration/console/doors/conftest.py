@@ -20,14 +20,11 @@ from uuid import uuid4
 
 import pytest
 from django.conf import settings as django_settings
-from django.core.management import call_command
-from django.db import connection
 
 from portal.accounts.models import User
 from portal.console.models import ConsoleSession
 from portal.console.tickets import SUBPROTOCOL_PREFIX
 from portal.lib.secrets import seal
-from portal.lib.store import store
 from portal.machines.models import Machine
 from tests.integration.console.doors.screens import SECRET
 from tests.integration.console.doors.wire import GREETING, Closed, Wire
@@ -38,8 +35,6 @@ __all__ = ["redis_db", "redis_url"]
 
 ROOT = Path(__file__).resolve().parents[4]
 LIMITS = {"USER": 4, "MACHINE": 6, "PROCESS": 10}
-# Of what must happen in time.
-TRIES = 4
 HANDSHAKE = 12 + 2 + 4 + 24 + len("beacon")
 
 
@@ -240,19 +235,9 @@ def eventually(condition: Callable[[], object], patience: float = 60) -> None:
 
 
 def within(seconds: float, attempt: Callable[[], float]) -> None:
-    """`attempt` gives how long something took. This machine has other work, too, and may look away for as long: then it
-    is tried again, with all as it was before.
-    """
-    before = connection.creation.serialize_db_to_string()
-    took: list[float] = []
-    while not took or (took[-1] >= seconds and len(took) < TRIES):
-        if took:
-            eventually(lambda: not ConsoleSession.objects.filter(ended_at=None).exists())
-            call_command("flush", interactive=False, inhibit_post_migrate=True, verbosity=0)
-            connection.creation.deserialize_db_from_string(before)
-            store().flushall()
-        took.append(attempt())
-    assert took[-1] < seconds, took
+    """`attempt` gives how long something took."""
+    took = attempt()
+    assert took < seconds, took
 
 
 def copy_of(machine: Machine, number: int, **values: object) -> Machine:
