@@ -50,7 +50,7 @@ def test_a_call_that_hangs_is_left_at_its_limit() -> None:
     began = time.monotonic()
     with pytest.raises(HostUnreachableError):
         limiter.run(release.wait, 0.1)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 5
     release.set()
 
 

@@ -29,7 +29,7 @@ def test_the_time_limit_ends_the_whole_group() -> None:
     started = time.monotonic()
     with pytest.raises(CommandFailed, match="longer than"):
         run(["sh", "-c", "sleep 60 & wait"], limits=Limits(timeout=0.3))
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 5
 
 
 def test_an_exception_in_the_watcher_ends_the_tool(tmp_path: Path) -> None:
