@@ -19,6 +19,7 @@ from portal.console.models import ConsoleSession, ScreenControl
 from portal.console.selectors import may_moderate
 from portal.console.tickets import Mode
 from portal.errors import ConflictError, ForbiddenError
+from portal.lib import prepared
 from portal.machines.models import Machine
 
 
@@ -30,8 +31,7 @@ def settle(machine_id: UUID, locked: ScreenControl | None = None) -> None:
     the second sees what the first one's session did. Who has `locked` it gives it.
     """
     control = locked or lock(machine_id)
-    waiting = _controlling(machine_id).order_by(F("asked_at").asc(nulls_last=True), "started_at")
-    present = list(waiting.values_list("user_id", flat=True))
+    present = _present(machine_id)
     if control.user_id in present or (control.user_id is None and not present):
         return
     heir = present[0] if present else None
@@ -39,6 +39,13 @@ def settle(machine_id: UUID, locked: ScreenControl | None = None) -> None:
     if control.user_id is not None and heir is not None:
         machine = Machine.objects.get(pk=machine_id)
         record(None, "console.control", machine, detail={"to": User.objects.get(pk=heir).get_username()})
+
+
+@prepared.rows
+def _present(machine: UUID) -> QuerySet[ConsoleSession, int | None]:
+    """Who asked first, and who has been here longest, first."""
+    waiting = _controlling(machine).order_by(F("asked_at").asc(nulls_last=True), "started_at")
+    return waiting.values_list("user_id", flat=True)
 
 
 @transaction.atomic
@@ -109,9 +116,9 @@ def lock(machine_id: UUID) -> ScreenControl:
         return rows.get()
 
 
-def _controlling(machine_id: UUID) -> QuerySet[ConsoleSession]:
+def _controlling(machine: UUID) -> QuerySet[ConsoleSession]:
     """Open sessions of people who came to control and were not told to go."""
-    here = ConsoleSession.objects.filter(machine=machine_id, ended_at=None, mode=Mode.CONTROL, end_ordered_by="")
+    here = ConsoleSession.objects.filter(machine=machine, ended_at=None, mode=Mode.CONTROL, end_ordered_by="")
     return here.exclude(user=None)
 
 

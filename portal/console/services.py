@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -25,6 +26,7 @@ from portal.console.tickets import Kind, Mode
 from portal.errors import ForbiddenError, NotFoundError
 from portal.events import services as events
 from portal.events.kinds import Kind as EventKind
+from portal.lib import prepared
 from portal.machines.models import Machine
 from portal.machines.selectors import machine_for
 
@@ -136,16 +138,31 @@ def order_end(session: ConsoleSession, *, actor: User, request_ip: str | None = 
 def order_end_of(machine_id: UUID, person_id: int, *, by: str, but: str = "") -> int:
     """End all sessions of a person at one machine, `but` those in one browser; `by` says what for. Returns how many
     were open."""
-    open_rows = ConsoleSession.objects.filter(machine=machine_id, user=person_id, ended_at=None, end_ordered_by="")
+    open_rows = _open_of(machine_id, person_id)
     if but:
         open_rows = open_rows.exclude(browser=but)
-    if not open_rows.exists():
+    if not (open_rows.exists() if but else _first_open(machine_id, person_id)):
         return 0
     locked = control.lock(machine_id)
     ended = open_rows.update(end_ordered_by=by[:150])
     control.settle(machine_id, locked)
-    people_changed(machine_id, Machine.objects.values_list("project_id", flat=True).get(pk=machine_id))
+    [project_id] = _project_of(machine_id)
+    people_changed(machine_id, project_id)
     return ended
+
+
+def _open_of(machine: UUID, person: int) -> QuerySet[ConsoleSession]:
+    return ConsoleSession.objects.filter(machine=machine, user=person, ended_at=None, end_ordered_by="")
+
+
+@prepared.rows
+def _first_open(machine: UUID, person: int) -> QuerySet[ConsoleSession, UUID]:
+    return _open_of(machine, person).order_by().values_list("pk", flat=True)[:1]
+
+
+@prepared.rows
+def _project_of(machine: UUID) -> QuerySet[Machine, UUID]:
+    return Machine.objects.filter(pk=machine).values_list("project_id", flat=True)
 
 
 @transaction.atomic

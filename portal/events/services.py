@@ -22,7 +22,7 @@ from portal.audit import services as audit
 from portal.errors import ConflictError, InvalidError
 from portal.events.kinds import CHOICES, Kind
 from portal.events.models import Delivery, DeliveryStatus, Event, Webhook
-from portal.lib import bus, live
+from portal.lib import bus, live, prepared
 from portal.lib.fetcher import RefusedError, target_of
 from portal.lib.secrets import seal, unseal
 
@@ -88,8 +88,12 @@ def _who_wants(kind: Kind, project: UUID | None) -> list[UUID]:
     """Keys of webhooks. Asked with everything that happens, so that no more than needed is read."""
     if project is None:
         return []
-    hooks = Webhook.objects.filter(project=project, enabled=True).values_list("pk", "kinds")
-    return [pk for pk, kinds in hooks if not kinds or kind in kinds]
+    return [pk for pk, kinds in _enabled_hooks(project) if not kinds or kind in kinds]
+
+
+@prepared.rows
+def _enabled_hooks(project: UUID) -> models.QuerySet[Webhook, tuple[UUID, list[str]]]:
+    return Webhook.objects.filter(project=project, enabled=True).values_list("pk", "kinds")
 
 
 def _deliver_to(webhooks: Sequence[UUID], made: Sequence[Event]) -> None:

@@ -29,8 +29,8 @@ GRANTED = frozenset({Permission.MACHINE_VIEW, Permission.MACHINE_CONSOLE_VIEW, P
 
 
 class GrantQuerySet(models.QuerySet["Grant"]):
-    def alive(self) -> GrantQuerySet:
-        return self.filter(Q(until=None) | Q(until__gt=timezone.now()))
+    def alive(self, now: dt.datetime | None = None) -> GrantQuerySet:
+        return self.filter(Q(until=None) | Q(until__gt=now or timezone.now()))
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):

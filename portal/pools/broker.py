@@ -13,14 +13,14 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, Q, When
+from django.db.models import Case, Q, QuerySet, When
 from django.utils import timezone
 
 from portal.accounts.models import User
 from portal.audit import services as audit
 from portal.console import services as console
 from portal.errors import ForbiddenError, NotFoundError
-from portal.lib import bus
+from portal.lib import bus, prepared
 from portal.machines.models import Grant, Machine
 from portal.machines.states import PowerState, Status, Task
 from portal.pools import estimates, events, files
@@ -83,8 +83,13 @@ class _Running(NamedTuple):
 
 def _running(pool: Pool, person: User) -> list[_Running]:
     """The person's live sessions, the newest first; no more of each than is needed, since every answer begins so."""
+    return [_Running(pk, slot) for pk, slot in _live_sessions(pool.pk, person.pk)]
+
+
+@prepared.rows
+def _live_sessions(pool: UUID, person: int) -> QuerySet[Session, tuple[UUID, int]]:
     sessions = Session.objects.live().filter(pool=pool, person=person).order_by("-started_at", "pk")
-    return [_Running(pk, slot) for pk, slot in sessions.values_list("pk", "slot")]
+    return sessions.values_list("pk", "slot")
 
 
 def _answer_now(place: Place) -> Answer:
@@ -97,7 +102,7 @@ def _answer_now(place: Place) -> Answer:
 @transaction.atomic
 def _take_or_wait(pool: Pool, person: User, mine: list[_Running], *, browser: str, request_ip: str | None) -> Answer:
     """Who comes when nobody waits gets a free one; else they wait like everybody, in order."""
-    if pool.hands_out and not Place.objects.waiting().filter(pool=pool).exists():
+    if pool.hands_out and not _first_in_line(pool.pk, timezone.now() - SEEN_FOR):
         desktop = _free_desktop(pool, person)
         if desktop is not None:
             slot = _free_slot(mine)
@@ -107,9 +112,18 @@ def _take_or_wait(pool: Pool, person: User, mine: list[_Running], *, browser: st
     return Answer(place=_line_up(pool, person, browser))
 
 
+@prepared.rows
+def _first_in_line(pool: UUID, seen_after: dt.datetime) -> QuerySet[Place, UUID]:
+    """One of those who wait, if there is any."""
+    return Place.objects.waiting(seen_after=seen_after).filter(pool=pool).order_by().values_list("pk", flat=True)[:1]
+
+
 def _free_slot(mine: list[_Running]) -> int:
     taken = {one.slot for one in mine}
     return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+_Columns = tuple[UUID, UUID, str]
 
 
 class _Free(NamedTuple):
@@ -130,7 +144,11 @@ def _free_desktop(pool: Pool, person: User) -> _Free | None:
         if theirs >= pool.desktops_per_person:
             return None
     host = files.host_with_files(pool, person)
-    newest = _first_ready(pool, rather_on=host, person=None, image_version=pool.image_version_id)
+    if host is None:
+        found = _first_of_version(pool.pk, pool.image_version_id)
+        newest = _Free(*found[0]) if found else None
+    else:
+        newest = _first_ready(pool, rather_on=host, person=None, image_version=pool.image_version_id)
     if newest is not None or pool.recompose != Recompose.ROLLING:
         return newest
     return _first_ready(pool, rather_on=host, person=None)
@@ -140,13 +158,24 @@ def _first_ready(pool: Pool, *, rather_on: UUID | None = None, **values: object)
     """Of those that run, the one that has been free for longest, `rather_on` that host if there is one: what was only
     just forked is still busy with itself. What another transaction is just handing out is passed over.
     """
-    runs = {"machine__status": Status.READY, "machine__power_state": PowerState.RUNNING, "machine__task": Task.NONE}
-    ready = Desktop.objects.filter(pool=pool, state=DesktopState.SPARE, **runs, **values)
-    ready = ready.select_for_update(skip_locked=True, of=("self",)).order_by("state_since")
+    ready = _ready(pool.pk).filter(**values)
     if rather_on is not None:
         ready = ready.order_by(Case(When(machine__host=rather_on, then=0), default=1), "state_since")
-    found = ready.values_list("pk", "machine__id", "machine__name").first()
+    found = ready.first()
     return _Free(*found) if found else None
+
+
+@prepared.rows
+def _first_of_version(pool: UUID, version: UUID) -> QuerySet[Desktop, _Columns]:
+    """Nobody's, of that version: what nearly everybody gets."""
+    return _ready(pool).filter(person=None, image_version=version)[:1]
+
+
+def _ready(pool: UUID) -> QuerySet[Desktop, _Columns]:
+    runs = {"machine__status": Status.READY, "machine__power_state": PowerState.RUNNING, "machine__task": Task.NONE}
+    ready = Desktop.objects.filter(pool=pool, state=DesktopState.SPARE, **runs)
+    ready = ready.select_for_update(skip_locked=True, of=("self",)).order_by("state_since")
+    return ready.values_list("pk", "machine__id", "machine__name")
 
 
 def _begin(
@@ -154,8 +183,7 @@ def _begin(
 ) -> Session | None:
     """The desktop is the person's from here on. None if somebody else has it by now."""
     now = timezone.now()
-    rows = Desktop.objects.filter(Q(person=None) | Q(person=person), pk=free.pk, state=DesktopState.SPARE)
-    if rows.update(state=DesktopState.TAKEN, person=person, state_since=now) != 1:
+    if _take(free.pk, person.pk, now) != 1:
         return None
     session = Session(
         pool=pool,
@@ -169,7 +197,7 @@ def _begin(
     )
     session.save(force_insert=True)
     Grant.objects.bulk_create([Grant(machine_id=free.machine_id, user=person)], ignore_conflicts=True)
-    Machine.objects.filter(pk=free.machine_id).update(owner=person)
+    _own(free.machine_id, person.pk)
     audit.record(person, "desktop.taken", pool, detail={"desktop": free.machine_name}, request_ip=request_ip)
     events.record_taken(session, machine_name=free.machine_name)
     events.session_changed(session)
@@ -177,6 +205,17 @@ def _begin(
     if pool.keeps_files:
         wake(pool)
     return session
+
+
+@prepared.update
+def _take(desktop: UUID, person: int, now: dt.datetime) -> tuple[QuerySet[Desktop], dict[str, object]]:
+    free = Desktop.objects.filter(Q(person=None) | Q(person=person), pk=desktop, state=DesktopState.SPARE)
+    return free, {"state": DesktopState.TAKEN, "person": person, "state_since": now}
+
+
+@prepared.update
+def _own(machine: UUID, person: int) -> tuple[QuerySet[Machine], dict[str, object]]:
+    return Machine.objects.filter(pk=machine), {"owner": person}
 
 
 def come_back(session: Session) -> Session:
@@ -246,14 +285,17 @@ def position(place: Place) -> tuple[int, float | None]:
     return in_line, estimates.seconds_until(place.pool, in_line)
 
 
-@transaction.atomic
 def serve(pool: Pool) -> int:
     """Give what is free to those who wait, in order. Returns how many got one.
 
-    One server at a time for each pool, or who waits longer might be passed by.
+    Mostly nobody waits, and nothing is locked to find that out.
     """
-    if not Place.objects.waiting().filter(pool=pool).exists():
-        return 0
+    return _serve_line(pool) if _first_in_line(pool.pk, timezone.now() - SEEN_FOR) else 0
+
+
+@transaction.atomic
+def _serve_line(pool: Pool) -> int:
+    """One server at a time for each pool, or who waits longer might be passed by."""
     locked = Pool.objects.select_for_update(no_key=True).select_related(None).get(pk=pool.pk)
     if not locked.hands_out:
         return 0
@@ -343,8 +385,7 @@ def sign_out(session: Session, reason: EndReason, *, actor: User | None = None, 
     """
     _require_own_or_operator(session, actor)
     now = timezone.now()
-    rows = Session.objects.live().filter(pk=session.pk)
-    if rows.update(state=SessionState.ENDED, ended_at=now, end_reason=reason) != 1:
+    if _end(session.pk, now, reason) != 1:
         return False
     session.state, session.ended_at, session.end_reason = SessionState.ENDED, now, reason
     _free(session, now)
@@ -359,14 +400,26 @@ def sign_out(session: Session, reason: EndReason, *, actor: User | None = None, 
     return True
 
 
+@prepared.update
+def _end(session: UUID, now: dt.datetime, reason: str) -> tuple[QuerySet[Session], dict[str, object]]:
+    values = {"state": SessionState.ENDED, "ended_at": now, "end_reason": reason}
+    return Session.objects.live().filter(pk=session), values
+
+
 def _free(session: Session, now: dt.datetime) -> None:
     """A floating desktop is nobody's; of another the machine goes on and waits for its person."""
     Grant.objects.filter(machine=session.machine_id, user=session.person_id).delete()
-    taken = Desktop.objects.filter(pk=session.desktop_id, state=DesktopState.TAKEN)
     if session.pool.kind == PoolKind.FLOATING:
-        taken.update(state=DesktopState.RECYCLING, person=None, state_since=now)
+        _make_new(session.desktop_id, now)
     else:
+        taken = Desktop.objects.filter(pk=session.desktop_id, state=DesktopState.TAKEN)
         taken.update(state=DesktopState.SPARE, state_since=now)
+
+
+@prepared.update
+def _make_new(desktop: UUID, now: dt.datetime) -> tuple[QuerySet[Desktop], dict[str, object]]:
+    taken = Desktop.objects.filter(pk=desktop, state=DesktopState.TAKEN)
+    return taken, {"state": DesktopState.RECYCLING, "person": None, "state_since": now}
 
 
 def _close_screens(session: Session) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q, QuerySet
 
 from portal.accounts.models import Membership, User
+from portal.lib import prepared
 from portal.pools.models import Entitlement, Pool
 
 
@@ -19,7 +21,7 @@ def entitled_pools(user: User | AnonymousUser) -> QuerySet[Pool]:
     """
     if not isinstance(user, User) or not user.is_active:
         return Pool.objects.none()
-    pools = Pool.objects.filter(pk__in=_entitlements(user).values("pool"))
+    pools = Pool.objects.filter(pk__in=_entitlements(user.pk).values("pool"))
     return pools.filter(project=user.limited_to) if user.limited_to else pools
 
 
@@ -27,12 +29,18 @@ def is_entitled(user: User, pool: Pool) -> bool:
     """One query."""
     if not user.is_active or user.limited_to not in {None, pool.project_id}:
         return False
-    return _entitlements(user).filter(pool=pool).exists()
+    return bool(_ways_in(user.pk, pool.pk))
 
 
-def _entitlements(user: User) -> QuerySet[Entitlement]:
+@prepared.rows
+def _ways_in(user: int, pool: UUID) -> QuerySet[Entitlement, int]:
+    """One of them, if there is any."""
+    return _entitlements(user).filter(pool=pool).order_by().values_list("pk", flat=True)[:1]
+
+
+def _entitlements(user: int) -> QuerySet[Entitlement]:
     projects = Membership.objects.filter(user=user).values("project")
-    groups = User.groups.through.objects.filter(user_id=user.pk).values("group_id")
+    groups = User.groups.through.objects.filter(user_id=user).values("group_id")
     return Entitlement.objects.filter(Q(user=user) | Q(project__in=projects) | Q(group__in=groups))
 
 

@@ -10,11 +10,12 @@ import logging
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from portal.accounts.models import User
 from portal.errors import PortalError
+from portal.lib import prepared
 from portal.machines.models import Machine
 from portal.machines.states import Status
 from portal.pools.models import Pool, Session
@@ -47,15 +48,20 @@ def _bring(pool: Pool) -> None:
 
 
 def _put_away(pool: Pool) -> None:
-    over = Session.objects.filter(pool=pool, ended_at__isnull=False, files_asked_at__isnull=False, files_left_at=None)
     # Mostly there is none, which is asked without the columns of their machines and hosts.
-    for pk in over.values_list("pk", flat=True):
+    for pk in _over(pool.pk):
         with transaction.atomic():
             if not Session.objects.filter(pk=pk, files_left_at=None).update(files_left_at=timezone.now()):
                 continue
             session = Session.objects.select_related("machine__host").get(pk=pk)
             if session.machine is not None and not _goes_on(session):
                 profiles.release(session.machine)
+
+
+@prepared.rows
+def _over(pool: UUID) -> QuerySet[Session, UUID]:
+    over = Session.objects.filter(pool=pool, ended_at__isnull=False, files_asked_at__isnull=False, files_left_at=None)
+    return over.values_list("pk", flat=True)
 
 
 def _goes_on(session: Session) -> bool:

@@ -23,6 +23,7 @@ from portal.accounts.models import User
 from portal.errors import ConflictError, NotFoundError, PortalError
 from portal.hosts.models import Host
 from portal.jobs.names import JobName
+from portal.lib import prepared
 from portal.machines import services as machines
 from portal.machines.launch import login_user_for
 from portal.machines.models import Machine
@@ -33,6 +34,7 @@ from portal.pools import broker, events, files, services
 from portal.pools.entitlement import people_entitled
 from portal.pools.hours import spare_at
 from portal.pools.models import Desktop, Place, Pool, Session
+from portal.pools.querysets import SEEN_FOR
 from portal.pools.states import LIVE_DESKTOP, DesktopState, EndReason, PoolKind, Recompose
 
 logger = logging.getLogger(__name__)
@@ -75,8 +77,9 @@ def tend(pool_id: UUID) -> None:
 
 
 def _tend(pool: Pool) -> None:
-    services.recompose_due(pool)
-    if Place.objects.lost().filter(pool=pool).exists():
+    if pool.next_version_id is not None:
+        services.recompose_due(pool)
+    if _first_lost(pool.pk, timezone.now() - SEEN_FOR):
         broker.drop_lost(pool)
     # A quiet pool is looked at every few seconds: what cannot be is not looked for, and nothing is written.
     before = _census(pool)
@@ -88,6 +91,11 @@ def _tend(pool: Pool) -> None:
     files.tend(pool)
     _remove_machines(pool, together=together)
     broker.serve(pool)
+
+
+@prepared.rows
+def _first_lost(pool: UUID, seen_until: dt.datetime) -> QuerySet[Place, UUID]:
+    return Place.objects.lost(seen_until=seen_until).filter(pool=pool).order_by().values_list("pk", flat=True)[:1]
 
 
 def _follow(pool: Pool, census: _Census) -> bool:
@@ -125,9 +133,9 @@ def machine_over(machine: Machine) -> None:
 
 
 def _find_built(pool: Pool) -> int:
-    built = _in(pool, DesktopState.BUILDING).filter(machine__status=Status.READY, machine__task=Task.NONE)
+    built = _in(pool.pk, DesktopState.BUILDING).filter(machine__status=Status.READY, machine__task=Task.NONE)
     free: dict[str, object] = {"state": DesktopState.SPARE, "state_since": timezone.now(), "error": "", "tries": 0}
-    found = _in(pool, DesktopState.BUILDING).filter(pk__in=built.values("pk")).update(**free, retry_at=None)
+    found = _in(pool.pk, DesktopState.BUILDING).filter(pk__in=built.values("pk")).update(**free, retry_at=None)
     if found:
         events.pool_changed(pool)
     return found
@@ -135,22 +143,26 @@ def _find_built(pool: Pool) -> int:
 
 def _find_lost_builds(pool: Pool) -> bool:
     """A build that came to nothing is tried again, later each time."""
-    over = Q(machine=None) | ~Q(machine__status__in=[Status.REQUESTED, Status.BUILDING, Status.READY])
-    found = _few(_in(pool, DesktopState.BUILDING).filter(over))
+    found = _with_machines(_lost_builds(pool.pk))
     for desktop in found:
         message = desktop.machine.error_message if desktop.machine is not None else ""
         _failed(desktop, message or str(_GONE))
     return bool(found)
 
 
-def _few(found: QuerySet[Desktop]) -> list[Desktop]:
-    """With machine and pool. Mostly there is none, which is asked without their hundred columns."""
-    keys = list(found.values_list("pk", flat=True)[:AT_ONCE])
+@prepared.rows
+def _lost_builds(pool: UUID) -> QuerySet[Desktop, UUID]:
+    over = Q(machine=None) | ~Q(machine__status__in=[Status.REQUESTED, Status.BUILDING, Status.READY])
+    return _in(pool, DesktopState.BUILDING).filter(over).order_by().values_list("pk", flat=True)[:AT_ONCE]
+
+
+def _with_machines(keys: list[UUID]) -> list[Desktop]:
+    """And with their pool. Mostly there is none, which is asked without their hundred columns."""
     return list(Desktop.objects.filter(pk__in=keys).select_related("machine", "pool")) if keys else []
 
 
 def _try_again(pool: Pool) -> bool:
-    due = _in(pool, DesktopState.FAILED).filter(Q(retry_at=None) | Q(retry_at__lte=timezone.now()))
+    due = _in(pool.pk, DesktopState.FAILED).filter(Q(retry_at=None) | Q(retry_at__lte=timezone.now()))
     return _changed(pool, due.update(state=DesktopState.RECYCLING, state_since=timezone.now()))
 
 
@@ -177,27 +189,51 @@ def _failed(desktop: Desktop, message: str) -> None:
 
 def _find_dead(pool: Pool) -> bool:
     """Desktops whose machine is off, gone, or on a host that has been silent for long."""
-    off = Q(machine__power_state=PowerState.SHUT_OFF, machine__task=Task.NONE)
-    gone = Q(machine=None) | ~Q(machine__status=Status.READY) | Q(machine__missing_since__isnull=False)
-    deleting = Q(machine__task__in=[Task.DELETING, Task.BINNING])
-    dead = gone | deleting | off
+    keys = _dead(pool.pk)
     if pool.kind == PoolKind.FLOATING:
-        silent_since = timezone.now() - SILENT_FOR
-        dead |= Q(machine__power_state=PowerState.UNKNOWN, machine__power_state_at__lt=silent_since)
-    there = Desktop.objects.filter(pool=pool, state__in=[DesktopState.SPARE, DesktopState.TAKEN])
-    found = _few(there.filter(dead))
+        keys += _silent(pool.pk, timezone.now() - SILENT_FOR)
+    found = _with_machines(keys[:AT_ONCE])
     for desktop in found:
         _bury(desktop)
     return bool(found)
 
 
+@prepared.rows
+def _dead(pool: UUID) -> QuerySet[Desktop, UUID]:
+    off = Q(machine__power_state=PowerState.SHUT_OFF, machine__task=Task.NONE)
+    gone = Q(machine=None) | ~Q(machine__status=Status.READY) | Q(machine__missing_since__isnull=False)
+    deleting = Q(machine__task__in=[Task.DELETING, Task.BINNING])
+    return _there(pool).filter(gone | deleting | off).order_by().values_list("pk", flat=True)[:AT_ONCE]
+
+
+@prepared.rows
+def _silent(pool: UUID, since: dt.datetime) -> QuerySet[Desktop, UUID]:
+    silent = Q(machine__power_state=PowerState.UNKNOWN, machine__power_state_at__lt=since)
+    return _there(pool).filter(silent).order_by().values_list("pk", flat=True)[:AT_ONCE]
+
+
+def _there(pool: UUID) -> QuerySet[Desktop]:
+    return Desktop.objects.filter(pool=pool, state__in=[DesktopState.SPARE, DesktopState.TAKEN])
+
+
 def _find_left(pool: Pool) -> bool:
     """Desktops of people who were deleted with all that is theirs: nobody is on them any more."""
-    live = Session.objects.live().filter(desktop=OuterRef("pk"))
-    left = _in(pool, DesktopState.TAKEN).filter(~Exists(live)).values("pk")
+    if not _left(pool.pk):
+        return False
     state = DesktopState.RECYCLING if pool.kind == PoolKind.FLOATING else DesktopState.SPARE
-    rows = _in(pool, DesktopState.TAKEN).filter(pk__in=left)
+    rows = _in(pool.pk, DesktopState.TAKEN).filter(pk__in=_nobody_on(pool.pk).values("pk"))
     return _changed(pool, rows.update(state=state, person=None, state_since=timezone.now()))
+
+
+@prepared.rows
+def _left(pool: UUID) -> QuerySet[Desktop, UUID]:
+    """One of them, if there is any: mostly there is none, and nothing is locked to find that out."""
+    return _nobody_on(pool).order_by().values_list("pk", flat=True)[:1]
+
+
+def _nobody_on(pool: UUID) -> QuerySet[Desktop]:
+    live = Session.objects.live().filter(desktop=OuterRef("pk"))
+    return _in(pool, DesktopState.TAKEN).filter(~Exists(live))
 
 
 def _bury(desktop: Desktop) -> None:
@@ -281,13 +317,10 @@ class _Census:
 
 def _census(pool: Pool) -> _Census:
     """One query."""
-    live = Desktop.objects.filter(pool=pool, state__in=LIVE_DESKTOP).order_by()
-    nobodys = ExpressionWrapper(Q(person=None), output_field=BooleanField())
-    rows = live.values_list("state", "image_version", nobodys).annotate(number=Count("pk"))
     free = dict.fromkeys(map(str, LIVE_DESKTOP), 0)
     owned = others = 0
     states = set()
-    for state, version, is_nobodys, number in rows:
+    for state, version, is_nobodys, number in _numbers(pool.pk):
         states.add(state)
         if version != pool.image_version_id:
             others += number
@@ -301,13 +334,20 @@ def _census(pool: Pool) -> _Census:
     )  # fmt: skip
 
 
+@prepared.rows
+def _numbers(pool: UUID) -> QuerySet[Desktop, tuple[str, UUID, bool, int]]:
+    live = Desktop.objects.filter(pool=pool, state__in=LIVE_DESKTOP).order_by()
+    nobodys = ExpressionWrapper(Q(person=None), output_field=BooleanField())
+    return live.values_list("state", "image_version", nobodys).annotate(number=Count("pk"))
+
+
 def _fill(pool: Pool, census: _Census) -> int:
     """Build what is missing, and let go what is too much. Returns how many used ones are to be made new together: it
     costs less than each by itself, and of a large pool's free ones some may be missing for a moment.
     """
     free_wanted = waiting = 0
     if pool.kind != PoolKind.NAMED:
-        waiting = Place.objects.waiting().filter(pool=pool).count()
+        waiting = len(_waiting(pool.pk, timezone.now() - SEEN_FOR))
         free_wanted = spare_at(pool, timezone.now()) + waiting
     in_use = census.taken + census.owned
     most_free = max(pool.maximum - in_use, 0)
@@ -331,6 +371,11 @@ def _fill(pool: Pool, census: _Census) -> int:
     return together
 
 
+@prepared.rows
+def _waiting(pool: UUID, seen_after: dt.datetime) -> QuerySet[Place, UUID]:
+    return Place.objects.waiting(seen_after=seen_after).filter(pool=pool).order_by().values_list("pk", flat=True)
+
+
 def _people_come_in(pool: Pool) -> bool:
     """Whether those who have just come still wait for their first picture: what is built meanwhile makes that later.
 
@@ -347,12 +392,17 @@ def _emptied(pool: Pool, wanted: int) -> list[Desktop]:
 
     Of the others the numbers are free again.
     """
-    gone = Q(machine=None) | Q(machine__status=Status.DELETED)
-    bare = list(_in(pool, DesktopState.RECYCLING).filter(gone).order_by("number")[:AT_ONCE])
+    bare = list(Desktop.objects.filter(pk__in=keys).order_by("number")) if (keys := _bare(pool.pk)) else []
     theirs = [desktop for desktop in bare if desktop.person_id is not None]
     free = [desktop for desktop in bare if desktop.person_id is None]
     _retire(pool, free[wanted:])
     return [*theirs, *free[:wanted]]
+
+
+@prepared.rows
+def _bare(pool: UUID) -> QuerySet[Desktop, UUID]:
+    gone = Q(machine=None) | Q(machine__status=Status.DELETED)
+    return _in(pool, DesktopState.RECYCLING).filter(gone).order_by("number").values_list("pk", flat=True)[:AT_ONCE]
 
 
 def _new_desktops(pool: Pool, number: int) -> list[Desktop]:
@@ -374,7 +424,7 @@ def _new_desktop(pool: Pool, number: int, person: User | None = None) -> Desktop
 
 
 def _retire(pool: Pool, desktops: list[Desktop]) -> None:
-    rows = _in(pool, DesktopState.RECYCLING).filter(pk__in=[desktop.pk for desktop in desktops], person=None)
+    rows = _in(pool.pk, DesktopState.RECYCLING).filter(pk__in=[desktop.pk for desktop in desktops], person=None)
     if desktops and rows.update(state=DesktopState.RETIRED, state_since=timezone.now(), error=""):
         events.pool_changed(pool)
 
@@ -391,7 +441,7 @@ def _free_numbers(pool: Pool) -> Iterator[int]:
 
 def _let_go(pool: Pool, number: int) -> None:
     """The highest numbers first."""
-    spare = _in(pool, DesktopState.SPARE).filter(person=None).order_by("-number")
+    spare = _in(pool.pk, DesktopState.SPARE).filter(person=None).order_by("-number")
     surplus = list(spare.values_list("pk", flat=True)[: min(number, AT_ONCE)])
     rows = Desktop.objects.filter(pk__in=surplus, state=DesktopState.SPARE, person=None)
     if rows.update(state=DesktopState.RECYCLING, state_since=timezone.now()):
@@ -454,7 +504,7 @@ def _put_in(pool: Pool, desktops: list[Desktop], made: list[Machine]) -> None:
     """The desktops' rows, with their machines."""
     there = [desktop for desktop in desktops if not desktop._state.adding]
     keys = [desktop.pk for desktop in there]
-    if len(_in(pool, DesktopState.RECYCLING).filter(pk__in=keys).select_for_update(of=("self",))) != len(there):
+    if len(_in(pool.pk, DesktopState.RECYCLING).filter(pk__in=keys).select_for_update(of=("self",))) != len(there):
         raise _Changed
     now = timezone.now()
     for desktop, machine in zip(desktops, made, strict=True):
@@ -571,19 +621,25 @@ def _cannot_build(pool: Pool, error: PortalError) -> None:
 def _remove_machines(pool: Pool, *, together: int) -> None:
     """Of desktops that are made new, or go; so many together, or what has waited for GATHERED_FOR."""
     now = timezone.now()
-    there = _in(pool, DesktopState.RECYCLING).filter(machine__status__in=KEPT).exclude(machine__task=Task.DELETING)
-    waited_out = Q(state_since__lt=now - FILES_MAY_TAKE)
-    there = there.filter(waited_out | ~files.still_has_files()).order_by("number")
-    found = list(there.values_list("machine", "state_since")[:AT_ONCE])
+    found = _to_remove(pool.pk, now - FILES_MAY_TAKE)
     if not found or (len(found) < together and min(since for _key, since in found) > now - GATHERED_FOR):
         return
     for start in range(0, len(found), BATCH):
         keys = [key for key, _since in found[start : start + BATCH]]
         batch = list(Machine.objects.filter(pk__in=keys).select_related("host", "project"))
         gone = {machine.pk for machine in machines.delete_many(pool.project, batch)}
-        for desktop in _few(_in(pool, DesktopState.RECYCLING).filter(machine__in=set(keys) - gone)):
+        kept = _in(pool.pk, DesktopState.RECYCLING).filter(machine__in=set(keys) - gone)
+        for desktop in _with_machines(list(kept.values_list("pk", flat=True))):
             if desktop.machine is not None:
                 _remove(desktop, desktop.machine)
+
+
+@prepared.rows
+def _to_remove(pool: UUID, waited_out: dt.datetime) -> QuerySet[Desktop, tuple[UUID, dt.datetime]]:
+    """Their machines, and since when."""
+    there = _in(pool, DesktopState.RECYCLING).filter(machine__status__in=KEPT).exclude(machine__task=Task.DELETING)
+    there = there.filter(Q(state_since__lt=waited_out) | ~files.still_has_files()).order_by("number")
+    return there.values_list("machine", "state_since")[:AT_ONCE]
 
 
 def _remove(desktop: Desktop, machine: Machine) -> None:
@@ -596,5 +652,5 @@ def _remove(desktop: Desktop, machine: Machine) -> None:
         _failed(desktop, str(error.message))
 
 
-def _in(pool: Pool, state: DesktopState) -> QuerySet[Desktop]:
+def _in(pool: UUID, state: DesktopState) -> QuerySet[Desktop]:
     return Desktop.objects.filter(pool=pool, state=state)

@@ -25,10 +25,10 @@ class SessionQuerySet(models.QuerySet["Session"]):
 
 
 class PlaceQuerySet(models.QuerySet["Place"]):
-    def waiting(self) -> PlaceQuerySet:
-        """In line, and still there."""
-        return self.filter(state=PlaceState.WAITING, seen_at__gt=timezone.now() - SEEN_FOR)
+    def waiting(self, *, seen_after: dt.datetime | None = None) -> PlaceQuerySet:
+        """In line, and still there: heard of lately, or `seen_after`."""
+        return self.filter(state=PlaceState.WAITING, seen_at__gt=seen_after or timezone.now() - SEEN_FOR)
 
-    def lost(self) -> PlaceQuerySet:
-        """In line, and not heard of any more."""
-        return self.filter(state=PlaceState.WAITING, seen_at__lte=timezone.now() - SEEN_FOR)
+    def lost(self, *, seen_until: dt.datetime | None = None) -> PlaceQuerySet:
+        """In line, and not heard of any more: for long, or since `seen_until`."""
+        return self.filter(state=PlaceState.WAITING, seen_at__lte=seen_until or timezone.now() - SEEN_FOR)
