@@ -148,6 +148,7 @@ DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{CASEMENT
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # WAL lets readers go on while one writes; IMMEDIATE takes the write lock at the start of a transaction, so that two
     # writers queue up (20 s) instead of one failing half-way with "database is locked".
+    DATABASES["default"]["ENGINE"] = "portal.lib.sqlite3"
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,

@@ -46,9 +46,9 @@ class _Query:
     def __init__(self, sql: str, places: Iterable[Any]) -> None:
         self.sql = sql
         self.places = tuple(places)
-        if any(isinstance(value, dt.datetime) for value in self.places):
-            message = "a prepared query has a time in it that is not one of its arguments"
-            raise TypeError(message)
+
+    def values(self) -> list[Any]:
+        return [place for place in self.places if not isinstance(place, _Argument)]
 
     def execute(self, arguments: dict[str, Any], cursor: Any, connection: Any) -> None:
         values = [
@@ -71,10 +71,9 @@ class _Rows:
     """A query that reads."""
 
     def __init__(self, queryset: models.QuerySet[Any, Any]) -> None:
-        query = queryset.query
-        compiler = query.get_compiler(connection=connections[DEFAULT_DB_ALIAS])
-        self._query = _Query(*compiler.as_sql())
-        self._locks = bool(query.select_for_update)
+        compiler = queryset.query.get_compiler(connection=connections[DEFAULT_DB_ALIAS])
+        self.query = _Query(*compiler.as_sql())
+        self._locks = bool(queryset.query.select_for_update)
         self._is_flat = issubclass(queryset._iterable_class, models.query.FlatValuesListIterable)
         columns = [column[0] for column in compiler.select[: compiler.col_count]]
         self._converters = compiler.get_converters(columns).items()
@@ -85,7 +84,7 @@ class _Rows:
             message = "rows are locked in a transaction only"
             raise transaction.TransactionManagementError(message)
         with connection.cursor() as cursor:
-            self._query.execute(arguments, cursor, connection)
+            self.query.execute(arguments, cursor, connection)
             rows = [list(row) for row in cursor.fetchall()]
         for place, (converters, expression) in self._converters:
             for row in rows:
@@ -101,18 +100,21 @@ class _Update:
         query = cast("UpdateQuery", queryset.query.chain(UpdateQuery))
         query.clear_ordering(force=True)
         query.add_update_values(values)
-        self._query = _Query(*query.get_compiler(connection=connections[DEFAULT_DB_ALIAS]).as_sql())
+        self.query = _Query(*query.get_compiler(connection=connections[DEFAULT_DB_ALIAS]).as_sql())
 
     def execute(self, arguments: dict[str, Any]) -> int:
         connection = connections[DEFAULT_DB_ALIAS]
         with connection.cursor() as cursor:
-            self._query.execute(arguments, cursor, connection)
+            self.query.execute(arguments, cursor, connection)
             return int(cursor.rowcount)
+
+
+Made = TypeVar("Made", _Rows, _Update)
 
 
 def rows(build: Callable[Asked, models.QuerySet[Any, Row]]) -> Callable[Asked, list[Row]]:
     """What a `values_list` finds. Arguments are given in the order of the function, and none is None."""
-    prepared = functools.cache(lambda: _Rows(_built(build)))
+    prepared = functools.cache(lambda: _same(lambda: _Rows(_built(build))))
     names = _names(build)
 
     @functools.wraps(build)
@@ -124,7 +126,7 @@ def rows(build: Callable[Asked, models.QuerySet[Any, Row]]) -> Callable[Asked, l
 
 def update(build: Callable[Asked, tuple[models.QuerySet[Any, Any], dict[str, Any]]]) -> Callable[Asked, int]:
     """What an `update` does: of which rows, and what they get. As with `rows`."""
-    prepared = functools.cache(lambda: _Update(*_built(build)))
+    prepared = functools.cache(lambda: _same(lambda: _Update(*_built(build))))
     names = _names(build)
 
     @functools.wraps(build)
@@ -143,3 +145,12 @@ def _built(build: Callable[..., Any]) -> Any:
     """With a stand-in for each argument."""
     kinds = typing.get_type_hints(build)
     return build(**{name: _Argument(name, _FIELDS[kinds[name]]) for name in _names(build)})
+
+
+def _same(make: Callable[[], Made]) -> Made:
+    """Whatever is made twice the same. What goes by the clock as well differs, and would stand still."""
+    first, second = make(), make()
+    if (first.query.sql, first.query.values()) != (second.query.sql, second.query.values()):
+        message = "a prepared query depends on something that is not among its arguments"
+        raise TypeError(message)
+    return first

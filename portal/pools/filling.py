@@ -353,7 +353,7 @@ def _fill(pool: Pool, census: _Census) -> int:
     most_free = max(pool.maximum - in_use, 0)
     wanted = min(max(pool.minimum - in_use, free_wanted), most_free)
     missing = wanted - census.spare - census.building
-    together = 1 if waiting or census.spare < wanted // 2 else wanted // 10
+    together = 1 if waiting or census.spare < wanted // 2 else wanted // 20
     if missing > 0 and not waiting and _people_come_in(pool):
         return together
     again = _emptied(pool, max(missing, 0))

@@ -385,7 +385,7 @@ def test_a_look_at_a_large_pool_costs_no_more_than_at_a_small_one(
 def test_a_large_pools_used_desktops_are_made_new_together(
     make_pool: MakePool, look: Look, operator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenth of its free ones at a time, or what has waited for long."""
+    """A twentieth of its free ones at a time, or what has waited for long."""
     pool = look(make_pool(entitled=(operator,), spare=30, maximum=40))
     broker.recycle(pool.desktops.filter(state="spare")[0])
     look(pool)
