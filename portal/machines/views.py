@@ -251,6 +251,7 @@ class StepLine:
 
 
 @require_safe
+@never_cache
 def machine_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What lies in the bin is shown there: records lead here long after."""
     user = person(request)

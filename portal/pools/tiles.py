@@ -114,17 +114,24 @@ def has_own_machines(person: User) -> bool:
     return Machine.objects.live().filter(owner=person, desktop=None).exists()
 
 
-def front_door(person: User) -> str:
-    """Where somebody lands who has signed in: straight on the screen of their one desktop, at their desktops' tiles, or
-    at their machines, with the tiles above those."""
-    if person.is_staff or has_own_machines(person):
-        return reverse("machines:list")
+def only_pool(person: User) -> Pool | None:
+    """Whose desktop is all that somebody has here: they land on its screen."""
+    if _runs_machines(person):
+        return None
     pools = list(pools_for(person)[:2])
-    if not pools:
+    return pools[0] if len(pools) == 1 and sessions_of(person).count() <= 1 else None
+
+
+def front_door(person: User) -> str:
+    """Where somebody lands who has signed in and has no `only_pool`: at their desktops' tiles, or at their machines,
+    with the tiles above those."""
+    if _runs_machines(person) or not pools_for(person).exists():
         return reverse("machines:list")
-    if len(pools) == 1 and sessions_of(person).count() <= 1:
-        return reverse("desktops:enter", args=[pools[0].name])
     return reverse("desktops:list")
+
+
+def _runs_machines(person: User) -> bool:
+    return person.is_staff or has_own_machines(person)
 
 
 def desktops(request: HttpRequest) -> dict[str, object]:

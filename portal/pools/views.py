@@ -26,15 +26,19 @@ from portal.pools.forms import PlaceForm
 from portal.pools.models import Desktop, Place, Pool, Session
 from portal.pools.selectors import places_of, pool_for, session_for
 from portal.pools.states import EndReason, PlaceState, PoolKind
-from portal.pools.tiles import front_door, tiles_for
+from portal.pools.tiles import front_door, only_pool, tiles_for
 from portal.pools.words import estimate_words, how_it_ended, leaving_words
 
 
 @require_safe
 @never_cache
 def home(request: HttpRequest) -> HttpResponse:
-    """The portal's own address, where people come to who have signed in."""
-    return redirect(front_door(person(request)))
+    """The portal's own address, where people come to who have signed in: whose one desktop is behind it is on that."""
+    user = person(request)
+    pool = only_pool(user)
+    if pool is not None and request.method == "GET":
+        return enter(request, pool.name)
+    return redirect(front_door(user))
 
 
 @require_safe
@@ -57,7 +61,8 @@ def enter(request: HttpRequest, pool: str) -> HttpResponse:
     """The person's running desktop, a free one, or the waiting room.
 
     It takes a desktop though it is only asked for, so that nobody has to click again who has signed in; to ask twice
-    gives the same one. A browser that fetches what might be looked at later takes none.
+    gives the same one. A browser that fetches what might be looked at later takes none. The desktop's page comes as the
+    answer, without another round; it tells the browser its own address, so that reloading it takes no new one.
     """
     found = pool_for(person(request), pool)
     if "prefetch" in request.headers.get("Sec-Purpose", request.headers.get("Purpose", "")):
@@ -65,7 +70,7 @@ def enter(request: HttpRequest, pool: str) -> HttpResponse:
     another = bool(request.GET.get("another"))
     answer = _ask(request, found, another=another)
     if answer.session is not None:
-        return redirect("desktops:session", pk=answer.session.pk)
+        return session(request, pk=answer.session.pk)
     if answer.place is None:
         raise NotFoundError
     return render(request, "pools/waiting.html", _waiting(found, answer.place, another=another))

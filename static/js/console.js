@@ -40,7 +40,16 @@ function startAll(within) {
   }
 }
 
+/** A page that came as the answer to another address goes by its own: it may be reloaded and gone back to. */
+function goByOwnAddress() {
+  const own = document.querySelector("link[rel=canonical]");
+  if (own && new URL(own.href).pathname !== window.location.pathname) {
+    window.history.replaceState(window.history.state, "", own.href);
+  }
+}
+
 startAll(document);
+goByOwnAddress();
 document.addEventListener("htmx:afterSwap", () => {
   stopRemoved();
   startAll(document);

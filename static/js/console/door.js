@@ -20,7 +20,7 @@ export function openSocket({ ticket, path }) {
   return { socket, state };
 }
 
-/** While the viewer still loads. A ticket is good for one connection: it is not left in the page. */
+/** While the viewer still loads, or when the screen comes into the page. A ticket is good for one connection: it is not left in the page. */
 export function openAhead() {
   const brought = document.querySelector(BROUGHT);
   if (!brought) {

@@ -67,3 +67,31 @@ def test_without_redis_the_page_is_there_and_asks_itself(
     client.force_login(alice)
     settings.REDIS_URL = f"unix://{tmp_path}/none.sock"
     assert brought(screen(client, machine)) == {}
+
+
+@pytest.mark.parametrize(("role", "mode"), [(Role.MEMBER, "control"), (Role.VIEWER, "view")])
+def test_a_machines_page_brings_it_with_the_screen_and_once(
+    client: Client, bob: User, machine: Machine, role: Role, mode: str
+) -> None:
+    """While the screen is there it is not brought again: each ticket would be one more that lies about."""
+    Membership.objects.filter(user=bob).update(role=role)
+    client.force_login(bob)
+    address = reverse("machines:detail", args=[machine.pk])
+    answer = client.get(address)
+    assert "no-store" in answer["Cache-Control"]
+    grant = brought(answer)
+    assert (grant["machine"], grant["mode"]) == (str(machine.pk), mode)
+    claim = tickets.redeem(grant["ticket"])
+    assert claim is not None
+    assert (claim.user_id, claim.session) == (bob.pk, session_hash(client.session.session_key))
+    there = re.search('id="stage-is" name="stage" value="([^"]*)"', answer.content.decode())
+    assert there is not None
+    again = client.get(address, {"stage": there[1]}, headers={"HX-Request": "true", "Casement-Live": "true"})
+    assert again.status_code == 200
+    assert brought(again) == {}
+
+
+def test_a_machines_page_without_a_screen_brings_none(client: Client, alice: User, machine: Machine) -> None:
+    Machine.objects.update(power_state=PowerState.SHUT_OFF, console_socket="")
+    client.force_login(alice)
+    assert brought(client.get(reverse("machines:detail", args=[machine.pk]))) == {}
