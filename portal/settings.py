@@ -183,8 +183,9 @@ CHANNEL_LAYERS = {
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 
 AUTH_USER_MODEL = "accounts.User"
-# scrypt takes memory from who guesses, and half of PBKDF2's time from who signs in. Others are written anew by it then.
+# The first is for new passwords. Those that were kept otherwise are written anew by it when their person signs in.
 PASSWORD_HASHERS = [
+    "portal.accounts.hashers.Argon2Hasher",
     "django.contrib.auth.hashers.ScryptPasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
