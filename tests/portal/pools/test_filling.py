@@ -386,18 +386,18 @@ def test_a_large_pools_used_desktops_are_made_new_together(
     make_pool: MakePool, look: Look, operator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A twentieth of its free ones at a time, or what has waited for long."""
-    pool = look(make_pool(entitled=(operator,), spare=30, maximum=40))
+    pool = look(make_pool(entitled=(operator,), spare=40, maximum=50))
     broker.recycle(pool.desktops.filter(state="spare")[0])
     look(pool)
-    assert Counter(states(pool)) == {"spare": 29, "recycling": 1}
+    assert Counter(states(pool)) == {"spare": 39, "recycling": 1}
     monkeypatch.setattr(filling, "GATHERED_FOR", dt.timedelta())
     look(pool)
-    assert states(pool) == ["spare"] * 30
+    assert states(pool) == ["spare"] * 40
     monkeypatch.setattr(filling, "GATHERED_FOR", dt.timedelta(days=1))
     for desktop in pool.desktops.filter(state="spare")[:3]:
         broker.recycle(desktop)
     look(pool)
-    assert states(pool) == ["spare"] * 30
+    assert states(pool) == ["spare"] * 40
 
 
 def test_what_is_built_ahead_waits_until_those_who_came_see_their_desktops(
