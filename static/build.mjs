@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { usedOf } from "./kit.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = dirname(here);
@@ -22,6 +23,16 @@ const common = {
   minify: true,
   target: ["es2022", "chrome109", "firefox115", "safari16.4"],
   logLevel: "warning",
+};
+
+const kit = {
+  name: "kit",
+  setup({ onLoad }) {
+    onLoad({ filter: /[/\\]tabler\.min\.css$/ }, async ({ path }) => ({
+      contents: await usedOf(await readFile(path, "utf8")),
+      loader: "css",
+    }));
+  },
 };
 
 async function bundle() {
@@ -42,6 +53,7 @@ async function bundle() {
     ...common,
     entryPoints: await entries("css", ".css"),
     outdir: join(out, "css"),
+    plugins: [kit],
     loader: { ".woff2": "file", ".svg": "dataurl", ".png": "file" },
     assetNames: "../fonts/[name]-[hash]",
   });
