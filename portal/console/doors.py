@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from portal.accounts.models import User
 from portal.console import tickets
-from portal.console.selectors import mode_for, target_for
+from portal.console.selectors import best_target_for
 from portal.console.tickets import Claim, Kind, Mode
 from portal.errors import PortalError
 
@@ -24,8 +24,7 @@ def door(request: HttpRequest, pk: UUID, wanted: Mode, kind: Kind = Kind.SCREEN)
     """`{"ticket", "path", "mode", "session"}` of a machine for this browser. A PortalError says why there is none."""
     user = request.user
     assert isinstance(user, User)  # noqa: S101 - LoginRequiredMiddleware lets nobody else through
-    mode = mode_for(user, pk, wanted)
-    target_for(user, pk, mode, kind)
+    mode, _target = best_target_for(user, pk, wanted, kind)
     claim = Claim(user.pk, tickets.session_hash(request.session.session_key), pk, mode, kind=kind)
     return {"ticket": tickets.issue(claim), "path": _path(), "mode": mode, "session": str(claim.number)}
 

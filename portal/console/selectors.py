@@ -81,14 +81,39 @@ def _is_proven(store: Mapping[str, Any], user: User) -> bool:
 
 def mode_for(user: User, machine_id: UUID, wanted: Mode) -> Mode:
     """Control if it is wanted and allowed, else watching. Raises when the person may not even watch, or not know."""
-    machine = machine_for(user, machine_id, Permission.MACHINE_CONSOLE_VIEW)
-    return Mode.CONTROL if wanted is Mode.CONTROL and may_control(user, machine) else Mode.VIEW
+    machine, granted = _watched(user, machine_id)
+    return _mode(user, machine, granted, wanted)
 
 
 def target_for(user: User, machine_id: UUID, mode: Mode, kind: Kind = Kind.SCREEN) -> Target:
     """The screen or serial port, if the person may have it in this mode and the machine shows one."""
-    machine = machine_for(user, machine_id, Permission.MACHINE_CONSOLE_VIEW)
-    by_role = PERMISSIONS[mode] in permissions_on(user, machine)
+    machine, granted = _watched(user, machine_id)
+    return _target(user, machine, granted, mode, kind)
+
+
+def best_target_for(user: User, machine_id: UUID, wanted: Mode, kind: Kind) -> tuple[Mode, Target]:
+    """As `target_for`, in the mode that `mode_for` finds."""
+    machine, granted = _watched(user, machine_id)
+    mode = _mode(user, machine, granted, wanted)
+    return mode, _target(user, machine, granted, mode, kind)
+
+
+def _watched(user: User, machine_id: UUID) -> tuple[Machine, frozenset[Permission]]:
+    """With everything that the person may do with it, which is watching at least."""
+    machine = machine_for(user, machine_id)
+    granted = permissions_on(user, machine)
+    if Permission.MACHINE_CONSOLE_VIEW not in granted:
+        raise ForbiddenError
+    return machine, granted
+
+
+def _mode(user: User, machine: Machine, granted: frozenset[Permission], wanted: Mode) -> Mode:
+    may = wanted is Mode.CONTROL and _may_control(user, machine, granted)
+    return Mode.CONTROL if may else Mode.VIEW
+
+
+def _target(user: User, machine: Machine, granted: frozenset[Permission], mode: Mode, kind: Kind) -> Target:
+    by_role = PERMISSIONS[mode] in granted
     if not by_role and not control_grants([(user.pk, machine.pk)]):
         raise ForbiddenError
     if ban := bans_of([user.pk], [machine.pk]).get((user.pk, machine.pk)):
@@ -106,8 +131,11 @@ def target_for(user: User, machine_id: UUID, mode: Mode, kind: Kind = Kind.SCREE
 
 def may_control(user: User, machine: Machine) -> bool:
     """By role or grant, or by a share link for this one screen."""
-    by_role = Permission.MACHINE_CONSOLE in permissions_on(user, machine)
-    return by_role or bool(control_grants([(user.pk, machine.pk)]))
+    return _may_control(user, machine, permissions_on(user, machine))
+
+
+def _may_control(user: User, machine: Machine, granted: frozenset[Permission]) -> bool:
+    return Permission.MACHINE_CONSOLE in granted or bool(control_grants([(user.pk, machine.pk)]))
 
 
 def may_moderate(user: User, machine: Machine) -> bool:

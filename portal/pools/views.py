@@ -25,7 +25,7 @@ from portal.pools.estimates import ON_THE_WAY
 from portal.pools.forms import PlaceForm
 from portal.pools.models import Desktop, Place, Pool, Session
 from portal.pools.selectors import places_of, pool_for, session_for
-from portal.pools.states import EndReason, PlaceState, PoolKind
+from portal.pools.states import EndReason, PlaceState, PoolKind, SessionState
 from portal.pools.tiles import front_door, only_pool, tiles_for
 from portal.pools.words import estimate_words, how_it_ended, leaving_words
 
@@ -70,7 +70,7 @@ def enter(request: HttpRequest, pool: str) -> HttpResponse:
     another = bool(request.GET.get("another"))
     answer = _ask(request, found, another=another)
     if answer.session is not None:
-        return session(request, pk=answer.session.pk)
+        return _desktop(request, answer.session)
     if answer.place is None:
         raise NotFoundError
     return render(request, "pools/waiting.html", _waiting(found, answer.place, another=another))
@@ -174,7 +174,11 @@ def session(request: HttpRequest, pk: UUID) -> HttpResponse:
 
     Who has it open on another device is asked first: take it over, or share it (`?share=1`).
     """
-    user, found = person(request), _mine(request, pk)
+    return _desktop(request, _mine(request, pk))
+
+
+def _desktop(request: HttpRequest, found: Session) -> HttpResponse:
+    user = person(request)
     if not found.is_live:
         context = {"session": found, "pool": found.pool, "ended": how_it_ended(found)}
         return render(request, "pools/ended.html", context | {"may_return": _desk(request, found).may_return})
@@ -187,7 +191,8 @@ def session(request: HttpRequest, pk: UUID) -> HttpResponse:
         if elsewhere:
             context = {"session": found, "pool": found.pool, "elsewhere": elsewhere}
             return render(request, "pools/elsewhere.html", context)
-    found = broker.come_back(found)
+    if found.state == SessionState.DISCONNECTED:
+        found = broker.come_back(found)
     context = {
         "session": found,
         "pool": found.pool,

@@ -35,7 +35,7 @@ from portal.api.schemas import (
 )
 from portal.console import control, serial_log, services, tickets
 from portal.console.models import ConsoleLink, ConsoleSession
-from portal.console.selectors import links_on, mode_for, people_on, target_for
+from portal.console.selectors import best_target_for, links_on, people_on
 from portal.console.selftest import run_steps
 from portal.console.thumbnails import look_at
 from portal.console.tickets import Claim, Mode
@@ -63,8 +63,7 @@ def make_ticket(request: HttpRequest, pk: UUID, body: TicketIn) -> TicketOut:
     """What opens the screen's WebSocket, or the serial line's, once, within half a minute. Who may only watch gets one
     to watch."""
     user = person(request)
-    mode = mode_for(user, pk, Mode(body.mode))
-    target_for(user, pk, mode, body.kind)
+    mode, _target = best_target_for(user, pk, Mode(body.mode), body.kind)
     credential = tickets.credential_of(token_in(request).token_hash)
     claim = Claim(user.pk, tickets.session_hash(credential), pk, mode, kind=body.kind)
     door = settings.CONSOLE_GATEWAY_URL or f"{get_script_prefix()}ws/console/"
