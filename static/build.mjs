@@ -35,12 +35,16 @@ const kit = {
   },
 };
 
+// Runs before the page has been read, so it is one file and no module.
+const AT_ONCE = join(here, "js", "door.js");
+
 async function bundle() {
+  await build({ ...common, entryPoints: [AT_ONCE], outdir: join(out, "js"), format: "iife" });
   const { metafile } = await build({
     ...common,
     absWorkingDir: out,
     metafile: true,
-    entryPoints: await entries("js", ".js"),
+    entryPoints: (await entries("js", ".js")).filter((path) => path !== AT_ONCE),
     outdir: join(out, "js"),
     format: "esm",
     splitting: true,

@@ -51,14 +51,14 @@ def screen_script() -> SafeString:
 def screen_ahead(door: str) -> SafeString:
     """For the head: the ticket that the page brings (`door_ahead`), if it has one, and the script that uses it."""
     brought = format_html('<meta name="casement-door" content="{}">', door)
-    script = format_html('<script type="module" async src="{}"></script>', static("js/door.js"))
-    return format_html("{}{}{}", brought, _preloads("door"), script) if door else SafeString()
+    script = format_html('<script async src="{}"></script>', static("js/door.js"))
+    return format_html("{}{}", brought, script) if door else SafeString()
 
 
 @register.simple_tag
 def screen_soon() -> SafeString:
     """For pages that people come from to a screen: the browser fetches what it needs when it has nothing else to do."""
-    scripts = dict.fromkeys([static("js/door.js"), static("js/console.js"), *_parts("door"), *_parts("console")])
+    scripts = [static("js/door.js"), static("js/console.js"), *_parts("console")]
     wanted = [("style", static("css/console.css")), *(("script", one) for one in scripts)]
     return format_html_join("", '<link rel="prefetch" as="{}" href="{}">', wanted)
 

@@ -3,8 +3,6 @@
 const SUBPROTOCOL = "casement.ticket.";
 const BROUGHT = "meta[name=casement-door]";
 
-let ahead = null;
-
 /** `{socket, state}` for a grant of the portal. `state.opened` and `state.closed` tell what became of it. */
 export function openSocket({ ticket, path }) {
   const url = new URL(path, window.location.href);
@@ -20,11 +18,12 @@ export function openSocket({ ticket, path }) {
   return { socket, state };
 }
 
-/** While the viewer still loads, or when the screen comes into the page. A ticket is good for one connection: it is not left in the page. */
+/** `{grant, socket, state, handOver}` with what the page brought, or null: while the viewer still loads, or when the
+screen comes into the page. A ticket is good for one connection: it is not left in the page. */
 export function openAhead() {
   const brought = document.querySelector(BROUGHT);
   if (!brought) {
-    return;
+    return null;
   }
   const grant = JSON.parse(brought.content);
   brought.remove();
@@ -40,13 +39,13 @@ export function openAhead() {
       socket.dispatchEvent(new MessageEvent("message", { data }));
     }
   };
-  ahead = { grant, socket, state, handOver };
+  return { grant, socket, state, handOver };
 }
 
-/** `{grant, socket, state, handOver}` of this machine, once; null if nothing was brought. */
+/** What was opened of this machine, once; null if nothing was. */
 export function takeAhead(machine) {
-  openAhead();
-  const taken = ahead?.grant.machine === machine ? ahead : null;
-  ahead = taken ? null : ahead;
-  return taken;
+  const ahead = openAhead() ?? window.casementAhead ?? null;
+  const isIts = ahead?.grant.machine === machine;
+  window.casementAhead = isIts ? null : ahead;
+  return isIts ? ahead : null;
 }

@@ -6,10 +6,7 @@ import pytest
 
 from portal.lib.templatetags import kit
 
-PARTS = {
-    "door": {"parts": ["chunks/d-3.js"], "later": []},
-    "console": {"parts": ["chunks/a-1.js"], "later": ["chunks/rfb-2.js"]},
-}
+PARTS = {"console": {"parts": ["chunks/a-1.js"], "later": ["chunks/rfb-2.js"]}}
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +23,7 @@ def test_the_script_comes_with_its_parts() -> None:
 
 def test_it_is_fetched_ahead() -> None:
     html = kit.screen_soon()
-    for part in ("js/door.js", "js/chunks/d-3.js", "js/console.js", "js/chunks/a-1.js", "js/chunks/rfb-2.js"):
+    for part in ("js/door.js", "js/console.js", "js/chunks/a-1.js", "js/chunks/rfb-2.js"):
         assert f'<link rel="prefetch" as="script" href="/static/{part}">' in html
     assert '<link rel="prefetch" as="style" href="/static/css/console.css">' in html
 
@@ -34,6 +31,5 @@ def test_it_is_fetched_ahead() -> None:
 def test_what_opens_the_screen_ahead_comes_with_the_ticket_only() -> None:
     html = kit.screen_ahead('{"ticket": "a<b"}')
     assert html.startswith('<meta name="casement-door" content="{&quot;ticket&quot;: &quot;a&lt;b&quot;}">')
-    assert '<link rel="modulepreload" href="/static/js/chunks/d-3.js">' in html
-    assert html.endswith('<script type="module" async src="/static/js/door.js"></script>')
+    assert html.endswith('<script async src="/static/js/door.js"></script>')
     assert kit.screen_ahead("") == ""
