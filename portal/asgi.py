@@ -7,6 +7,7 @@ from typing import Any
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import OriginValidator
+from channels.sessions import SessionMiddlewareStack
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
@@ -21,8 +22,11 @@ from portal.accounts.consumers import LiveConsumer
 from portal.api.follow import Streams
 from portal.console.consumers import console_app
 
-# Django's stubs know views only; Channels routes ASGI applications by the same path().
-routes: list[Any] = [path("ws/live/", LiveConsumer.as_asgi()), path("ws/console/", console_app)]  # type: ignore[arg-type]
+# The console asks for its person itself, and again each second; who waits for a screen does not wait for that twice.
+# (Django's stubs know views only; Channels routes ASGI applications by the same path().)
+live: Any = AuthMiddlewareStack(LiveConsumer.as_asgi())
+console: Any = SessionMiddlewareStack(console_app)
+routes: list[Any] = [path("ws/live/", live), path("ws/console/", console)]
 websockets = URLRouter(routes)
 
 
@@ -40,7 +44,7 @@ application = ProtocolTypeRouter(
     {
         "http": Streams(django_app),
         # A page of another site may open a WebSocket with our cookie, so only our own origins get through.
-        "websocket": OwnPages(AuthMiddlewareStack(websockets), settings.CSRF_TRUSTED_ORIGINS),
+        "websocket": OwnPages(websockets, settings.CSRF_TRUSTED_ORIGINS),
     }
 )
 

@@ -1,6 +1,6 @@
 """The WebSocket of screens and serial consoles: `console_app`, an ASGI application that is mounted at `ws/console/`.
 
-It needs the session and user of Channels' AuthMiddlewareStack in its scope, and nothing else of Channels. With
+It needs the session of Channels' SessionMiddlewareStack in its scope, and nothing else of Channels. With
 uvicorn's `--ws portal.console.stream:StreamProtocol` the relay gets the connection itself; elsewhere messages go
 straight from `receive` to the relay and from the relay to `send`: a dispatch for each would halve the speed.
 

@@ -100,7 +100,7 @@ def best_target_for(user: User, machine_id: UUID, wanted: Mode, kind: Kind) -> t
 
 def _watched(user: User, machine_id: UUID) -> tuple[Machine, frozenset[Permission]]:
     """With everything that the person may do with it, which is watching at least."""
-    machine = machine_for(user, machine_id)
+    machine = machine_for(user, machine_id, related=("project", "owner", "host"))
     granted = permissions_on(user, machine)
     if Permission.MACHINE_CONSOLE_VIEW not in granted:
         raise ForbiddenError

@@ -1,6 +1,6 @@
 """Reads about machines. Fetching and authorising are one call."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -49,10 +49,17 @@ CONDITIONS = {
 
 
 def machine_for(
-    user: User | AnonymousUser, pk: UUID | str, permission: Permission = Permission.MACHINE_VIEW
+    user: User | AnonymousUser,
+    pk: UUID | str,
+    permission: Permission = Permission.MACHINE_VIEW,
+    *,
+    related: Sequence[str] = _RELATED_TO_ONE,
 ) -> Machine:
-    """The machine, if `user` holds `permission`. NotFoundError if unseen or deleted, ForbiddenError if only seen."""
-    machine = Machine.objects.visible_to(user).live().select_related(*_RELATED_TO_ONE).filter(pk=pk).first()
+    """The machine, if `user` holds `permission`. NotFoundError if unseen or deleted, ForbiddenError if only seen.
+
+    What comes along with it is half the time that this takes.
+    """
+    machine = Machine.objects.visible_to(user).live().select_related(*related).filter(pk=pk).first()
     if machine is None:
         raise NotFoundError
     # Who sees it holds that one.
