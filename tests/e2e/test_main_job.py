@@ -114,7 +114,7 @@ def test_a_desktop_that_is_worked_on_in_the_tab(story: Story) -> None:
     story.expect_state("running", seconds=900)
     user = page.locator("dt:has-text('User') + dd .mono").first.inner_text()
     wait_for("the desktop is up", lambda: story.in_guest(machine, "pgrep", "-u", user, "xfce4-panel"), seconds=600)
-    # The firmware and the text console have few colours; a desktop with its wallpaper has hundreds.
+    # The firmware and the text console have few colours; a desktop with its icons has hundreds.
     wait_for("the desktop is on the screen", lambda: story.colours_on_screen() > 300, seconds=300)
     story.picture("desktop")
     wait_for("the desktop has settled", lambda: story.in_guest(machine, "pgrep", "-u", user, "xfdesktop"), seconds=300)
