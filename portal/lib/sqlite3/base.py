@@ -38,8 +38,9 @@ class _Cursor(base.SQLiteCursorWrapper):
             try:
                 return super().execute(query, params)
             except sqlite3.OperationalError as error:
-                # Within a transaction it would not help: that has to begin anew.
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or self.connection.in_transaction:
+                # Its lower byte, for being busy has several kinds: one is that somebody brings the file in order after
+                # a crash. Within a transaction waiting would not help: that has to begin anew.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or self.connection.in_transaction:
                     raise
                 now = time.monotonic()
                 deadline = deadline or now + self._patience_s

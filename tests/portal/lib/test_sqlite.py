@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from django.db.backends.sqlite3 import base
 
 from portal.lib.sqlite3.base import DatabaseWrapper, _Cursor
 
@@ -65,6 +66,24 @@ def test_it_does_not_wait_for_ever(path: Path, writer: sqlite3.Connection) -> No
         cursor.execute("SELECT count(*) FROM t")
         assert cursor.fetchone() == (0,)
     impatient.close()
+
+
+@pytest.mark.parametrize("kind", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY])
+def test_whatever_it_is_busy_with_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    """After a crash the first who comes brings the file in order, and those behind are told so."""
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = kind
+    answers = iter([busy, busy, None])
+
+    def answer(_cursor: object, _query: str, _params: object = None) -> None:
+        if (refusal := next(answers)) is not None:
+            raise refusal
+
+    monkeypatch.setattr(base.SQLiteCursorWrapper, "execute", answer)
+    connection = sqlite3.connect(path, isolation_level=None)
+    _Cursor(connection, patience_s=60).execute("SELECT 1")
+    assert next(answers, "all were asked for") == "all were asked for"
+    connection.close()
 
 
 def test_a_transaction_that_cannot_go_on_is_told_at_once(path: Path, writer: sqlite3.Connection) -> None:
