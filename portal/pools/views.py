@@ -62,7 +62,8 @@ def enter(request: HttpRequest, pool: str) -> HttpResponse:
 
     It takes a desktop though it is only asked for, so that nobody has to click again who has signed in; to ask twice
     gives the same one. A browser that fetches what might be looked at later takes none. The desktop's page comes as the
-    answer, without another round; it tells the browser its own address, so that reloading it takes no new one.
+    answer, without another round; it tells the browser its own address, so that reloading it takes no new one. One
+    desktop more is led to instead: who reloads before the browser has heard that must not get a third.
     """
     found = pool_for(person(request), pool)
     if "prefetch" in request.headers.get("Sec-Purpose", request.headers.get("Purpose", "")):
@@ -70,7 +71,7 @@ def enter(request: HttpRequest, pool: str) -> HttpResponse:
     another = bool(request.GET.get("another"))
     answer = _ask(request, found, another=another)
     if answer.session is not None:
-        return _desktop(request, answer.session)
+        return redirect("desktops:session", pk=answer.session.pk) if another else _desktop(request, answer.session)
     if answer.place is None:
         raise NotFoundError
     return render(request, "pools/waiting.html", _waiting(found, answer.place, another=another))

@@ -417,7 +417,9 @@ def test_a_person_may_have_several_of_one_pool_where_it_says_so(pool: Pool, char
     enter(client, pool)
     page = text(client.get(reverse("desktops:list")))
     assert "another=1" in page
-    enter(client, pool, another="1")
+    more = enter(client, pool, another="1")
+    newest = Session.objects.live().latest("started_at")
+    assert more["Location"] == reverse("desktops:session", args=[newest.pk]), "a reload takes no third one"
     assert Session.objects.live().count() == 2
     assert "another=1" not in text(client.get(reverse("desktops:list")))
     assert client.get("/")["Location"] == reverse("desktops:list"), "two run: a tile each"
